@@ -1,0 +1,33 @@
+"""A reference implementation of the flex flash lowering: FlexAttention mods to a CuTeDSL kernel for flash-attn-4.
+
+Read it as a pipeline: `trace` -> `eligibility` -> `codegen` -> `template` -> `kernel` -> `launch`.
+"""
+
+from .errors import (
+    BlockMaskUnsupported,
+    FlexFlashError,
+    Ineligible,
+    InputError,
+    TemplateError,
+    TraceError,
+    UnsupportedOperation,
+)
+from .kernel import Launcher, RenderedKernel, create_flex_flash_attention_kernel, flex_flash_attention, lower
+from .trace import ModGraph, trace
+
+__all__ = [
+    "BlockMaskUnsupported",
+    "FlexFlashError",
+    "Ineligible",
+    "InputError",
+    "Launcher",
+    "ModGraph",
+    "RenderedKernel",
+    "TemplateError",
+    "TraceError",
+    "UnsupportedOperation",
+    "create_flex_flash_attention_kernel",
+    "flex_flash_attention",
+    "lower",
+    "trace",
+]

@@ -1,0 +1,374 @@
+"""ModGraph -> the body of a `@cute.jit` mod: statements in graph order, common subexpressions once, nothing dead (L6, L7).
+
+A mod sees vectors with one element a lane. All lanes of a vector belong to the same b, h and q (flash-attn-4's
+contract) and differ in score and kv; so a load whose index depends on b, h and q alone is done once and spread, any
+other load is done lane by lane (L6.5).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import sympy
+import torch
+from sympy.printing.str import StrPrinter
+from torch.fx import Node
+from torch.fx.node import map_aggregate
+
+from . import ops
+from .errors import FlexFlashError, UnsupportedOperation
+from .indexing import FixedLayout
+from .ops import Argument, Scalar, Unwritable, Value, compute_dtype, cute_name
+from .trace import SIGNATURES, ModGraph
+
+# What the mods are called with, by flash-attn-4's names. The positions are not below zero, so they need no wrapping.
+ARGUMENTS = {
+    "score": Value("tSrS_ssa", torch.float32),
+    "b": Value("b_idx", torch.int32, None, uniform=True, nonnegative=True),
+    "h": Value("h_idx", torch.int32, None, uniform=True, nonnegative=True),
+    "q": Value("q_idx", torch.int32, None, uniform=True, nonnegative=True),
+    "kv": Value("kv_idx", torch.int32, None, uniform=False, nonnegative=True),
+}
+RESERVED = frozenset(
+    "tSrS_ssa b_idx h_idx q_idx kv_idx seqlen_info aux_tensors score_mod mask_mod cutlass cute launcher "
+    "Q K V OUT LSE KV_NUM_BLKS KV_IDX FULL_KV_NUM_BLKS FULL_KV_IDX flex_flash_attention float lane lanes".split()
+)
+_INT32_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class ModBody:
+    """A generated body: `lines` end with `return ...`; `helpers` are the prelude functions it calls.
+
+    `buffers` are the captures that it reads, as positions in the ModGraph's captures, in their order.
+    """
+
+    lines: tuple[str, ...]
+    helpers: frozenset[str]
+    buffers: tuple[int, ...]
+
+
+@dataclass
+class _Partial:
+    """A capture with its first indices given: `bias[b]` of `bias[b][q]`."""
+
+    position: int
+    indices: tuple[Value, ...] = ()
+
+
+@dataclass
+class _Statement:
+    name: str
+    expression: str
+
+
+@dataclass
+class _Writer:
+    """Collects statements; implements `ops.Writer`."""
+
+    names: set[str]
+    statements: list[_Statement] = field(default_factory=list)
+    by_expression: dict[str, str] = field(default_factory=dict)
+    helpers: set[str] = field(default_factory=set)
+    hint: str = "value"
+
+    def use(self, helper: str) -> str:
+        self.helpers.add(helper)
+        return helper
+
+    def assign(self, expression: str, hint: str) -> str:
+        known = self.by_expression.get(expression)
+        if known is not None:
+            return known
+        name = self._fresh(hint or self.hint)
+        self.statements.append(_Statement(name, expression))
+        self.by_expression[expression] = name
+        return name
+
+    def operand(self, value: Argument, dtype: torch.dtype) -> str:
+        number = ops.constant_of(value)
+        if number is not None:
+            return literal(number, dtype)
+        assert isinstance(value, Value)
+        return self._cast(value, dtype)
+
+    def vector(self, value: Argument, dtype: torch.dtype) -> str:
+        number = ops.constant_of(value)
+        if number is None:
+            assert isinstance(value, Value)
+            return self._cast(value, dtype)
+        text = literal(number, dtype)
+        return self.assign(f"cute.full_like(kv_idx, {text}, {cute_name(compute_dtype(dtype))})", "constant")
+
+    def _cast(self, value: Value, dtype: torch.dtype) -> str:
+        source, target = compute_dtype(value.dtype), compute_dtype(dtype)
+        if source is target:
+            return value.text
+        if target is torch.bool:
+            # CuTe's own cast to Boolean keeps the lowest bit.
+            return self.assign(f"{value.text} != 0", "nonzero")
+        short = ops.CUTE_NAMES[target].lower()
+        return self.assign(f"{value.text}.to({cute_name(target)})", f"{value.text}_{short}")
+
+    def _fresh(self, hint: str) -> str:
+        name, n = hint, 1
+        while name in self.names:
+            name, n = f"{hint}_{n}", n + 1
+        self.names.add(name)
+        return name
+
+
+def generate(graph: ModGraph, layouts: Sequence[FixedLayout], names: Sequence[str]) -> ModBody:
+    """The body of the mod `graph`.
+
+    `layouts` and `names` run parallel to the graph's captures: where their elements are, and the identifiers under
+    which the body finds them. The indexer in force when this runs decides the order of the dimensions (L3.1).
+    Raises UnsupportedOperation, with the operation's name and the user's line, for what has no spelling (L7.7).
+    """
+    writer = _Writer(set(RESERVED) | set(names))
+    values: dict[Node, Value | _Partial] = {}
+    captures = 0
+    read: list[int] = []
+    arguments = list(SIGNATURES[graph.kind])
+    for node in graph.graph_module.graph.nodes:
+        if node.op == "placeholder":
+            if arguments:
+                values[node] = ARGUMENTS[arguments.pop(0)]
+            else:
+                values[node] = _Partial(captures)
+                captures += 1
+        elif node.op == "call_function":
+            values[node] = _Call(graph, node, writer, values, layouts, names, read).value()
+    result = values[graph.output]
+    call = _Call(graph, graph.output, writer, values, layouts, names, read)
+    value = call.loaded(result)
+    final = writer.vector(value, torch.float32 if graph.kind == "score" else torch.bool)
+    lines = _lines(writer, final)
+    return ModBody(lines, frozenset(writer.helpers), tuple(sorted(set(read))))
+
+
+@dataclass
+class _Call:
+    """One node of the graph, on its way into statements."""
+
+    graph: ModGraph
+    node: Node
+    writer: _Writer
+    values: dict[Node, Value | _Partial]
+    layouts: Sequence[FixedLayout]
+    names: Sequence[str]
+    read: list[int]
+
+    def value(self) -> Value | _Partial:
+        target = self.node.target
+        if target is torch.ops.aten.index.Tensor:
+            return self._index()
+        meta = self.node.meta["val"]
+        if target is torch.ops.aten.full.default:
+            number = self.node.args[1]
+            assert isinstance(number, (bool, int, float))
+            return Value(repr(number), meta.dtype, number, True, number >= 0)
+        entry = ops.lookup(target)
+        if entry is None:
+            raise self._unsupported("has no CuTe spelling")
+        if meta.dim() != 0:
+            raise self._unsupported(f"gives a tensor of shape {list(meta.shape)}; a mod computes scalars")
+        if meta.dtype not in ops.CUTE_NAMES:
+            raise self._unsupported(f"gives {meta.dtype}, which CuTe mods do not have")
+        args = [self._argument(a) for a in self.node.args]
+        kwargs = {k: self._argument(v) for k, v in self.node.kwargs.items()}
+        folded = self._folded(args)
+        if folded is not None:
+            return Value(repr(folded), meta.dtype, folded, True, folded >= 0)
+        self.writer.hint, emit = entry
+        try:
+            return emit(self.writer, args, kwargs, meta.dtype)
+        except Unwritable as error:
+            raise self._unsupported(f"cannot be written for {error}") from None
+
+    def loaded(self, value: Value | _Partial) -> Value:
+        """`value` itself, or the element that a fully indexed capture names."""
+        if isinstance(value, Value):
+            return value
+        layout = self.layouts[value.position]
+        if len(layout.size) != len(value.indices):
+            missing = len(layout.size) - len(value.indices)
+            raise self._unsupported(f"takes `{self.names[value.position]}` with {missing} dimensions not indexed")
+        return self._load(value, layout)
+
+    def _argument(self, argument: object) -> Argument:
+        if isinstance(argument, Node):
+            return self.loaded(self.values[argument])
+        if argument is None or isinstance(argument, (bool, int, float, str, torch.dtype)):
+            return argument
+        if isinstance(argument, (torch.layout, torch.memory_format)):
+            return str(argument)
+        raise self._unsupported(f"takes {argument!r}")
+
+    def _index(self) -> Value | _Partial:
+        tensor, indices = self.node.args
+        assert isinstance(tensor, Node) and isinstance(indices, (list, tuple))
+        base = self.values[tensor]
+        if not isinstance(base, _Partial):
+            raise self._unsupported("indexes a value computed inside the mod; only captured tensors can be indexed")
+        given: list[Value] = []
+        for index in indices:
+            if not isinstance(index, Node):
+                raise self._unsupported("skips a dimension; index every dimension with one scalar")
+            given.append(self.loaded(self.values[index]))
+        partial = _Partial(base.position, base.indices + tuple(given))
+        layout = self.layouts[partial.position]
+        return self._load(partial, layout) if len(partial.indices) == len(layout.size) else partial
+
+    def _load(self, access: _Partial, layout: FixedLayout) -> Value:
+        """One element of a capture for each lane (L2.2, L2.4, L7.4, L7.5)."""
+        if layout.dtype not in ops.CUTE_NAMES:
+            raise self._unsupported(f"reads `{self.names[access.position]}` of {layout.dtype}, which CuTe mods do not have")
+        buffer = self.names[access.position]
+        self.read.append(access.position)
+        long = isinstance(layout.numel, int) and layout.numel > _INT32_MAX  # L2.8
+        index_dtype = torch.int64 if long else torch.int32
+        symbols: list[sympy.Expr] = []
+        texts: dict[str, str] = {}
+        for dimension, (index, extent) in enumerate(zip(access.indices, layout.size, strict=True)):
+            wrapped = self._wrapped(index, extent, index_dtype, buffer, dimension)
+            if isinstance(wrapped, int):
+                symbols.append(sympy.Integer(wrapped))
+            else:
+                symbol = sympy.Symbol(f"i{dimension}", integer=True)
+                texts[symbol.name] = wrapped
+                symbols.append(symbol)
+        linear = layout.make_indexer()(symbols)
+        uniform = all(i.uniform or i.constant is not None for i in access.indices)
+        element = compute_dtype(layout.dtype)
+        hint = re.sub(r"\W", "_", f"{buffer}_value")
+        if uniform:
+            scalars = {name: f"{text}[0]" for name, text in texts.items()}
+            loaded = f"{buffer}[{_print_index(linear, scalars, long)}]"
+            if element is not layout.dtype:
+                loaded += f".to({cute_name(element)})"
+            text = f"cute.full_like(kv_idx, {loaded}, {cute_name(element)})"
+        else:
+            gather = self.writer.use("gather")
+            text = f"{gather}({buffer}, {_print_index(linear, texts, long)}, {cute_name(element)})"
+        nonnegative = layout.dtype in (torch.uint8, torch.bool)
+        return Value(self.writer.assign(text, hint), layout.dtype, None, uniform, nonnegative)
+
+    def _wrapped(
+        self, index: Value, extent: object, dtype: torch.dtype, buffer: str, dimension: int
+    ) -> str | int:
+        """An index with a negative one counted from the end (L7.4): a number, or the name of a vector."""
+        if index.constant is not None:
+            number = int(index.constant)
+            if isinstance(extent, int) and not -extent <= number < extent:
+                raise self._unsupported(
+                    f"reads index {number} of dimension {dimension} of `{buffer}`, whose size is {extent}"
+                )
+            if number >= 0:
+                return number
+            if isinstance(extent, int):
+                return number + extent
+        text = self.writer.operand(index, dtype)
+        if index.nonnegative:
+            return text
+        size = literal(int(str(extent)), dtype)
+        return self.writer.assign(f"cute.where({text} < 0, {text} + {size}, {text})", f"{buffer}_index")
+
+    def _folded(self, args: Sequence[Argument]) -> Scalar | None:
+        """The result, when every tensor argument is a constant: PyTorch computes it here and now."""
+        tensors = [a for a in args if isinstance(a, Value)]
+        if not tensors or any(a.constant is None for a in tensors):
+            return None
+
+        def real(argument: object) -> object:
+            if not isinstance(argument, Node):
+                return argument
+            value = self.values[argument]
+            assert isinstance(value, Value)
+            return torch.full((), value.constant, dtype=value.dtype)  # type: ignore[arg-type]
+
+        result = self.node.target(*map_aggregate(self.node.args, real), **self.node.kwargs)  # type: ignore[operator]
+        number: Scalar = result.item()
+        return number
+
+    def _unsupported(self, what: str) -> FlexFlashError:
+        where = self.node.meta.get("where")
+        line = f" (at {where[0]}:{where[1]}: {where[2][:120]})" if where else ""
+        return UnsupportedOperation(f"{self.node.target} in the {self.graph.kind}_mod {what}{line}")
+
+
+def literal(number: Scalar, dtype: torch.dtype) -> str:
+    """`number` as Python text that CuTe reads as `compute_dtype(dtype)`.
+
+    CuTe takes a plain int for Int32 and a plain float for Float32; every other type is spelled out. Raises Unwritable
+    for an integer that the dtype cannot hold.
+    """
+    target = compute_dtype(dtype)
+    if target is torch.bool:
+        return repr(bool(number))
+    if target.is_floating_point:
+        number = float(number)
+        text = repr(number) if math.isfinite(number) else f'float("{number}")'
+        return text if target is torch.float32 else f"{cute_name(target)}({text})"
+    number = int(number)
+    limits = torch.iinfo(target)
+    if not limits.min <= number <= limits.max:
+        raise Unwritable(f"{number}, which {target} cannot hold")
+    text = repr(number) if number >= 0 else f"({number})"
+    return text if target is torch.int32 else f"{cute_name(target)}({number})"
+
+
+class _IndexPrinter(StrPrinter):  # type: ignore[misc]  # sympy ships no types
+    """Prints the sum that the indexer built; `Identity` is transparent, a zero term is left out."""
+
+    def __init__(self, texts: dict[str, str], long: bool) -> None:
+        super().__init__()
+        self.texts = texts
+        self.long = long
+
+    def _print_Symbol(self, expr: sympy.Symbol) -> str:
+        return self.texts[expr.name]
+
+    def _print_Identity(self, expr: sympy.Expr) -> str:
+        return str(self._print(expr.args[0]))
+
+    def _print_Integer(self, expr: sympy.Integer) -> str:
+        return f"cutlass.Int64({int(expr)})" if self.long else str(int(expr))
+
+
+def _print_index(linear: sympy.Expr, texts: dict[str, str], long: bool) -> str:
+    # Terms are printed in the order of their dimensions, which sympy's own order need not be.
+    terms = sympy.Add.make_args(linear)
+    printer = _IndexPrinter(texts, long)
+    constant = 0
+    printed: list[tuple[int, str]] = []
+    for term in terms:
+        weight, atom = term.as_coeff_Mul()
+        inner = atom.args[0] if atom.func.__name__ == "Identity" else atom
+        if inner.is_Integer:
+            constant += int(weight) * int(inner)
+            continue
+        text = printer.doprint(inner)
+        dimension = int(inner.name.removeprefix("i"))
+        printed.append((dimension, text if weight == 1 else f"{printer.doprint(sympy.Integer(weight))} * {text}"))
+    parts = [text for _, text in sorted(printed)]
+    if constant or not parts:
+        parts.append(printer.doprint(sympy.Integer(constant)))
+    return " + ".join(parts)
+
+
+def _lines(writer: _Writer, final: str) -> tuple[str, ...]:
+    """The live statements, the last one folded into the return."""
+    live: set[str] = {final}
+    kept: list[_Statement] = []
+    for statement in reversed(writer.statements):
+        if statement.name in live:
+            kept.append(statement)
+            live.update(re.findall(r"[A-Za-z_]\w*", statement.expression))
+    kept.reverse()
+    if kept and kept[-1].name == final:
+        return (*(f"{s.name} = {s.expression}" for s in kept[:-1]), f"return {kept[-1].expression}")
+    return (*(f"{s.name} = {s.expression}" for s in kept), f"return {final}")

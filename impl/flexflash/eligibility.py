@@ -1,0 +1,178 @@
+"""May the flash backend be used? Ordered, named rules; the first refusal wins (clauses L1 and L4)."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch.fx import GraphModule, Node
+
+from . import corrections
+from .errors import Ineligible, InputError
+
+SCORE_MOD_PLACEHOLDERS = 5
+MASK_MOD_PLACEHOLDERS = 4
+
+UNAVAILABLE = "CUTE flash attention library is not available"
+REQUIRES_GRAD = "Input buffers require gradients (not supported by flash attention)"
+NO_MASKS = "NYI: Non-trivial mask graphs only supported on Hopper (SM90) for flash attention"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a launcher needs and supports, as data (L4.4).
+
+    `package` is the module that must be importable; `mask_architectures` the major compute capabilities that take
+    non-trivial masks, or None where the architecture does not matter (a CPU).
+    """
+
+    name: str
+    package: str
+    mask_architectures: frozenset[int] | None
+    mask_refusal: str = NO_MASKS
+
+
+SOURCE = Profile("source", "flash_attn.cute", frozenset({9}))
+# flash-attn-4 4.0.0b36: block sparsity with a mask_mod on SM 9.x, 10.x and 11.x; SM 12.0 asserts, SM 8.x has no score_mod.
+FLASH_ATTN_4 = Profile(
+    "flash-attn-4",
+    "flash_attn.cute",
+    frozenset({9, 10, 11}),
+    "flash-attn-4 takes a mask_mod with block lists on compute capability 9.x, 10.x and 11.x only",
+)
+HOST = Profile("host", "cutlass", None)
+SIMT = Profile("simt", "cutlass", None)
+
+
+@functools.cache
+def _find(package: str) -> bool:
+    importlib.invalidate_caches()
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ImportError:
+        return False
+
+
+def ensure_flash_available(package: str = "flash_attn.cute") -> bool:
+    """Whether the import system can find `package`, without importing it (L1.1); an ImportError means no (L1.3).
+
+    The answer is cached; `ensure_flash_available.cache_clear()` asks again, in the same process (L1.2).
+    """
+    return _find(package)
+
+
+ensure_flash_available.cache_clear = _find.cache_clear  # type: ignore[attr-defined]
+
+
+def input_buffers_require_grads(graph_module: GraphModule, num_mod_placeholders: int) -> bool:
+    """Whether a capture (a placeholder after the first `num_mod_placeholders`) requires grad (L4.2).
+
+    A placeholder without tensor metadata does not.
+    """
+    captures = [n for n in graph_module.graph.nodes if n.op == "placeholder"][num_mod_placeholders:]
+    metas = (n.meta.get("tensor_meta") for n in captures)
+    return any(meta is not None and meta.requires_grad for meta in metas)
+
+
+def is_trivial_mask_graph(graph_module: GraphModule) -> bool:
+    """Whether a mask graph lets everything pass: four placeholders and `aten.full(True)` as output (L4.3).
+
+    Raises InputError when the graph has several outputs.
+    """
+    nodes = list(graph_module.graph.nodes)
+    placeholders = [n for n in nodes if n.op == "placeholder"]
+    outputs = [n for n in nodes if n.op == "output"]
+    if len(outputs) != 1 or not isinstance(outputs[0].args[0], Node):
+        raise InputError("a mask graph must have exactly one output")
+    result = outputs[0].args[0]
+    if len(placeholders) != MASK_MOD_PLACEHOLDERS or result.target is not torch.ops.aten.full.default:
+        return False
+    return result.args[1] is True or not corrections.in_force("trivial-mask-fill")
+
+
+@functools.cache
+def _capability_of(device_index: int) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device_index)
+
+
+_first_asked: dict[str, int] = {}  # only ever filled while "capability-per-device" is reverted
+
+
+def supports_nontrivial_mask_graphs(device: torch.device, profile: Profile = SOURCE) -> bool:
+    """Whether `profile` allows a non-trivial mask on `device`; the capability is cached per device (L4.4)."""
+    if profile.mask_architectures is None:
+        return True
+    if device.type != "cuda":
+        return False
+    index = device.index if device.index is not None else torch.cuda.current_device()
+    if not corrections.in_force("capability-per-device"):
+        index = _first_asked.setdefault("index", index)
+    return _capability_of(index)[0] in profile.mask_architectures
+
+
+supports_nontrivial_mask_graphs.cache_clear = _capability_of.cache_clear  # type: ignore[attr-defined]
+
+
+def can_use_flex_flash_attention(
+    score_graph: GraphModule,
+    mask_graph: GraphModule,
+    *,
+    num_score_mod_placeholders: int = SCORE_MOD_PLACEHOLDERS,
+    device: torch.device,
+    profile: Profile = SOURCE,
+    sparse_lists: bool = False,
+) -> tuple[bool, str]:
+    """(usable, reason): the rules of L4.1 in order; `reason` is empty when usable.
+
+    `sparse_lists` says that the block mask's lists leave something out: such a mask counts as non-trivial even
+    when its mask_mod is trivial (L4.3).
+    """
+    if not ensure_flash_available(profile.package):
+        return False, UNAVAILABLE
+    if input_buffers_require_grads(score_graph, num_score_mod_placeholders):
+        return False, REQUIRES_GRAD
+    if input_buffers_require_grads(mask_graph, MASK_MOD_PLACEHOLDERS):
+        return False, REQUIRES_GRAD
+    if not needs_block_mask(mask_graph, sparse_lists):
+        return True, ""
+    if not supports_nontrivial_mask_graphs(device, profile):
+        return False, profile.mask_refusal
+    return True, ""
+
+
+def needs_block_mask(mask_graph: GraphModule, sparse_lists: bool) -> bool:
+    """Whether the kernel must walk block lists: the mask is not trivial, or the lists leave something out (L4.3)."""
+    lists_count = sparse_lists and corrections.in_force("trivial-mask-lists")
+    return lists_count or not is_trivial_mask_graph(mask_graph)
+
+
+def use_flex_flash_attention(
+    score_graph: GraphModule,
+    mask_graph: GraphModule,
+    kernel_options: Mapping[str, object],
+    *,
+    num_score_mod_placeholders: int = SCORE_MOD_PLACEHOLDERS,
+    device: torch.device,
+    profile: Profile = SOURCE,
+    sparse_lists: bool = False,
+) -> bool:
+    """True when `kernel_options["force_flash"]` asks for the flash backend and it may be used (L4.5).
+
+    Raises Ineligible, a RuntimeError with the reason, when forced but not eligible; not forced is always False.
+    """
+    forced = bool(kernel_options.get("force_flash", False))
+    usable, reason = can_use_flex_flash_attention(
+        score_graph,
+        mask_graph,
+        num_score_mod_placeholders=num_score_mod_placeholders,
+        device=device,
+        profile=profile,
+        sparse_lists=sparse_lists,
+    )
+    if forced and not usable:
+        raise Ineligible(f"force_flash=True but flash attention cannot be used: {reason}")
+    return forced and usable

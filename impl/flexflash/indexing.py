@@ -1,0 +1,157 @@
+"""Linear indices: lexicographic by default, colexicographic inside a CuTe render (clauses L2 and L3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import sympy
+import torch
+
+from . import corrections
+from .errors import InputError
+
+Size: TypeAlias = "int | sympy.Expr"
+Indexer: TypeAlias = Callable[[Sequence[sympy.Expr]], sympy.Expr]
+IndexerFactory: TypeAlias = "Callable[[FixedLayout], Indexer]"
+
+
+class Identity(sympy.Function):  # type: ignore[misc]  # sympy ships no types for Function
+    """An inert wrapper: algebra cannot look through it, so a sum keeps the shape it was built with (L2.3)."""
+
+    nargs = 1
+
+
+def fixed_indexer(size: Sequence[Size], stride: Sequence[Size] | None = None, offset: Size = 0) -> Indexer:
+    """Lexicographic indexer: `offset + sum(index * stride)` (L2.1).
+
+    `size` and `stride` have one entry a dimension, in elements; without `stride` the layout is contiguous.
+    The indexer raises InputError on a rank mismatch.
+    """
+    strides = tuple(stride) if stride is not None else contiguous_strides(size)
+
+    def indexer(index: Sequence[sympy.Expr]) -> sympy.Expr:
+        _check_rank(index, size)
+        result = sympy.sympify(offset)
+        for i, extent, step in zip(index, size, strides, strict=True):
+            if extent != 1:
+                result = result + i * step
+        return result
+
+    return indexer
+
+
+def fixed_indexer_cute(
+    size: Sequence[Size], stride: Sequence[Size] | None = None, offset: Size = 0
+) -> Indexer:
+    """Colexicographic indexer: `i0 + s0*i1 + s0*s1*i2 + ...`, from the sizes alone (L2.2).
+
+    CuTe reads a linear index colexicographically and then applies the tensor's own strides (L2.4), which is why
+    `stride` is accepted and not used. For size [4, 128] and index [b, q] the result is `b + 4*q` (L2.5).
+    Raises InputError on a rank mismatch and on a nonzero `offset` (L2.6).
+    """
+
+    def indexer(index: Sequence[sympy.Expr]) -> sympy.Expr:
+        if sympy.sympify(offset) != 0:
+            raise InputError(f"a layout with offset {offset} has no colexicographic index; pass the view itself")
+        _check_rank(index, size)
+        if not index:
+            return sympy.Integer(0)
+        result = sympy.sympify(index[0])
+        runner: Size = size[0]
+        for position, (i, extent) in enumerate(zip(index[1:], size[1:], strict=True), start=2):
+            weight = runner if corrections.in_force("indexer-docstring") else position
+            result = result + weight * Identity(i)
+            runner = runner * extent
+        return result
+
+    return indexer
+
+
+def contiguous_strides(size: Sequence[Size]) -> tuple[Size, ...]:
+    """Row-major strides in elements for `size`."""
+    strides: list[Size] = []
+    runner: Size = 1
+    for extent in reversed(size):
+        strides.append(runner)
+        runner = runner * extent
+    return tuple(reversed(strides))
+
+
+def dense_strides_like(size: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
+    """Strides in elements of a dense tensor of `size` whose dimensions lie in memory in the order of `strides` (L5.1).
+
+    Ties, and dimensions of size one, keep their logical order: the later dimension is the inner one.
+    """
+    order = sorted(range(len(size)), key=lambda d: (strides[d], -d))
+    result = [0] * len(size)
+    runner = 1
+    for d in order:
+        result[d] = runner
+        runner *= max(size[d], 1)
+    return tuple(result)
+
+
+def _check_rank(index: Sequence[sympy.Expr], size: Sequence[Size]) -> None:
+    if len(index) != len(size):
+        raise InputError(f"{len(index)} indices for a tensor of rank {len(size)} (size {list(size)})")
+
+
+def _lexicographic(layout: FixedLayout) -> Indexer:
+    return fixed_indexer(layout.size, layout.stride, layout.offset)
+
+
+def _colexicographic(layout: FixedLayout) -> Indexer:
+    return fixed_indexer_cute(layout.size, layout.stride, layout.offset)
+
+
+_factory: ContextVar[IndexerFactory] = ContextVar("flexflash_indexer_factory", default=_lexicographic)
+_process_wide: list[IndexerFactory] = []  # only ever filled while the correction "indexer-scope" is reverted
+
+
+@dataclass(frozen=True)
+class FixedLayout:
+    """Where a tensor's elements are: `size`, `stride` and `offset` in elements; sizes may be symbolic (L2.7)."""
+
+    device: torch.device
+    dtype: torch.dtype
+    size: tuple[Size, ...]
+    stride: tuple[Size, ...]
+    offset: Size = 0
+
+    def make_indexer(self) -> Indexer:
+        """The indexer in force in this context: lexicographic, or colexicographic inside a render (L3.1)."""
+        factory = _process_wide[-1] if _process_wide else _factory.get()
+        return factory(self)
+
+    @property
+    def numel(self) -> Size:
+        """Number of logical elements (an expanded dimension counts)."""
+        result: Size = 1
+        for extent in self.size:
+            result = result * extent
+        return result
+
+
+@contextmanager
+def patch_fixed_layout_indexer_for_cutedsl() -> Iterator[None]:
+    """Make `FixedLayout.make_indexer` colexicographic while the block (or the decorated function) runs (L3).
+
+    The swap is confined to the current context, so a render in another thread or task is unaffected (L3.3); it is
+    undone when the block raises, and nested uses unwind in order (L3.2).
+    """
+    if not corrections.in_force("indexer-scope"):
+        _process_wide.append(_colexicographic)
+        try:
+            yield
+        finally:
+            _process_wide.pop()
+        return
+    token = _factory.set(_colexicographic)
+    try:
+        yield
+    finally:
+        _factory.reset(token)

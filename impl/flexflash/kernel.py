@@ -1,0 +1,347 @@
+"""From tensors and mods to a RenderedKernel: checks, eligibility, buffers, text (clauses L5 and L6)."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch.nn.attention.flex_attention import BlockMask
+
+from . import eligibility, prelude, template
+from .codegen import RESERVED, ModBody, generate
+from .eligibility import Profile
+from .errors import BlockMaskUnsupported, FlexFlashError, Ineligible, InputError, TemplateError
+from .indexing import FixedLayout, dense_strides_like, patch_fixed_layout_indexer_for_cutedsl
+from .trace import Mod, ModGraph, trace
+
+ENTRY = "flex_flash_attention"
+DTYPES = (torch.float16, torch.bfloat16)
+MAX_HEAD_DIM = 256
+OPTIONS = frozenset({"force_flash", "SCORE_MOD_VEC_SIZE"})
+
+
+class Launcher(Protocol):
+    """Where a rendered kernel runs: it lends the text an attention entry point and nothing else (L6.4)."""
+
+    profile: Profile
+
+    def run(self, kernel: RenderedKernel, arguments: Mapping[str, torch.Tensor]) -> None:
+        """Fill `arguments["OUT"]` and `arguments["LSE"]` in place (L9.1)."""
+
+
+@dataclass(frozen=True)
+class RenderedKernel:
+    """The text, and what it is to be called with.
+
+    `captures` and `buffers` run parallel: the captured tensors in the order of aux_tensors, and their names in the
+    text. `block_lists` are kv_num_blocks, kv_indices, full_kv_num_blocks, full_kv_indices when the text walks them.
+    `output_size`, `output_stride` and `lse_size` are in elements (L5.1).
+    """
+
+    text: str
+    scale: float
+    buffers: tuple[str, ...]
+    captures: tuple[torch.Tensor, ...] = field(repr=False)
+    block_lists: tuple[torch.Tensor, ...] = field(repr=False)
+    block_size: tuple[int, int] | None
+    output_size: tuple[int, ...]
+    output_stride: tuple[int, ...]
+    lse_size: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    score_graph: ModGraph = field(repr=False)
+    mask_graph: ModGraph = field(repr=False)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the text, in hexadecimal."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    def allocate(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(output, LSE) with the values of a problem with nothing to attend to: 0 and -inf (L8.2, L9.4)."""
+        output = torch.empty_strided(self.output_size, self.output_stride, dtype=self.dtype, device=self.device)
+        lse = torch.empty(self.lse_size, dtype=torch.float32, device=self.device)
+        return output.zero_(), lse.fill_(-math.inf)
+
+    def arguments(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """The tensors that the text's entry takes, by name."""
+        lists = dict(zip(template.BLOCK_LISTS, self.block_lists, strict=True)) if self.block_lists else {}
+        named = dict(zip(self.buffers, self.captures, strict=True))
+        return {"Q": q, "K": k, "V": v, "OUT": out, "LSE": lse, **lists, **named}
+
+
+def lower(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    score_mod: Mod | None = None,
+    block_mask: BlockMask | None = None,
+    scale: float | None = None,
+    kernel_options: Mapping[str, object] | None = None,
+    *,
+    profile: Profile = eligibility.HOST,
+) -> RenderedKernel:
+    """Lower a FlexAttention call to kernel text.
+
+    `q` (B, H, M, D), `k` (B, Hkv, N, D), `v` (B, Hkv, N, Dv), all float16 or all bfloat16, any strides; `scale`
+    defaults to 1/sqrt(D). `kernel_options`: `SCORE_MOD_VEC_SIZE` (1, 2, 4, 8) sets `score_mod.__vec_size__`.
+    Raises InputError for malformed input (L5.5), TraceError, Ineligible (L4.5), BlockMaskUnsupported (L5.2),
+    UnsupportedOperation (L7.7), TemplateError (L5.3).
+    """
+    options = _checked_options(kernel_options)
+    _check_tensors(q, k, v)
+    if block_mask is not None:
+        _check_block_mask(block_mask, q, k)
+    scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
+    if not math.isfinite(scale):
+        raise InputError(f"scale must be finite, not {scale}")
+    score_graph = trace(score_mod, "score")
+    mask_graph = trace(block_mask.mask_mod if block_mask is not None else None, "mask")
+    sparse = block_mask is not None and _leaves_something_out(block_mask, k.shape[2])
+    usable, reason = eligibility.can_use_flex_flash_attention(
+        score_graph.graph_module, mask_graph.graph_module, device=q.device, profile=profile, sparse_lists=sparse
+    )
+    if not usable:
+        raise Ineligible(f"force_flash=True but flash attention cannot be used: {reason}")
+    return create_flex_flash_attention_kernel(
+        q, k, v, block_mask, scale, options, score_graph=score_graph, mask_graph=mask_graph, sparse_lists=sparse
+    )
+
+
+def create_flex_flash_attention_kernel(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    block_mask: BlockMask | None,
+    scale: float,
+    kernel_options: Mapping[str, object],
+    *,
+    score_graph: ModGraph,
+    mask_graph: ModGraph,
+    sparse_lists: bool,
+) -> RenderedKernel:
+    """One kernel, no autotuning (L5.3), for inputs that are already checked and eligible.
+
+    Raises BlockMaskUnsupported when block lists are needed but the full-block lists are missing (L5.2).
+    """
+    batch, heads, length, _ = query.shape
+    size = (batch, heads, length, value.shape[-1])
+    walks_lists = eligibility.needs_block_mask(mask_graph.graph_module, sparse_lists)
+    lists: tuple[torch.Tensor, ...] = ()
+    block_size: tuple[int, int] | None = None
+    if walks_lists:
+        assert block_mask is not None
+        if block_mask.full_kv_num_blocks is None:
+            raise BlockMaskUnsupported(
+                "Flash attention with block mask but without full blocks is not supported yet: "
+                "give the BlockMask full_kv_num_blocks and full_kv_indices (empty ones will do)"
+            )
+        lists = tuple(_block_lists(block_mask))
+        block_size = (int(block_mask.BLOCK_SIZE[0]), int(block_mask.BLOCK_SIZE[1]))
+    graphs = {"score_mod": score_graph, "mask_mod": mask_graph}
+    wanted = {
+        "score_mod": not score_graph.is_identity,
+        "mask_mod": walks_lists and not eligibility.is_trivial_mask_graph(mask_graph.graph_module),
+    }
+    buffers = _Buffers()
+    positions = {name: buffers.add(graph) for name, graph in graphs.items() if wanted[name]}
+
+    def write(name: str) -> ModBody:
+        graph, own = graphs[name], positions[name]
+        body = generate(graph, [_layout(t) for t in graph.captures], [buffers.names[i] for i in own])
+        return ModBody(body.lines, body.helpers, tuple(sorted(own[i] for i in body.buffers)))
+
+    @patch_fixed_layout_indexer_for_cutedsl()
+    def render() -> str:
+        return template.render(
+            bodies={name: write(name) for name in positions},
+            buffers=buffers.names,
+            scale=scale,
+            block_size=block_size,
+            vec_size=_vec_size(kernel_options),
+            facts=_facts(query, key, value, buffers, block_size),
+        )
+
+    try:
+        text = render()
+    except FlexFlashError:
+        raise
+    except Exception as error:
+        raise TemplateError(f"CuteDSL template failed: {type(error).__name__}: {error}") from error
+    return RenderedKernel(
+        text=text,
+        scale=scale,
+        buffers=tuple(buffers.names),
+        captures=tuple(buffers.tensors),
+        block_lists=lists,
+        block_size=block_size,
+        output_size=size,
+        output_stride=dense_strides_like(size, query.stride()),
+        lse_size=size[:3],
+        dtype=query.dtype,
+        device=query.device,
+        score_graph=score_graph,
+        mask_graph=mask_graph,
+    )
+
+
+def flex_flash_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    score_mod: Mod | None = None,
+    block_mask: BlockMask | None = None,
+    scale: float | None = None,
+    kernel_options: Mapping[str, object] | None = None,
+    launcher: Launcher | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lower and run: (output (B, H, M, Dv) in the query's dtype, LSE (B, H, M) float32, natural log) (L5.4, L8).
+
+    `launcher` is a `launch.host.HostLauncher` by default. The output's strides are dense, in the order of the
+    query's; for B, M or N = 0 nothing is launched (L9.4). Raises what `lower` raises.
+    """
+    if launcher is None:
+        from .launch.host import HostLauncher
+
+        launcher = HostLauncher()
+    kernel = lower(q, k, v, score_mod, block_mask, scale, kernel_options, profile=launcher.profile)
+    out, lse = kernel.allocate()
+    if 0 not in (*out.shape[:3], k.shape[2]):
+        launcher.run(kernel, kernel.arguments(q, k, v, out, lse))
+    return out, lse
+
+
+class _Buffers:
+    """The captures of both mods, each once (L6.3), under names that are identifiers and clash with nothing."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.tensors: list[torch.Tensor] = []
+        self._positions: dict[tuple[Any, ...], int] = {}
+
+    def add(self, graph: ModGraph) -> list[int]:
+        """The positions of `graph`'s captures among all buffers."""
+        return [self._position(t, name) for t, name in zip(graph.captures, graph.names, strict=True)]
+
+    def _position(self, tensor: torch.Tensor, name: str) -> int:
+        storage = tensor.untyped_storage().data_ptr()
+        key = (storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        known = self._positions.get(key)
+        if known is not None:
+            return known
+        taken = RESERVED | set(prelude.SOURCES) | set(self.names)
+        candidate, n = name, 1
+        while candidate in taken:
+            candidate, n = f"{name}_{n}", n + 1
+        self._positions[key] = len(self.tensors)
+        self.names.append(candidate)
+        self.tensors.append(tensor)
+        return self._positions[key]
+
+
+def _layout(tensor: torch.Tensor) -> FixedLayout:
+    # The view itself is passed to the kernel, so its storage offset is no offset of the layout (L2.6).
+    return FixedLayout(tensor.device, tensor.dtype, tuple(tensor.shape), tuple(tensor.stride()))
+
+
+def _block_lists(block_mask: BlockMask) -> Sequence[torch.Tensor]:
+    return (
+        block_mask.kv_num_blocks,
+        block_mask.kv_indices,
+        block_mask.full_kv_num_blocks,
+        block_mask.full_kv_indices,
+    )
+
+
+def _leaves_something_out(block_mask: BlockMask, kv_length: int) -> bool:
+    listed = block_mask.kv_num_blocks
+    if block_mask.full_kv_num_blocks is not None:
+        listed = listed + block_mask.full_kv_num_blocks
+    blocks = -(-kv_length // int(block_mask.BLOCK_SIZE[1]))
+    return bool((listed < blocks).any())
+
+
+def _checked_options(options: Mapping[str, object] | None) -> Mapping[str, object]:
+    options = dict(options or {})
+    unknown = sorted(set(options) - OPTIONS)
+    if unknown:
+        raise InputError(f"unknown kernel option {unknown[0]!r}; there are {', '.join(sorted(OPTIONS))}")
+    _vec_size(options)
+    return options
+
+
+def _vec_size(options: Mapping[str, object]) -> int | None:
+    size = options.get("SCORE_MOD_VEC_SIZE")
+    if size is None:
+        return None
+    if size not in (1, 2, 4, 8):
+        raise InputError(f"SCORE_MOD_VEC_SIZE must be 1, 2, 4 or 8, not {size!r}")
+    assert isinstance(size, int)
+    return size
+
+
+def _check_tensors(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+    if any(t.dim() != 4 for t in (q, k, v)):
+        raise InputError(f"q, k and v must have rank 4 (batch, heads, length, head dim): {shapes}")
+    if len({t.device for t in (q, k, v)}) != 1:
+        raise InputError(f"q, k and v are on different devices: {q.device}, {k.device}, {v.device}")
+    if len({t.dtype for t in (q, k, v)}) != 1 or q.dtype not in DTYPES:
+        raise InputError(f"q, k and v must be all float16 or all bfloat16, not {q.dtype}, {k.dtype}, {v.dtype}")
+    if not q.shape[0] == k.shape[0] == v.shape[0]:
+        raise InputError(f"the batch sizes differ: {shapes}")
+    if k.shape[1] != v.shape[1] or k.shape[2] != v.shape[2]:
+        raise InputError(f"k and v must agree in heads and length: {shapes}")
+    if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
+        raise InputError(
+            f"{q.shape[1]} query heads are not a multiple of {k.shape[1]} key/value heads: {shapes}"
+        )
+    if q.shape[3] != k.shape[3]:
+        raise InputError(f"q and k must have the same head dim: {shapes}")
+    for name, dim in (("q and k", q.shape[3]), ("v", v.shape[3])):
+        if not 8 <= dim <= MAX_HEAD_DIM or dim % 8:
+            raise InputError(f"head dim {dim} of {name} must be a multiple of 8 from 8 to {MAX_HEAD_DIM}: {shapes}")
+
+
+def _check_block_mask(block_mask: BlockMask, q: torch.Tensor, k: torch.Tensor) -> None:
+    lengths = tuple(int(x) for x in block_mask.seq_lengths)
+    if lengths != (q.shape[2], k.shape[2]):
+        raise InputError(
+            f"the block mask is for lengths {lengths}, the tensors have (M, N) = {(q.shape[2], k.shape[2])}"
+        )
+    batch, heads = block_mask.kv_num_blocks.shape[:2]
+    if batch not in (1, q.shape[0]) or heads not in (1, q.shape[1]):
+        raise InputError(
+            f"the block mask has (batch, heads) = {(batch, heads)}, the query {(q.shape[0], q.shape[1])}; "
+            "each must be 1 or equal"
+        )
+    rows = -(-q.shape[2] // int(block_mask.BLOCK_SIZE[0]))
+    if block_mask.kv_num_blocks.shape[2] != rows:
+        raise InputError(
+            f"the block mask has {block_mask.kv_num_blocks.shape[2]} block rows of {block_mask.BLOCK_SIZE[0]}, "
+            f"a query of length {q.shape[2]} needs {rows}"
+        )
+    if block_mask.kv_num_blocks.device != q.device:
+        raise InputError(f"the block mask is on {block_mask.kv_num_blocks.device}, the query on {q.device}")
+
+
+def _facts(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, buffers: _Buffers, block_size: tuple[int, int] | None
+) -> str:
+    """What the text was rendered for, as lines of its docstring."""
+    lines = [
+        f"Q {tuple(q.shape)}, K {tuple(k.shape)}, V {tuple(v.shape)}, {str(q.dtype).removeprefix('torch.')}",
+        *(
+            f"aux_tensors[{i}] {name}: {tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}"
+            for i, (name, t) in enumerate(zip(buffers.names, buffers.tensors, strict=True))
+        ),
+    ]
+    if block_size is not None:
+        lines.append(f"block lists in blocks of {block_size[0]} queries by {block_size[1]} keys")
+    return "\n".join(lines)

@@ -1,0 +1,287 @@
+"""The rendered kernel on a CPU: the mods through the real CuTe DSL compiler, the attention around them in PyTorch.
+
+The text runs unchanged; only the attention entry that it is given is this one. Scores come from a float32 matrix
+product over the blocks that the lists name (L8.4), the mods are compiled and walk those blocks at any vector width
+(L6.5), and softmax and P V follow, with P rounded to the value dtype as flash-attn-4 does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import cutlass
+import cutlass.cute as cute
+import torch
+from cutlass.cute.runtime import from_dlpack
+
+from ..eligibility import HOST, Profile
+from ..errors import InputError
+from ..kernel import ENTRY, RenderedKernel
+from .module import load
+
+VECTOR_WIDTHS = (1, 2, 4, 8)
+Mod = Callable[..., Any]
+
+
+class BlockSparseTensors(NamedTuple):
+    """The block lists in flash-attn-4's order: partial blocks first, then full ones."""
+
+    mask_block_cnt: torch.Tensor
+    mask_block_idx: torch.Tensor
+    full_block_cnt: torch.Tensor
+    full_block_idx: torch.Tensor
+    block_size: tuple[int, int]
+
+
+@dataclass
+class HostLauncher:
+    """Runs kernels on the CPU. `vector_width` is the number of keys a mod sees at once: 1, 2, 4 or 8.
+
+    The default is flash-attn-4's own choice: 2 without captures, 1 with. `seconds` holds how long the last run took
+    to compile and to run; `on_stage` is called with "compile" and "launch" before each.
+    """
+
+    vector_width: int | None = None
+    on_stage: Callable[[str], None] = lambda stage: None
+    profile: Profile = HOST
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.vector_width is not None and self.vector_width not in VECTOR_WIDTHS:
+            raise InputError(f"vector width must be 1, 2, 4 or 8, not {self.vector_width}")
+
+    def run(self, kernel: RenderedKernel, arguments: Mapping[str, torch.Tensor]) -> None:
+        """Fill `arguments["OUT"]` (B, H, M, Dv) and `arguments["LSE"]` (B, H, M) in place, and nothing else (L9.1)."""
+        getattr(load(kernel.text), ENTRY)(self, **arguments)
+
+    def block_sparse_tensors(
+        self,
+        mask_block_cnt: torch.Tensor,
+        mask_block_idx: torch.Tensor,
+        full_block_cnt: torch.Tensor,
+        full_block_idx: torch.Tensor,
+        block_size: tuple[int, int],
+    ) -> BlockSparseTensors:
+        """The lists as `forward` wants them; counts (B, H, rows), indices (B, H, rows, blocks), int32."""
+        return BlockSparseTensors(mask_block_cnt, mask_block_idx, full_block_cnt, full_block_idx, block_size)
+
+    def forward(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        *,
+        softmax_scale: float,
+        return_lse: bool,
+        score_mod: Mod | None,
+        mask_mod: Mod | None,
+        out: torch.Tensor,
+        lse: torch.Tensor,
+        block_sparse_tensors: BlockSparseTensors | None,
+        aux_tensors: Sequence[torch.Tensor] | None,
+    ) -> None:
+        """flash-attn-4's forward signature: q (B, M, H, D), k (B, N, Hkv, D), v (B, N, Hkv, Dv), out (B, M, H, Dv)."""
+        self.seconds.clear()
+        query, key, value = (t.transpose(1, 2) for t in (q, k, v))
+        tiles = _tiles(query, key, block_sparse_tensors)
+        started = time.perf_counter()
+        scores = self.scores(query, key, softmax_scale, tiles)
+        matmul = time.perf_counter() - started
+        if score_mod is not None or mask_mod is not None:
+            width = self.vector_width or (1 if aux_tensors else 2)
+            self.modify(scores, key.shape[2], score_mod, mask_mod, tiles, width, aux_tensors or ())
+        started = time.perf_counter()
+        self.attend(scores[..., : key.shape[2]], value, tiles, out.transpose(1, 2), lse)
+        self.seconds["run"] = self.seconds.get("run", 0.0) + matmul + time.perf_counter() - started
+
+    def scores(
+        self, query: torch.Tensor, key: torch.Tensor, scale: float, tiles: Tiles
+    ) -> torch.Tensor:
+        """scale * Q K^T (B, H, M, N padded to a multiple of 8) float32; -inf where no block is listed."""
+        batch, heads, length, _ = query.shape
+        columns = key.shape[2]
+        group = heads // key.shape[1]
+        padded = -(-columns // max(VECTOR_WIDTHS)) * max(VECTOR_WIDTHS)
+        result = torch.full((batch, heads, length, padded), float("-inf"))
+        queries, keys = query.float(), key.float()
+        if tiles.lists is None:
+            expanded = keys.repeat_interleave(group, dim=1)
+            result[..., :columns] = (queries @ expanded.transpose(2, 3)) * scale
+            return result
+        for b, h, rows, listed in tiles.walk(columns):
+            # Keys of blocks that no list names are never read (L8.4).
+            result[b, h, rows][:, listed] = (queries[b, h, rows] @ keys[b, h // group, listed].T) * scale
+        return result
+
+    def modify(
+        self,
+        scores: torch.Tensor,
+        columns: int,
+        score_mod: Mod | None,
+        mask_mod: Mod | None,
+        tiles: Tiles,
+        width: int,
+        captures: Sequence[torch.Tensor],
+    ) -> None:
+        """Apply the mods to `scores` in place, `width` keys at a time: mask after score_mod, full blocks unmasked."""
+        self.on_stage("compile")
+        started = time.perf_counter()
+        # CuTe refuses an empty list of tensors.
+        auxiliary = [_cute_tensor(t) for t in captures] or [_cute_tensor(scores)]
+        lists = [_cute_tensor(t) for t in tiles.as_lists(columns)]
+        operands = (_cute_tensor(scores), auxiliary, lists)
+        sizes = (columns, *tiles.block_size)
+        compiled = cute.compile(_modify, score_mod, mask_mod, width, sizes, *operands)
+        self.seconds["compile"] = time.perf_counter() - started
+        self.on_stage("launch")
+        started = time.perf_counter()
+        compiled(*operands)
+        self.seconds["run"] = time.perf_counter() - started
+
+    def probabilities(self, weights: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """exp(s - max) rounded to the value dtype, as it enters P V."""
+        return weights.to(dtype).float()
+
+    def attend(
+        self, scores: torch.Tensor, value: torch.Tensor, tiles: Tiles, out: torch.Tensor, lse: torch.Tensor
+    ) -> None:
+        """Softmax over the keys and P V, into `out` and `lse`; a row with nothing to attend to is 0 and -inf (L8.2)."""
+        group = scores.shape[1] // value.shape[1]
+        largest = scores.amax(dim=-1, keepdim=True)
+        weights = torch.exp(scores - largest.masked_fill(largest == float("-inf"), 0.0))
+        total = weights.sum(dim=-1, keepdim=True)
+        empty = total == 0
+        rounded = self.probabilities(weights, value.dtype)
+        if tiles.lists is None:
+            mixed = rounded @ value.float().repeat_interleave(group, dim=1)
+        else:
+            values = value.float()
+            mixed = torch.zeros(*scores.shape[:3], value.shape[3])
+            for b, h, rows, listed in tiles.walk(scores.shape[3]):
+                mixed[b, h, rows] = rounded[b, h, rows][:, listed] @ values[b, h // group, listed]
+        out.copy_(torch.where(empty, 0.0, mixed / total))
+        # A score of +inf makes the sum NaN but the logsumexp +inf, as in PyTorch (L8.5).
+        lse.copy_(torch.where(largest == float("inf"), largest, largest + torch.log(total)).squeeze(-1))
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Which blocks of the score matrix are attended. `lists` is None when all are, none of them through a mask."""
+
+    lists: BlockSparseTensors | None
+    block_size: tuple[int, int]
+    shape: tuple[int, int, int]
+
+    def walk(self, columns: int) -> Any:
+        """(b, h, rows, columns) for every row of blocks: a slice, and the indices of the listed keys, ascending."""
+        assert self.lists is not None
+        batch, heads, length = self.shape
+        partial, partial_idx, full, full_idx = (t.tolist() for t in self.as_lists(columns))
+        height, width = self.block_size
+        for b in range(batch):
+            for h in range(heads):
+                for row in range(-(-length // height)):
+                    blocks = partial_idx[b][h][row][: partial[b][h][row]] + full_idx[b][h][row][: full[b][h][row]]
+                    listed = [
+                        torch.arange(n * width, min((n + 1) * width, columns)) for n in sorted(set(blocks))
+                    ]
+                    if listed:
+                        yield b, h, slice(row * height, min((row + 1) * height, length)), torch.cat(listed)
+
+    def as_lists(self, columns: int) -> list[torch.Tensor]:
+        """The four lists as int32 (B, H, rows) and (B, H, rows, blocks); all blocks full when there are no lists."""
+        batch, heads, length = self.shape
+        if self.lists is not None:
+            given = self.lists[:4]
+            return [t.expand(batch, heads, *t.shape[2:]).to(torch.int32) for t in given]
+        rows, blocks = -(-length // self.block_size[0]), -(-columns // self.block_size[1])
+        none = torch.zeros(1, dtype=torch.int32)
+        count = torch.full((1,), blocks, dtype=torch.int32)
+        index = torch.arange(blocks, dtype=torch.int32)
+        row_shape = (batch, heads, rows)
+        return [
+            none.expand(row_shape),
+            none.expand(*row_shape, 1),
+            count.expand(row_shape),
+            index.expand(*row_shape, blocks),
+        ]
+
+
+def _tiles(query: torch.Tensor, key: torch.Tensor, lists: BlockSparseTensors | None) -> Tiles:
+    shape = (query.shape[0], query.shape[1], query.shape[2])
+    block_size = lists.block_size if lists is not None else (query.shape[2], key.shape[2])
+    return Tiles(lists, block_size, shape)
+
+
+def _cute_tensor(tensor: torch.Tensor) -> cute.Tensor:
+    # Strides are the tensor's own: an expanded dimension keeps stride 0, a stepped one its step.
+    return from_dlpack(tensor.detach())
+
+
+@cute.jit
+def _modify(
+    score_mod: cutlass.Constexpr,
+    mask_mod: cutlass.Constexpr,
+    width: cutlass.Constexpr,
+    sizes: cutlass.Constexpr,
+    scores: cute.Tensor,
+    captures: list[cute.Tensor],
+    lists: list[cute.Tensor],
+) -> None:
+    """Walk the block lists of every (b, h, row of blocks): partial blocks with the mask, full ones without."""
+    batch, heads, length, _ = scores.shape
+    for b in cutlass.range(batch):
+        for h in cutlass.range(heads):
+            for row in cutlass.range(lists[0].shape[2]):
+                for j in cutlass.range(lists[0][b, h, row]):
+                    _modify_block(
+                        score_mod, mask_mod, width, sizes, scores, captures, b, h, row, lists[1][b, h, row, j]
+                    )
+                for j in cutlass.range(lists[2][b, h, row]):
+                    _modify_block(
+                        score_mod, None, width, sizes, scores, captures, b, h, row, lists[3][b, h, row, j]
+                    )
+
+
+@cute.jit
+def _modify_block(
+    score_mod: cutlass.Constexpr,
+    mask_mod: cutlass.Constexpr,
+    width: cutlass.Constexpr,
+    sizes: cutlass.Constexpr,
+    scores: cute.Tensor,
+    captures: list[cute.Tensor],
+    b: cutlass.Int32,
+    h: cutlass.Int32,
+    row: cutlass.Int32,
+    block: cutlass.Int32,
+) -> None:
+    columns, height, breadth = sizes
+    for m in cutlass.range(row * height, min((row + 1) * height, scores.shape[2])):
+        for n in cutlass.range(block * breadth, min((block + 1) * breadth, columns), width):
+            score = cute.make_rmem_tensor(width, cutlass.Float32)
+            b_idx = cute.make_rmem_tensor(width, cutlass.Int32)
+            h_idx = cute.make_rmem_tensor(width, cutlass.Int32)
+            q_idx = cute.make_rmem_tensor(width, cutlass.Int32)
+            kv_idx = cute.make_rmem_tensor(width, cutlass.Int32)
+            for lane in cutlass.range_constexpr(width):
+                # Lanes past the last key see the last key, so that no mod reads outside its captures.
+                score[lane] = scores[b, h, m, n + lane]
+                b_idx[lane] = b
+                h_idx[lane] = h
+                q_idx[lane] = m
+                kv_idx[lane] = min(n + lane, columns - 1)
+            indices = (b_idx.load(), h_idx.load(), q_idx.load(), kv_idx.load())
+            value = score.load()
+            if cutlass.const_expr(score_mod is not None):
+                value = score_mod(value, *indices, None, captures)
+            if cutlass.const_expr(mask_mod is not None):
+                keep = mask_mod(*indices, None, captures)
+                value = cute.where(keep, value, cute.full_like(value, float("-inf")))
+            score.store(value)
+            for lane in cutlass.range_constexpr(width):
+                if n + lane < min((block + 1) * breadth, columns):
+                    scores[b, h, m, n + lane] = score[lane]

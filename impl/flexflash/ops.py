@@ -1,0 +1,618 @@
+"""One table: ATen overload -> how it is written in CuTe (L7.2, L7.3, L7.6).
+
+An entry receives a `Writer` and the node's arguments as `Value`s and returns the `Value` of the result. Arithmetic in
+float16 and bfloat16 is carried out in Float32 (L7.2); an explicit cast to them rounds. Everything holds at any vector
+width, because a `Value` is either a Python constant or a vector with one element a lane.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeAlias
+
+import torch
+
+CUTE_NAMES: Final[dict[torch.dtype, str]] = {
+    torch.float16: "Float16",
+    torch.bfloat16: "BFloat16",
+    torch.float32: "Float32",
+    torch.float64: "Float64",
+    torch.int8: "Int8",
+    torch.int16: "Int16",
+    torch.int32: "Int32",
+    torch.int64: "Int64",
+    torch.uint8: "Uint8",
+    torch.bool: "Boolean",
+}
+
+Scalar: TypeAlias = bool | int | float
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which values of nominal `dtype` are computed and held (L7.2)."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def cute_name(dtype: torch.dtype) -> str:
+    """`torch.float32` -> `cutlass.Float32`. Raises KeyError for a dtype that L7.5 does not name."""
+    return f"cutlass.{CUTE_NAMES[dtype]}"
+
+
+@dataclass(frozen=True)
+class Value:
+    """What a node is worth in the text: a Python `constant`, or the vector that `text` names.
+
+    `dtype` is PyTorch's nominal dtype; a vector holds `compute_dtype(dtype)`. `uniform`: the same in every lane, since
+    it depends on nothing but b, h and q. `nonnegative`: certainly not below zero, so that an index needs no wrapping.
+    """
+
+    text: str
+    dtype: torch.dtype
+    constant: Scalar | None = None
+    uniform: bool = False
+    nonnegative: bool = False
+
+
+Argument: TypeAlias = "Value | Scalar | str | torch.dtype | None"
+
+
+class Writer(Protocol):
+    """What an entry may ask of the code generator."""
+
+    def vector(self, value: Argument, dtype: torch.dtype) -> str:
+        """`value`, cast to `compute_dtype(dtype)`, as the name of a vector (a constant is spread over the lanes)."""
+
+    def operand(self, value: Argument, dtype: torch.dtype) -> str:
+        """Like `vector`, but a constant stays a literal: for the operators, which take one on either side."""
+
+    def assign(self, expression: str, hint: str) -> str:
+        """The name of a variable that holds `expression`; an equal expression is computed once."""
+
+    def use(self, helper: str) -> str:
+        """The name of a prelude function, which the module then carries."""
+
+
+Emitter: TypeAlias = Callable[[Writer, Sequence[Argument], dict[str, Argument], torch.dtype], Value]
+
+
+class Unwritable(Exception):
+    """This use of the operation has no spelling; the message says which part."""
+
+
+_TABLE: dict[Any, tuple[str, Emitter]] = {}
+
+
+def lookup(target: Any) -> tuple[str, Emitter] | None:
+    """(name hint, emitter) for an ATen overload, or None when it has no spelling."""
+    return _TABLE.get(target)
+
+
+def supported() -> tuple[str, ...]:
+    """The overloads that have a spelling, as `aten.add.Tensor`, sorted."""
+    return tuple(sorted(str(target) for target in _TABLE))
+
+
+def _overloads(names: str) -> list[Any]:
+    found = []
+    for name in names.split():
+        packet, _, overload = name.partition(".")
+        found.append(getattr(getattr(torch.ops.aten, packet), overload or "default"))
+    return found
+
+
+def _spell(names: str, hint: str | None = None) -> Callable[[Emitter], Emitter]:
+    def register(emitter: Emitter) -> Emitter:
+        for target in _overloads(names):
+            _TABLE[target] = (hint or target._schema.name.removeprefix("aten::").strip("_"), emitter)
+        return emitter
+
+    return register
+
+
+def operand_dtype(*arguments: Argument) -> torch.dtype:
+    """PyTorch's promotion of tensors and Python scalars, as for zero-dimensional tensors (L7.2)."""
+    result: torch.dtype | None = None
+    scalars: list[Scalar] = []
+    for a in arguments:
+        if isinstance(a, Value):
+            result = a.dtype if result is None else torch.promote_types(result, a.dtype)
+        elif isinstance(a, (bool, int, float)):
+            scalars.append(a)
+    probe = torch.empty((), dtype=result, device="meta") if result is not None else None
+    for s in scalars:
+        probe = torch.empty((), dtype=torch.result_type(probe, s) if probe is not None else None, device="meta")
+    assert probe is not None
+    return probe.dtype
+
+
+def _uniform(*arguments: Argument) -> bool:
+    return all(a.uniform or a.constant is not None for a in arguments if isinstance(a, Value))
+
+
+def _at_least(argument: Argument, bound: float) -> bool:
+    if isinstance(argument, Value) and argument.constant is not None:
+        argument = argument.constant
+    if isinstance(argument, Value):
+        return bound <= 0 and argument.nonnegative
+    return isinstance(argument, (bool, int, float)) and argument >= bound
+
+
+def _nonnegative(argument: Argument) -> bool:
+    return _at_least(argument, 0)
+
+
+def constant_of(argument: Argument) -> Scalar | None:
+    """The Python number behind an argument, if it is one."""
+    if isinstance(argument, Value):
+        return argument.constant
+    return argument if isinstance(argument, (bool, int, float)) else None
+
+
+# --- arithmetic -----------------------------------------------------------------------------------------------------
+
+
+@_spell("add.Tensor add.Scalar")
+def _add(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    x, y = args[0], _scaled(w, args, kw, dtype)
+    if dtype is torch.bool:
+        return _combine(w, "|", x, y, dtype)
+    nonnegative = _nonnegative(x) and _nonnegative(y)
+    return _binary(w, "{x} + {y}", x, y, dtype, nonnegative, "add")
+
+
+@_spell("sub.Tensor sub.Scalar")
+def _sub(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    return _binary(w, "{x} - {y}", args[0], _scaled(w, args, kw, dtype), dtype, False, "sub")
+
+
+@_spell("rsub.Tensor rsub.Scalar")
+def _rsub(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    if (constant_of(args[2]) if len(args) > 2 else constant_of(kw.get("alpha", 1))) != 1:
+        raise Unwritable("alpha other than 1")
+    return _binary(w, "{x} - {y}", args[1], args[0], dtype, False, "rsub")
+
+
+@_spell("mul.Tensor mul.Scalar")
+def _mul(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    x, y = args[0], args[1]
+    if dtype is torch.bool:
+        return _combine(w, "&", x, y, dtype)
+    return _binary(w, "{x} * {y}", x, y, dtype, _nonnegative(x) and _nonnegative(y), "mul")
+
+
+@_spell("div.Tensor div.Scalar")
+def _div(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    return _binary(w, "{x} / {y}", args[0], args[1], dtype, False, "div")
+
+
+@_spell("div.Tensor_mode div.Scalar_mode floor_divide.default floor_divide.Scalar", "div")
+def _rounded_div(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    x, y, mode = args[0], args[1], kw.get("rounding_mode", "floor")
+    if mode is None:
+        return _div(w, args, {}, dtype)
+    positive = _nonnegative(x) and _at_least(y, 1)
+    if dtype.is_floating_point:
+        if mode == "floor":
+            text = f"{w.use('floor_divide')}({w.vector(x, dtype)}, {w.vector(y, dtype)})"
+        else:
+            quotient = _binary(w, "{x} / {y}", x, y, dtype, False, "div")
+            text = f"cute.math.trunc({quotient.text})"
+        return _result(w, text, dtype, "div", (x, y), positive)
+    if mode == "floor" or positive:
+        return _binary(w, "{x} // {y}", x, y, dtype, positive, "div")
+    text = f"{w.use('truncate_divide')}({w.vector(x, dtype)}, {w.vector(y, dtype)})"
+    return _result(w, text, dtype, "div", (x, y))
+
+
+@_spell("remainder.Tensor remainder.Scalar remainder.Scalar_Tensor")
+def _remainder(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    x, y = args[0], args[1]
+    if dtype.is_floating_point:
+        text = f"{w.use('remainder')}({w.vector(x, dtype)}, {w.vector(y, dtype)})"
+        return _result(w, text, dtype, "remainder", (x, y), _at_least(y, 0))
+    if _nonnegative(x) and _at_least(y, 1):
+        return _binary(w, "{x} % {y}", x, y, dtype, True, "remainder")
+    quotient = _binary(w, "{x} // {y}", x, y, dtype, False, "floor_div")
+    whole = _binary(w, "{x} * {y}", quotient, y, dtype, False, "whole")
+    return _binary(w, "{x} - {y}", x, whole, dtype, _at_least(y, 1), "remainder")
+
+
+@_spell("fmod.Tensor fmod.Scalar")
+def _fmod(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    return _binary(w, "{x} % {y}", args[0], args[1], dtype, _nonnegative(args[0]), "fmod")
+
+
+@_spell("neg.default")
+def _neg(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    return _result(w, f"-{w.vector(args[0], dtype)}", dtype, "neg", args)
+
+
+@_spell("abs.default")
+def _abs(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    if _is_unsigned(dtype) or (_nonnegative(args[0]) and not dtype.is_floating_point):
+        return _same(w, args[0], dtype)
+    return _result(w, f"cute.math.abs({w.vector(args[0], dtype)})", dtype, "abs", args, True)
+
+
+@_spell("sign.default sgn.default")
+def _sign(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    if dtype is torch.bool:
+        return _same(w, args[0], dtype)
+    return _result(w, f"{w.use('sign')}({w.vector(args[0], dtype)})", dtype, "sign", args, _nonnegative(args[0]))
+
+
+@_spell("reciprocal.default")
+def _reciprocal(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    return _result(w, f"1.0 / {w.vector(args[0], dtype)}", dtype, "reciprocal", args)
+
+
+@_spell("pow.Tensor_Scalar pow.Tensor_Tensor pow.Scalar")
+def _pow(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    x, y = args[0], args[1]
+    exponent = constant_of(y)
+    if exponent in (1, 2, 3):
+        text = " * ".join([w.vector(x, dtype)] * int(exponent))
+        return _result(w, text, dtype, "pow", (x,), exponent == 2 or _nonnegative(x))
+    if not dtype.is_floating_point:
+        text = f"{w.use('integer_power')}({w.vector(x, dtype)}, {w.vector(y, dtype)})"
+        return _result(w, text, dtype, "pow", (x, y), _nonnegative(x))
+    if exponent == 0.5:
+        return _result(w, f"cute.math.sqrt({w.vector(x, dtype)})", dtype, "pow", (x,), True)
+    if exponent == -0.5:
+        return _result(w, f"cute.math.rsqrt({w.vector(x, dtype)})", dtype, "pow", (x,), True)
+    if exponent == -1:
+        return _reciprocal(w, (x,), {}, dtype)
+    if constant_of(x) == 2:
+        return _result(w, f"cute.math.exp2({w.vector(y, dtype)})", dtype, "pow", (y,), True)
+    return _result(w, f"cute.math.pow({w.vector(x, dtype)}, {w.vector(y, dtype)})", dtype, "pow", (x, y))
+
+
+# --- comparison, logic, bits ----------------------------------------------------------------------------------------
+
+
+def _comparison(symbol: str) -> Emitter:
+    def emit(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+        x, y = args[0], args[1]
+        inner = operand_dtype(x, y)
+        text = f"{w.operand(x, inner)} {symbol} {w.operand(y, inner)}"
+        return _result(w, text, torch.bool, "", (x, y), True)
+
+    return emit
+
+
+for _name, _symbol in (("eq", "=="), ("ne", "!="), ("lt", "<"), ("le", "<="), ("gt", ">"), ("ge", ">=")):
+    _spell(f"{_name}.Tensor {_name}.Scalar")(_comparison(_symbol))
+
+
+def _logical(symbol: str) -> Emitter:
+    def emit(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+        return _combine(w, symbol, args[0], args[1], torch.bool)
+
+    return emit
+
+
+def _bitwise(symbol: str) -> Emitter:
+    def emit(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+        return _combine(w, symbol, args[0], args[1], dtype)
+
+    return emit
+
+
+for _name, _symbol in (("and", "&"), ("or", "|"), ("xor", "^")):
+    _spell(f"logical_{_name}.default")(_logical(_symbol))
+    _spell(f"bitwise_{_name}.Tensor bitwise_{_name}.Scalar bitwise_{_name}.Scalar_Tensor")(_bitwise(_symbol))
+
+
+@_spell("logical_not.default")
+def _logical_not(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    inner = operand_dtype(args[0])
+    return _result(w, f"{w.vector(args[0], inner)} == 0", torch.bool, "logical_not", args, True)
+
+
+@_spell("bitwise_not.default")
+def _bitwise_not(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    if dtype is torch.bool:
+        return _logical_not(w, args, {}, dtype)
+    ones = 255 if _is_unsigned(dtype) else -1
+    return _binary(w, "{x} ^ {y}", args[0], ones, dtype, False, "bitwise_not")
+
+
+def _shift(helper: str, symbol: str) -> Emitter:
+    def emit(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+        x, y = args[0], args[1]
+        amount = constant_of(y)
+        vector = w.vector(x, dtype)
+        nonnegative = _nonnegative(x) and symbol == ">>"
+        if isinstance(amount, int) and 0 <= amount < _width(dtype):
+            text = f"cute.TensorSSA({vector} {symbol} {w.operand(amount, dtype)}, {vector}.shape, {vector}.dtype)"
+        else:
+            text = f"{w.use(helper)}({vector}, {w.vector(y, dtype)})"
+        return _result(w, text, dtype, helper, (x, y), nonnegative)
+
+    return emit
+
+
+_SHIFTS = "bitwise_{0}_shift.Tensor bitwise_{0}_shift.Tensor_Scalar bitwise_{0}_shift.Scalar_Tensor"
+_spell(_SHIFTS.format("left") + " __lshift__.Tensor __lshift__.Scalar")(_shift("shift_left", "<<"))
+_spell(_SHIFTS.format("right") + " __rshift__.Tensor __rshift__.Scalar")(_shift("shift_right", ">>"))
+
+
+# --- selection ------------------------------------------------------------------------------------------------------
+
+
+@_spell("where.self")
+def _where(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    condition, x, y = args
+    text = f"cute.where({w.vector(condition, torch.bool)}, {w.vector(x, dtype)}, {w.vector(y, dtype)})"
+    return _result(w, text, dtype, "where", args, _nonnegative(x) and _nonnegative(y))
+
+
+@_spell("masked_fill.Scalar masked_fill.Tensor")
+def _masked_fill(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    return _where(w, (args[1], args[2], args[0]), {}, dtype)
+
+
+def _extremum(name: str, symbol: str, *, drop_nan: bool) -> Emitter:
+    def emit(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+        x, y = args[0], args[1]
+        if dtype is torch.bool:
+            return _combine(w, "&" if symbol == "<" else "|", x, y, dtype)
+        a, b = w.vector(x, dtype), w.vector(y, dtype)
+        if not dtype.is_floating_point or drop_nan:
+            text = f"cute.math.{'min' if symbol == '<' else 'max'}({a}, {b})"
+        else:
+            text = f"{w.use(name)}({a}, {b})"
+        either, both = (_nonnegative(x) or _nonnegative(y)), (_nonnegative(x) and _nonnegative(y))
+        return _result(w, text, dtype, name, (x, y), both if symbol == "<" else either)
+
+    return emit
+
+
+_MINIMUM = _extremum("minimum", "<", drop_nan=False)
+_MAXIMUM = _extremum("maximum", ">", drop_nan=False)
+_spell("minimum.default clamp_max.Tensor")(_MINIMUM)
+_spell("maximum.default clamp_min.Tensor")(_MAXIMUM)
+_spell("fmin.default")(_extremum("minimum", "<", drop_nan=True))
+_spell("fmax.default")(_extremum("maximum", ">", drop_nan=True))
+
+
+@_spell("clamp.default hardtanh.default clamp.Tensor", "clamp")
+def _clamp(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    low = args[1] if len(args) > 1 else kw.get("min")
+    high = args[2] if len(args) > 2 else kw.get("max")
+    value: Argument = args[0]
+    if low is not None:
+        value = _bounded(w, value, low, dtype, _MAXIMUM, "<")
+    if high is not None:
+        value = _bounded(w, value, high, dtype, _MINIMUM, ">")
+    assert isinstance(value, Value)
+    return value
+
+
+@_spell("clamp_min.default")
+def _clamp_min(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    return _bounded(w, args[0], args[1], dtype, _MAXIMUM, "<")
+
+
+@_spell("clamp_max.default")
+def _clamp_max(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    return _bounded(w, args[0], args[1], dtype, _MINIMUM, ">")
+
+
+@_spell("relu.default")
+def _relu(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    return _bounded(w, args[0], 0, dtype, _MAXIMUM, "<")
+
+
+def _bounded(
+    w: Writer, value: Argument, bound: Argument, dtype: torch.dtype, extremum: Emitter, symbol: str
+) -> Value:
+    number = constant_of(bound)
+    if number is None or not dtype.is_floating_point or math.isnan(number):
+        return extremum(w, (value, bound), {}, dtype)
+    # A comparison with a constant lets a NaN through by itself; no second test is needed.
+    x = w.vector(value, dtype)
+    text = f"cute.where({x} {symbol} {w.operand(bound, dtype)}, {w.vector(bound, dtype)}, {x})"
+    return _result(w, text, dtype, "clamp", (value,), symbol == "<" and number >= 0)
+
+
+@_spell("leaky_relu.default")
+def _leaky_relu(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    slope = args[1] if len(args) > 1 else kw.get("negative_slope", 0.01)
+    x = w.vector(args[0], dtype)
+    text = f"cute.where({x} > 0.0, {x}, {x} * {w.operand(slope, dtype)})"
+    return _result(w, text, dtype, "leaky_relu", args)
+
+
+# --- functions of one float -----------------------------------------------------------------------------------------
+
+
+def _function(text: str, nonnegative: bool = False) -> Emitter:
+    def emit(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+        return _result(w, text.format(x=w.vector(args[0], dtype)), dtype, "", args, nonnegative)
+
+    return emit
+
+
+for _name in "exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh".split():
+    _spell(f"{_name}.default")(_function(f"cute.math.{_name}({{x}})"))
+for _name in "exp sqrt rsqrt".split():
+    _spell(f"{_name}.default")(_function(f"cute.math.{_name}({{x}})", nonnegative=True))
+_spell("sigmoid.default")(_function("1.0 / (1.0 + cute.math.exp(-{x}))", nonnegative=True))
+_spell("silu.default")(_function("{x} / (1.0 + cute.math.exp(-{x}))"))
+
+
+@_spell("erf.default")
+def _erf(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    name = _erf_name(w, dtype)
+    return _result(w, f"{name}({w.vector(args[0], dtype)})", dtype, "erf", args)
+
+
+@_spell("erfc.default")
+def _erfc(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    if dtype is torch.float64:
+        raise Unwritable("float64; cast to float32 first")
+    return _result(w, f"{w.use('erfc')}({w.vector(args[0], dtype)})", dtype, "erfc", args, True)
+
+
+@_spell("gelu.default")
+def _gelu(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    x = w.vector(args[0], dtype)
+    if kw.get("approximate", "none") == "tanh":
+        inner = f"{w.operand(0.044715, dtype)} * {x} * {x} * {x}"
+        gate = f"cute.math.tanh({w.operand(math.sqrt(2 / math.pi), dtype)} * ({x} + {inner}))"
+    else:
+        gate = f"{_erf_name(w, dtype)}({x} * {w.operand(math.sqrt(0.5), dtype)})"
+    return _result(w, f"0.5 * {x} * (1.0 + {gate})", dtype, "gelu", args)
+
+
+@_spell("softplus.default")
+def _softplus(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    beta = constant_of(args[1] if len(args) > 1 else kw.get("beta", 1))
+    threshold = args[2] if len(args) > 2 else kw.get("threshold", 20)
+    x = w.vector(args[0], dtype)
+    if beta == 1:
+        text = f"cute.where({x} > {w.operand(threshold, dtype)}, {x}, cute.math.log1p(cute.math.exp({x})))"
+    else:
+        b = w.operand(beta, dtype)
+        scaled = w.assign(f"{x} * {b}", "scaled")
+        smooth = f"cute.math.log1p(cute.math.exp({scaled})) / {b}"
+        text = f"cute.where({scaled} > {w.operand(threshold, dtype)}, {x}, {smooth})"
+    return _result(w, text, dtype, "softplus", args)
+
+
+@_spell("elu.default")
+def _elu(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    alpha, scale, input_scale = (
+        constant_of(args[i]) if len(args) > i else constant_of(kw.get(name, 1))
+        for i, name in ((1, "alpha"), (2, "scale"), (3, "input_scale"))
+    )
+    if scale != 1 or input_scale != 1:
+        raise Unwritable("scale or input_scale other than 1")
+    x = w.vector(args[0], dtype)
+    text = f"cute.where({x} > 0.0, {x}, cute.math.expm1({x}) * {w.operand(alpha, dtype)})"
+    return _result(w, text, dtype, "elu", args)
+
+
+@_spell("atan2.default")
+def _atan2(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    return _result(
+        w, f"cute.math.atan2({w.vector(args[0], dtype)}, {w.vector(args[1], dtype)})", dtype, "atan2", args
+    )
+
+
+@_spell("copysign.Tensor copysign.Scalar")
+def _copysign(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    x, y = w.vector(args[0], dtype), w.vector(args[1], dtype)
+    return _result(w, f"cute.math.copysign({x}, {y})", dtype, "copysign", args)
+
+
+def _rounding(text: str) -> Emitter:
+    def emit(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+        if not dtype.is_floating_point:
+            return _same(w, args[0], dtype)
+        return _result(w, text.format(x=w.vector(args[0], dtype)), dtype, "", args, _nonnegative(args[0]))
+
+    return emit
+
+
+for _name, _text in (("floor", "floor"), ("ceil", "ceil"), ("round", "roundeven"), ("trunc", "trunc")):
+    _spell(f"{_name}.default")(_rounding(f"cute.math.{_text}({{x}})"))
+_spell("frac.default")(_rounding("{x} - cute.math.trunc({x})"))
+
+
+def _classification(text: str, of_integer: bool) -> Emitter:
+    def emit(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+        inner = operand_dtype(args[0])
+        if not inner.is_floating_point:
+            return Value(repr(of_integer), torch.bool, of_integer, True, True)
+        return _result(w, text.format(x=w.vector(args[0], inner)), torch.bool, "", args, True)
+
+    return emit
+
+
+_spell("isnan.default")(_classification("{x} != {x}", False))
+_spell("isinf.default")(_classification('cute.math.abs({x}) == float("inf")', False))
+_spell("isfinite.default")(_classification('cute.math.abs({x}) < float("inf")', True))
+_spell("isposinf.default")(_classification('{x} == float("inf")', False))
+_spell("isneginf.default")(_classification('{x} == float("-inf")', False))
+
+
+# --- casts ----------------------------------------------------------------------------------------------------------
+
+
+@_spell("_to_copy.default", "cast")
+def _to_copy(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    source = args[0]
+    assert isinstance(source, Value)
+    text = w.vector(source, dtype)
+    if dtype in (torch.float16, torch.bfloat16) and source.dtype is not dtype:
+        text = w.assign(f"{text}.to({cute_name(dtype)}).to(cutlass.Float32)", "rounded")
+    nonnegative = source.nonnegative and _keeps_sign(source.dtype, dtype)
+    return Value(text, dtype, None, source.uniform, nonnegative)
+
+
+@_spell("clone.default")
+def _clone(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    return _same(w, args[0], dtype)
+
+
+def _keeps_sign(source: torch.dtype, target: torch.dtype) -> bool:
+    """Whether a non-negative value stays so under the cast (a narrower integer may wrap)."""
+    if target.is_floating_point or target in (torch.bool, torch.uint8):
+        return True
+    return not source.is_floating_point and (_width(source) < _width(target) or source is target)
+
+
+# --- shared pieces --------------------------------------------------------------------------------------------------
+
+
+def _result(
+    w: Writer,
+    text: str,
+    dtype: torch.dtype,
+    hint: str,
+    inputs: Sequence[Argument],
+    nonnegative: bool = False,
+) -> Value:
+    return Value(w.assign(text, hint), dtype, None, _uniform(*inputs), nonnegative)
+
+
+def _same(w: Writer, argument: Argument, dtype: torch.dtype) -> Value:
+    nonnegative = _nonnegative(argument)
+    return Value(w.vector(argument, dtype), dtype, None, _uniform(argument), nonnegative)
+
+
+def _binary(
+    w: Writer, template: str, x: Argument, y: Argument, dtype: torch.dtype, nonnegative: bool, hint: str
+) -> Value:
+    text = template.format(x=w.operand(x, dtype), y=w.operand(y, dtype))
+    return _result(w, text, dtype, hint, (x, y), nonnegative)
+
+
+def _combine(w: Writer, symbol: str, x: Argument, y: Argument, dtype: torch.dtype) -> Value:
+    spread = w.vector if dtype is torch.bool else w.operand
+    text = f"{spread(x, dtype)} {symbol} {spread(y, dtype)}"
+    nonnegative = (_nonnegative(x) and _nonnegative(y)) or (symbol == "&" and (_nonnegative(x) or _nonnegative(y)))
+    return _result(w, text, dtype, "", (x, y), nonnegative)
+
+
+def _scaled(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Argument:
+    alpha = constant_of(args[2]) if len(args) > 2 else constant_of(kw.get("alpha", 1))
+    if alpha == 1:
+        return args[1]
+    return _binary(w, "{x} * {y}", args[1], alpha, dtype, False, "scaled")
+
+
+def _erf_name(w: Writer, dtype: torch.dtype) -> str:
+    return w.use("erf_f64" if dtype is torch.float64 else "erf")
+
+
+def _is_unsigned(dtype: torch.dtype) -> bool:
+    return dtype in (torch.uint8, torch.bool)
+
+
+def _width(dtype: torch.dtype) -> int:
+    return 1 if dtype is torch.bool else torch.iinfo(dtype).bits

@@ -1,0 +1,261 @@
+"""Small `@cute.jit` functions that a rendered module carries when its mods need them.
+
+They exist because CuTe has no gather, no erf on a CPU, and C's idea of remainders, minima and shifts. A rendered
+module is self-contained, so their text is part of it; each is written once and right at any vector width (L6.5).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+_GATHER = '''
+@cute.jit
+def gather(buffer, index, dtype: cutlass.Constexpr):
+    """One element of `buffer` for each lane; a lane's index counts elements colexicographically."""
+    lanes = cute.make_rmem_tensor(index.shape, dtype)
+    for lane in cutlass.range_constexpr(cute.size(index.shape)):
+        lanes[lane] = buffer[index[lane]].to(dtype)
+    return lanes.load()
+'''
+
+_SHIFT_LEFT = '''
+@cute.jit
+def shift_left(x, amount):
+    """`x << amount`; an amount outside the type's width gives 0, as in PyTorch."""
+    inside = (amount >= 0) & (amount < x.dtype.width)
+    zero = cute.zeros_like(x)
+    safe = cute.where(inside, amount, zero)
+    return cute.where(inside, cute.TensorSSA(x << safe, x.shape, x.dtype), zero)
+'''
+
+_SHIFT_RIGHT = '''
+@cute.jit
+def shift_right(x, amount):
+    """Arithmetic `x >> amount`; an amount outside the type's width leaves only the sign, as in PyTorch."""
+    last = cute.full_like(x, x.dtype.width - 1)
+    safe = cute.where((amount >= 0) & (amount < x.dtype.width), amount, last)
+    return cute.TensorSSA(x >> safe, x.shape, x.dtype)
+'''
+
+_REMAINDER = '''
+@cute.jit
+def remainder(x, y):
+    """Float remainder with the divisor's sign (`%` alone is C's, with the dividend's)."""
+    r = x % y
+    return cute.where((r != 0) & ((r < 0) != (y < 0)), r + y, r)
+'''
+
+_FLOOR_DIVIDE = '''
+@cute.jit
+def floor_divide(x, y):
+    """Float floor division as PyTorch and Python define it: exact remainder first, then one rounding."""
+    r = x % y
+    quotient = (x - r) / y
+    quotient = cute.where((r != 0) & ((r < 0) != (y < 0)), quotient - 1.0, quotient)
+    floored = cute.math.floor(quotient)
+    floored = cute.where(quotient - floored > 0.5, floored + 1.0, floored)
+    return cute.where(y == 0, x / y, floored)
+'''
+
+_TRUNCATE_DIVIDE = '''
+@cute.jit
+def truncate_divide(x, y):
+    """Integer division that rounds towards zero (`//` floors)."""
+    q = x // y
+    return cute.where((x - q * y != 0) & ((x < 0) != (y < 0)), q + cute.ones_like(q), q)
+'''
+
+_SIGN = '''
+@cute.jit
+def sign(x):
+    """-1, 0 or 1 in the type of `x`; NaN gives 0, as in PyTorch."""
+    one = cute.ones_like(x)
+    zero = cute.zeros_like(x)
+    return cute.where(x > 0, one, cute.where(x < 0, -one, zero))
+'''
+
+_MINIMUM = '''
+@cute.jit
+def minimum(x, y):
+    """The smaller of two floats; NaN if either is (CuTe's own minimum drops a NaN)."""
+    return cute.where((x < y) | (x != x), x, y)
+'''
+
+_MAXIMUM = '''
+@cute.jit
+def maximum(x, y):
+    """The larger of two floats; NaN if either is (CuTe's own maximum drops a NaN)."""
+    return cute.where((x > y) | (x != x), x, y)
+'''
+
+_INTEGER_POWER = '''
+@cute.jit
+def integer_power(base, exponent):
+    """Integer power by squaring; a negative exponent gives 0 unless the base is 1 or -1, as in PyTorch."""
+    one = cute.ones_like(base)
+    zero = cute.zeros_like(base)
+    result = one
+    square = base
+    remaining = exponent
+    for _ in cutlass.range_constexpr(exponent.dtype.width - 1):
+        half = remaining // (one + one)
+        result = cute.where(remaining - half - half != 0, result * square, result)
+        square = square * square
+        remaining = half
+    odd = exponent - (exponent // (one + one)) * (one + one) != 0
+    unit = cute.where(base == -one, cute.where(odd, base, one), zero)
+    return cute.where(exponent < 0, cute.where(base == one, one, unit), result)
+'''
+
+# Coefficients: Chebyshev interpolation in 40 digits of erf(sqrt(t))/sqrt(t) - 1 on [0, 1], and of exp(x*x)*erfc(x)*x in
+# t = (x - 2) / (x + 2) for x from 0.5 (Float32) or 1 (Float64) to 10.5. Largest relative error 1.4e-9 and 1.5e-9
+# (Float32), 1.5e-19 and 2.5e-19 (Float64), so that rounding, not the fit, sets the accuracy.
+_SMALL32 = (0.12837917, -0.376126267, 0.112835947, -0.026854212, 0.00518908742, -0.000801686429, 7.87587506e-5)
+_LARGE32 = (
+    0.510791352,
+    0.167211017,
+    -0.203844252,
+    0.121514605,
+    -0.0289774499,
+    -0.00751101339,
+    0.00479280611,
+    0.00109786452,
+    -0.000775580705,
+    -0.000234504074,
+    0.000119144151,
+)
+_SMALL64 = (
+    0.12837916709551257,
+    -0.376126389031837481,
+    0.112837916709548787,
+    -0.0268661706450767932,
+    0.00522397762481801447,
+    -0.000854832698083378991,
+    0.000120553311116427109,
+    -1.49255952668311816e-5,
+    1.6461000484121368e-6,
+    -1.6350312701054695e-7,
+    1.46597752740474358e-8,
+    -1.13728488566917e-9,
+    5.9571761477489e-11,
+)
+_LARGE64 = (
+    0.5107913526210115,
+    0.1672110104141062,
+    -0.20384429592887796,
+    0.12151493052458948,
+    -0.028976446698176225,
+    -0.007515738411011282,
+    0.004784898563062366,
+    0.001126658004539453,
+    -0.0007501847739401126,
+    -0.00031435119361471106,
+    8.94210518938665e-05,
+    8.931217244647945e-05,
+    6.224087221802544e-06,
+    -1.8926973115559153e-05,
+    -8.583277895581396e-06,
+    1.3110773067852301e-06,
+    2.5699362115174223e-06,
+    1.1657503730176323e-06,
+    1.854245340426936e-07,
+    -1.4299116244203626e-06,
+    5.011090807367729e-07,
+)
+
+_ERFC_TAIL = '''
+@cute.jit
+def erfc_tail{suffix}(a):
+    """erfc(a) for a >= 0.5; a*a is split in two, so that its rounding does not reach the exponential."""
+    a = cute.where(a > {largest}, cute.full_like(a, {largest}), a)
+    t = (a - 2.0) / (a + 2.0)
+    p = cute.full_like(a, {last})
+{horner}
+    high = a.to(cutlass.{shorter}).to(cutlass.{dtype})
+    return cute.math.exp(-high * high) * cute.math.exp((high - a) * (high + a)) * p / a
+'''
+
+_ERF_CORE = '''
+@cute.jit
+def erf_core{suffix}(x):
+    """erf(x) for |x| <= 1; the leading x is added last and exactly."""
+    t = x * x
+    p = cute.full_like(x, {last})
+{horner}
+    return x + x * p
+'''
+
+_ERF = '''
+@cute.jit
+def erf{suffix}(x):
+    """The error function (CuTe's own does not compile for a CPU)."""
+    a = cute.math.abs(x)
+    tail = 1.0 - erfc_tail{suffix}(cute.where(a > 1.0, a, cute.ones_like(a)))
+    tail = cute.where(x < 0, -tail, tail)
+    return cute.where(a > 1.0, tail, erf_core{suffix}(x))
+'''
+
+_ERFC = '''
+@cute.jit
+def erfc(x):
+    """1 - erf(x), without the cancellation for large x."""
+    a = cute.math.abs(x)
+    tail = erfc_tail(cute.where(a > 0.75, a, cute.ones_like(a)))
+    tail = cute.where(x < 0, 2.0 - tail, tail)
+    return cute.where(a > 0.75, tail, 1.0 - erf_core(x))
+'''
+
+
+def _literal(value: float, dtype: str) -> str:
+    return repr(value) if dtype == "Float32" else f"cutlass.{dtype}({value!r})"
+
+
+def _horner(coefficients: tuple[float, ...], dtype: str) -> dict[str, str]:
+    lines = [f"    p = p * t + {_literal(c, dtype)}" for c in reversed(coefficients[:-1])]
+    return {"last": _literal(coefficients[-1], dtype), "horner": "\n".join(lines)}
+
+
+def _error_functions(suffix: str, dtype: str) -> dict[str, str]:
+    f64 = dtype == "Float64"
+    tail = _ERFC_TAIL.format(
+        suffix=suffix,
+        largest=_literal(10.5, dtype),
+        dtype=dtype,
+        shorter="Float32" if f64 else "BFloat16",
+        **_horner(_LARGE64 if f64 else _LARGE32, dtype),
+    )
+    core = _ERF_CORE.format(suffix=suffix, **_horner(_SMALL64 if f64 else _SMALL32, dtype))
+    return {
+        f"erfc_tail{suffix}": tail,
+        f"erf_core{suffix}": core,
+        f"erf{suffix}": _ERF.format(suffix=suffix),
+    }
+
+
+SOURCES: Final[dict[str, str]] = {
+    "gather": _GATHER,
+    "shift_left": _SHIFT_LEFT,
+    "shift_right": _SHIFT_RIGHT,
+    "remainder": _REMAINDER,
+    "floor_divide": _FLOOR_DIVIDE,
+    "truncate_divide": _TRUNCATE_DIVIDE,
+    "sign": _SIGN,
+    "minimum": _MINIMUM,
+    "maximum": _MAXIMUM,
+    "integer_power": _INTEGER_POWER,
+    **_error_functions("", "Float32"),
+    "erfc": _ERFC,
+    **_error_functions("_f64", "Float64"),
+}
+
+_NEEDS: Final[dict[str, tuple[str, ...]]] = {
+    "erf": ("erfc_tail", "erf_core"),
+    "erfc": ("erfc_tail", "erf_core"),
+    "erf_f64": ("erfc_tail_f64", "erf_core_f64"),
+}
+
+
+def render(names: set[str]) -> str:
+    """The text of the named functions and of those they call, in the order of `SOURCES`."""
+    wanted = names | {needed for name in names for needed in _NEEDS.get(name, ())}
+    return "\n\n\n".join(text.strip("\n") for name, text in SOURCES.items() if name in wanted)

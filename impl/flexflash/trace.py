@@ -1,0 +1,420 @@
+"""A mod (any Python callable) to an FX graph of ATen calls, its captured tensors lifted to placeholders (L4.2, L7).
+
+The mod is called once, with zero-dimensional meta tensors. A dispatch mode sees every ATen call beneath: it runs the
+call on meta tensors, which gives PyTorch's own type promotion, and records it. A tensor that the trace has not
+produced is a capture; it becomes a placeholder at its first use, so the order is the order of use and each is lifted
+once, however it reached the mod (closure, global, default argument, attribute, partial).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import keyword
+import linecache
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import map_aggregate
+from torch.fx.passes.shape_prop import TensorMetadata
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .errors import TraceError
+
+Mod: TypeAlias = Callable[..., torch.Tensor]
+ModKind: TypeAlias = Literal["score", "mask"]
+
+SIGNATURES: dict[ModKind, tuple[str, ...]] = {
+    "score": ("score", "b", "h", "q", "kv"),
+    "mask": ("b", "h", "q", "kv"),
+}
+
+_aten = torch.ops.aten
+_FOREIGN = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(os.path.abspath(__file__)) + os.sep)
+_FACTORIES: dict[Any, Any] = {
+    _aten.zeros.default: 0,
+    _aten.zeros_like.default: 0,
+    _aten.new_zeros.default: 0,
+    _aten.ones.default: 1,
+    _aten.ones_like.default: 1,
+    _aten.new_ones.default: 1,
+}
+_FILLS = {
+    _aten.full.default: 1,
+    _aten.full_like.default: 1,
+    _aten.new_full.default: 2,
+    _aten.scalar_tensor.default: 0,
+}
+
+
+@dataclass(frozen=True)
+class ModGraph:
+    """A traced mod.
+
+    `graph_module`: placeholders (the mod's own arguments, then one a capture), ATen calls, one output. Every node
+    carries `meta["val"]` (a meta tensor), `meta["tensor_meta"]` and, for calls, `meta["where"]`, the user's line.
+    `captures` and `names` run parallel: the tensors and readable, unique identifiers for them.
+    """
+
+    kind: ModKind
+    graph_module: GraphModule
+    captures: tuple[torch.Tensor, ...]
+    names: tuple[str, ...]
+
+    @property
+    def output(self) -> Node:
+        """The node whose value the mod returns."""
+        result = next(n for n in self.graph_module.graph.nodes if n.op == "output").args[0]
+        assert isinstance(result, Node)
+        return result
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether this is a score_mod that returns its score untouched."""
+        return self.kind == "score" and self.output.op == "placeholder" and self.output.name == "score"
+
+
+def trace(mod: Mod | None, kind: ModKind) -> ModGraph:
+    """Trace `mod` to a ModGraph; None gives the identity score_mod or the mask_mod that lets everything pass.
+
+    A score_mod takes (score: float32, b, h, q, kv: int32) and returns a number; a mask_mod takes (b, h, q, kv) and
+    returns a bool (L7.1). Raises TraceError, with the user's line where there is one, for Python control flow on a
+    tensor, an index that PyTorch does not take, a result that is not one scalar, a mask that is not bool.
+    """
+    if mod is None:
+        mod = _pass_score if kind == "score" else _pass_all
+    recorder = _Recorder(kind, dict(_reachable_tensors(mod)))
+    arguments = recorder.arguments()
+    try:
+        with torch.no_grad(), _ScalarIndexing(recorder), recorder:
+            result = mod(*arguments)
+    except TraceError:
+        raise
+    except RecursionError:
+        raise TraceError(f"the {kind}_mod recurses without end") from None
+    except Exception as error:
+        raise TraceError(f"{_one_line(error)}{_at(_user_line(error.__traceback__))}") from error
+    return recorder.finish(result)
+
+
+def _pass_score(score: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+    return score
+
+
+def _pass_all(b: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+    return b.new_ones((), dtype=torch.bool)
+
+
+class _Recorder(TorchDispatchMode):
+    """Runs each ATen call on meta tensors and appends it to the graph."""
+
+    def __init__(self, kind: ModKind, names: Mapping[int, str]) -> None:
+        super().__init__()
+        self.kind: ModKind = kind
+        self.graph = Graph()
+        self.known_names = names
+        self.nodes: dict[int, Node] = {}
+        self.kept: list[torch.Tensor] = []  # keeps ids valid while the trace runs
+        self.captures: list[torch.Tensor] = []
+        self.capture_nodes: dict[tuple[object, ...], Node] = {}
+        self.taken = {"score", "b", "h", "q", "kv"}
+
+    def arguments(self) -> list[torch.Tensor]:
+        values = []
+        for name in SIGNATURES[self.kind]:
+            dtype = torch.float32 if name == "score" else torch.int32
+            value = torch.empty((), dtype=dtype, device="meta")
+            self._bind(self._placeholder(name, value, requires_grad=False), value)
+            values.append(value)
+        return values
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is _aten._local_scalar_dense.default:
+            raise TraceError(
+                "Python control flow, int(), float() or a Python index on a tensor cannot be compiled; "
+                f"use torch.where, &, |, ~ or tensor arithmetic{_at(_user_line())}"
+            )
+        if func is _aten.lift_fresh.default and id(args[0]) not in self.nodes:
+            return self._literal(args[0])
+        if func in (_aten.detach.default, _aten.alias.default, _aten.lift_fresh.default):
+            return self._same_value(args[0])
+        if func is _aten.index.Tensor and any(_is_mask(i) for i in args[1]):
+            raise TraceError(
+                f"a bool or uint8 index selects by mask; cast it with .to(torch.int32){_at(_user_line())}"
+            )
+        constant = self._constant(func, args, kwargs)
+        if constant is not None:
+            return constant
+        try:
+            value = func(*self._as_meta(args), **self._as_meta(kwargs))
+        except TraceError:
+            raise
+        except Exception as error:
+            raise TraceError(f"{func}: {_one_line(error)}{_at(_user_line())}") from error
+        if not isinstance(value, torch.Tensor):
+            raise TraceError(f"{func} returns several tensors; a mod is made of pointwise operations{_at(_user_line())}")
+        kwargs.pop("device", None)
+        kwargs.pop("pin_memory", None)
+        node = self.graph.call_function(func, self._as_nodes(args), self._as_nodes(kwargs))
+        return self._bind(node, value)
+
+    def finish(self, result: object) -> ModGraph:
+        """Close the graph. Raises TraceError when `result` is not one scalar of the right kind."""
+        if isinstance(result, (bool, int, float)):
+            dtype = torch.bool if self.kind == "mask" and isinstance(result, bool) else None
+            result = self._full(result, dtype or (torch.float32 if self.kind == "score" else torch.int64))
+        if not isinstance(result, torch.Tensor):
+            raise TraceError(f"the {self.kind}_mod returned {type(result).__name__}, not a tensor")
+        if result.dim() != 0:
+            raise TraceError(
+                f"the {self.kind}_mod returned a tensor of shape {list(result.shape)}, not one scalar: "
+                "a captured tensor needs one index for each of its dimensions"
+            )
+        if self.kind == "mask" and result.dtype is not torch.bool:
+            raise TraceError(
+                f"the mask_mod returned {_short(result.dtype)}, not bool; compare the value, for example `x > 0`"
+            )
+        self.graph.output(self._node(result))
+        self.graph.eliminate_dead_code()
+        used = [n for n in self.graph.nodes if n.op == "placeholder"][len(SIGNATURES[self.kind]) :]
+        live = [(t, n) for t, n in zip(self.captures, used, strict=True) if n.users]
+        for node in used:
+            if not node.users:
+                self.graph.erase_node(node)
+        module = GraphModule(torch.nn.Module(), self.graph, class_name=f"{self.kind}_mod")
+        return ModGraph(self.kind, module, tuple(t for t, _ in live), tuple(str(n.target) for _, n in live))
+
+    def index_call(self, tensor: torch.Tensor, indices: list[object]) -> torch.Tensor:
+        """`tensor[indices]` with scalar indices as one ATen call; a Python int becomes an int64 scalar (L7.4)."""
+        tensors = [self._full(i, torch.int64) if isinstance(i, int) else i for i in indices]
+        if tensor.dim() < len(tensors):
+            raise TraceError(
+                f"{len(tensors)} indices for {self._called(tensor)} of rank {tensor.dim()}{_at(_user_line())}"
+            )
+        result = _aten.index.Tensor(tensor, tensors)
+        assert isinstance(result, torch.Tensor)
+        return result
+
+    def _called(self, tensor: torch.Tensor) -> str:
+        return f"`{self.known_names[id(tensor)]}`" if id(tensor) in self.known_names else "a tensor"
+
+    def _placeholder(self, name: str, value: torch.Tensor, *, requires_grad: bool) -> Node:
+        node = self.graph.create_node("placeholder", name, (), {}, name=name)
+        _annotate(node, value, requires_grad)
+        return node
+
+    def _bind(self, node: Node, value: torch.Tensor) -> torch.Tensor:
+        if node.op != "placeholder":
+            _annotate(node, value, requires_grad=False)
+            node.meta["where"] = _user_line()
+        self.nodes[id(value)] = node
+        self.kept.append(value)
+        return value
+
+    def _full(self, value: object, dtype: torch.dtype) -> torch.Tensor:
+        node = self.graph.call_function(_aten.full.default, ([], value), {"dtype": dtype})
+        with torch._C._DisableTorchDispatch():
+            meta = torch.empty((), dtype=dtype, device="meta")
+        return self._bind(node, meta)
+
+    def _literal(self, tensor: torch.Tensor) -> torch.Tensor:
+        """`torch.tensor(...)` written inside the mod: a scalar is a constant, a table a capture."""
+        if tensor.dim() == 0:
+            with torch._C._DisableTorchDispatch():
+                value = tensor.item()
+            return self._full(value, tensor.dtype)
+        return tensor
+
+    def _same_value(self, tensor: torch.Tensor) -> torch.Tensor:
+        with torch._C._DisableTorchDispatch():
+            copy = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+        self.nodes[id(copy)] = self._node(tensor)
+        self.kept.append(copy)
+        return copy
+
+    def _constant(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
+        """A factory call as `aten.full([], value)`; None when `func` is not one, or makes more than a scalar."""
+        if func in _FACTORIES:
+            value = _FACTORIES[func]
+        elif func in _FILLS:
+            value = args[_FILLS[func]]
+        else:
+            return None
+        if not isinstance(value, (bool, int, float)):
+            return None
+        meta = func(*self._as_meta(args), **{**self._as_meta(kwargs), "device": "meta"})
+        if meta.dim() != 0:
+            raise TraceError(
+                f"{func} makes a tensor of shape {list(meta.shape)} inside the mod; "
+                f"make it outside and capture it{_at(_user_line())}"
+            )
+        if meta.dtype is torch.bool:
+            value = bool(value)
+        elif meta.dtype.is_floating_point:
+            value = float(value)
+        return self._full(value, meta.dtype)
+
+    def _node(self, tensor: torch.Tensor) -> Node:
+        known = self.nodes.get(id(tensor))
+        if known is not None:
+            return known
+        if tensor.device.type == "meta":
+            raise TraceError("a capture on the meta device has no values")
+        # The same view of the same memory under two names is one capture; another view of that memory is another.
+        key = (
+            tensor.device,
+            tensor.untyped_storage().data_ptr(),
+            tensor.storage_offset(),
+            tensor.shape,
+            tensor.stride(),
+            tensor.dtype,
+            tensor.requires_grad,
+        )
+        node = self.capture_nodes.get(key)
+        if node is None:
+            name = self._unique(self.known_names.get(id(tensor), f"capture{len(self.captures)}"))
+            with torch._C._DisableTorchDispatch():
+                value = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+            last = next(n for n in reversed(self.graph.nodes) if n.op == "placeholder")
+            with self.graph.inserting_after(last):
+                node = self._placeholder(name, value, requires_grad=tensor.requires_grad)
+            self.captures.append(tensor)
+            self.capture_nodes[key] = node
+        self.nodes[id(tensor)] = node
+        self.kept.append(tensor)
+        return node
+
+    def _unique(self, name: str) -> str:
+        candidate, n = name, 1
+        while candidate in self.taken:
+            candidate, n = f"{name}_{n}", n + 1
+        self.taken.add(candidate)
+        return candidate
+
+    def _as_nodes(self, value: Any) -> Any:
+        return map_aggregate(value, lambda x: self._node(x) if isinstance(x, torch.Tensor) else x)
+
+    def _as_meta(self, value: Any) -> Any:
+        def convert(x: Any) -> Any:
+            if isinstance(x, torch.Tensor):
+                return self._node(x).meta["val"]
+            return torch.device("meta") if isinstance(x, torch.device) else x
+
+        return map_aggregate(value, convert)
+
+
+class _ScalarIndexing(TorchFunctionMode):
+    """Makes `tensor[i, j]` with scalar tensors or ints one `aten.index`, where plain indexing would call `.item()`."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.Tensor.__getitem__:
+            indices = list(args[1]) if isinstance(args[1], (tuple, list)) else [args[1]]
+            while indices and (indices[-1] is Ellipsis or indices[-1] == slice(None)):
+                indices.pop()  # a trailing `:` or `...` leaves the remaining dimensions as they are
+            if not all(isinstance(i, (torch.Tensor, int)) and not isinstance(i, bool) for i in indices):
+                raise TraceError(
+                    "a mod indexes a captured tensor with one scalar a dimension; slices, None and bools are not "
+                    f"supported, make the view outside the mod{_at(_user_line())}"
+                )
+            return self.recorder.index_call(args[0], indices) if indices else args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def _annotate(node: Node, value: torch.Tensor, requires_grad: bool) -> None:
+    node.meta["val"] = value
+    node.meta["tensor_meta"] = TensorMetadata(
+        value.shape, value.dtype, requires_grad, value.stride(), None, False, {}
+    )
+
+
+def _reachable_tensors(mod: Mod) -> Iterator[tuple[int, str]]:
+    """(id, name) of tensors that the mod names, for readable placeholders; later pairs win over earlier ones."""
+    if isinstance(mod, functools.partial):
+        yield from _reachable_tensors(mod.func)
+        yield from _named(mod.keywords)
+        yield from _named({f"argument{i}": a for i, a in enumerate(mod.args)})
+        return
+    owner = getattr(mod, "__self__", None)
+    if owner is None and not inspect.isfunction(mod):
+        owner = mod
+    if owner is not None:
+        yield from _named(getattr(owner, "__dict__", {}))
+    function = getattr(mod, "__func__", mod)
+    if not inspect.isfunction(function):
+        function = getattr(type(mod), "__call__", None)
+    if inspect.isfunction(function):
+        used = inspect.getclosurevars(function)
+        yield from _named(used.globals)
+        defaults = {
+            name: p.default
+            for name, p in inspect.signature(function).parameters.items()
+            if p.default is not inspect.Parameter.empty
+        }
+        yield from _named(defaults)
+        yield from _named(used.nonlocals)
+        for inner in used.nonlocals.values():
+            if inspect.isfunction(inner) and inner is not function:
+                yield from _named(inspect.getclosurevars(inner).nonlocals)
+
+
+def _named(values: Mapping[str, object]) -> Iterator[tuple[int, str]]:
+    for name, value in values.items():
+        plain = re.sub(r"\W", "_", name).strip("_")
+        if isinstance(value, torch.Tensor) and plain.isidentifier() and not keyword.iskeyword(plain):
+            yield id(value), plain
+
+
+def _is_mask(index: object) -> bool:
+    return isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8)
+
+
+def _user_line(traceback: Any = None) -> tuple[str, int, str] | None:
+    """(file, line, text) of the innermost frame that is neither PyTorch's nor this package's."""
+    frames: list[tuple[FrameType, int]] = []
+    if traceback is not None:
+        while traceback is not None:
+            frames.insert(0, (traceback.tb_frame, traceback.tb_lineno))
+            traceback = traceback.tb_next
+    else:
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:
+            frames.append((frame, frame.f_lineno))
+            frame = frame.f_back
+    for frame, number in frames:
+        path = frame.f_code.co_filename
+        if not path.startswith(_FOREIGN) and not path.startswith("<frozen"):
+            return path, number, linecache.getline(path, number).strip()
+    return None
+
+
+def _at(where: tuple[str, int, str] | None) -> str:
+    if where is None:
+        return ""
+    path, number, text = where
+    return f" (at {path}:{number}" + (f": {text[:120]})" if text else ")")
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0][:300] if text else type(error).__name__
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
