@@ -18,7 +18,7 @@ from sympy.printing.str import StrPrinter
 from torch.fx import Node
 from torch.fx.node import map_aggregate
 
-from . import ops
+from . import ops, prelude
 from .errors import FlexFlashError, UnsupportedOperation
 from .indexing import FixedLayout
 from .ops import Argument, Scalar, Unwritable, Value, compute_dtype, cute_name
@@ -83,7 +83,8 @@ class _Writer:
         known = self.by_expression.get(expression)
         if known is not None:
             return known
-        name = self._fresh(hint or self.hint)
+        hint = hint or self.hint
+        name = self._fresh(f"{hint}_value" if hint in prelude.SOURCES else hint)
         self.statements.append(_Statement(name, expression))
         self.by_expression[expression] = name
         return name
@@ -128,7 +129,7 @@ def generate(graph: ModGraph, layouts: Sequence[FixedLayout], names: Sequence[st
     which the body finds them. The indexer in force when this runs decides the order of the dimensions (L3.1).
     Raises UnsupportedOperation, with the operation's name and the user's line, for what has no spelling (L7.7).
     """
-    writer = _Writer(set(RESERVED) | set(names))
+    writer = _Writer(set(RESERVED) | set(prelude.SOURCES) | set(names))
     values: dict[Node, Value | _Partial] = {}
     captures = 0
     read: list[int] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -86,11 +86,13 @@ def lower(
     kernel_options: Mapping[str, object] | None = None,
     *,
     profile: Profile = eligibility.HOST,
+    on_stage: Callable[[str], None] = lambda stage: None,
 ) -> RenderedKernel:
     """Lower a FlexAttention call to kernel text.
 
     `q` (B, H, M, D), `k` (B, Hkv, N, D), `v` (B, Hkv, N, Dv), all float16 or all bfloat16, any strides; `scale`
     defaults to 1/sqrt(D). `kernel_options`: `SCORE_MOD_VEC_SIZE` (1, 2, 4, 8) sets `score_mod.__vec_size__`.
+    `on_stage` is called with "trace", "eligibility" and "render" as they begin.
     Raises InputError for malformed input (L5.5), TraceError, Ineligible (L4.5), BlockMaskUnsupported (L5.2),
     UnsupportedOperation (L7.7), TemplateError (L5.3).
     """
@@ -101,14 +103,17 @@ def lower(
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
     if not math.isfinite(scale):
         raise InputError(f"scale must be finite, not {scale}")
+    on_stage("trace")
     score_graph = trace(score_mod, "score")
     mask_graph = trace(block_mask.mask_mod if block_mask is not None else None, "mask")
+    on_stage("eligibility")
     sparse = block_mask is not None and _leaves_something_out(block_mask, k.shape[2])
     usable, reason = eligibility.can_use_flex_flash_attention(
         score_graph.graph_module, mask_graph.graph_module, device=q.device, profile=profile, sparse_lists=sparse
     )
     if not usable:
         raise Ineligible(f"force_flash=True but flash attention cannot be used: {reason}")
+    on_stage("render")
     return create_flex_flash_attention_kernel(
         q, k, v, block_mask, scale, options, score_graph=score_graph, mask_graph=mask_graph, sparse_lists=sparse
     )

@@ -326,7 +326,9 @@ def _shift(helper: str, symbol: str) -> Emitter:
         vector = w.vector(x, dtype)
         nonnegative = _nonnegative(x) and symbol == ">>"
         if isinstance(amount, int) and 0 <= amount < _width(dtype):
-            text = f"cute.TensorSSA({vector} {symbol} {w.operand(amount, dtype)}, {vector}.shape, {vector}.dtype)"
+            # CuTe shifts a vector by a plain int or by a vector, but not by a typed scalar.
+            by = str(amount) if dtype is torch.int32 else w.vector(amount, dtype)
+            text = f"cute.TensorSSA({vector} {symbol} {by}, {vector}.shape, {vector}.dtype)"
         else:
             text = f"{w.use(helper)}({vector}, {w.vector(y, dtype)})"
         return _result(w, text, dtype, helper, (x, y), nonnegative)
@@ -436,7 +438,7 @@ def _function(text: str, nonnegative: bool = False) -> Emitter:
     return emit
 
 
-for _name in "exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh".split():
+for _name in "exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan sinh cosh tanh".split():
     _spell(f"{_name}.default")(_function(f"cute.math.{_name}({{x}})"))
 for _name in "exp sqrt rsqrt".split():
     _spell(f"{_name}.default")(_function(f"cute.math.{_name}({{x}})", nonnegative=True))
@@ -494,6 +496,39 @@ def _elu(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: to
     x = w.vector(args[0], dtype)
     text = f"cute.where({x} > 0.0, {x}, cute.math.expm1({x}) * {w.operand(alpha, dtype)})"
     return _result(w, text, dtype, "elu", args)
+
+
+def _helper(name: str, *, of_double: bool) -> Emitter:
+    def emit(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+        helper = w.use(f"{name}_f64" if of_double and dtype is torch.float64 else name)
+        operands = ", ".join(w.vector(a, dtype) for a in args)
+        return _result(w, f"{helper}({operands})", dtype, name, args)
+
+    return emit
+
+
+# CuTe's own inverse hyperbolic functions and hypot do not compile for a CPU.
+_spell("asinh.default")(_helper("asinh", of_double=True))
+_spell("acosh.default")(_helper("acosh", of_double=True))
+_spell("atanh.default")(_helper("atanh", of_double=False))
+_spell("hypot.default")(_helper("hypot", of_double=False))
+
+
+@_spell("log_sigmoid_forward.default", "log_sigmoid")
+def _log_sigmoid(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    x = w.vector(args[0], dtype)
+    zero = w.vector(0, dtype)
+    text = f"cute.where({x} < 0.0, {x}, {zero}) - cute.math.log1p(cute.math.exp(-cute.math.abs({x})))"
+    return _result(w, text, dtype, "log_sigmoid", args)
+
+
+@_spell("lerp.Scalar lerp.Tensor")
+def _lerp(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    start, end, weight = (w.vector(a, dtype) for a in args[:3])
+    span = w.assign(f"{end} - {start}", "span")
+    near = f"{start} + {weight} * {span}"
+    far = f"{end} - {span} * (1.0 - {weight})"
+    return _result(w, f"cute.where(cute.math.abs({weight}) < 0.5, {near}, {far})", dtype, "lerp", args[:3])
 
 
 @_spell("atan2.default")

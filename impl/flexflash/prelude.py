@@ -6,6 +6,7 @@ module is self-contained, so their text is part of it; each is written once and 
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 _GATHER = '''
@@ -105,6 +106,55 @@ def integer_power(base, exponent):
     odd = exponent - (exponent // (one + one)) * (one + one) != 0
     unit = cute.where(base == -one, cute.where(odd, base, one), zero)
     return cute.where(exponent < 0, cute.where(base == one, one, unit), result)
+'''
+
+_HYPOT = '''
+@cute.jit
+def hypot(x, y):
+    """sqrt(x*x + y*y) without overflow on the way; infinite if either is."""
+    a, b = cute.math.abs(x), cute.math.abs(y)
+    large = cute.where(a > b, a, b)
+    small = cute.where(a > b, b, a)
+    ratio = small / cute.where(large > 0, large, cute.ones_like(large))
+    finite = large * cute.math.sqrt(1.0 + ratio * ratio)
+    infinite = (a == float("inf")) | (b == float("inf"))
+    return cute.where(infinite, cute.full_like(x, float("inf")), finite)
+'''
+
+_ASINH = '''
+@cute.jit
+def asinh(x):
+    """Inverse hyperbolic sine (CuTe's own does not compile for a CPU)."""
+    a = cute.math.abs(x)
+    large = a > 1e9
+    bounded = cute.where(large, cute.ones_like(a), a)
+    square = bounded * bounded
+    near = cute.math.log1p(bounded + square / (1.0 + cute.math.sqrt(square + 1.0)))
+    far = cute.math.log(cute.where(large, a, cute.ones_like(a))) + {ln2}
+    result = cute.where(large, far, near)
+    result = cute.where(a == a, result, a)
+    return cute.where(x < 0, -result, cute.where(x == 0, x, result))
+'''
+
+_ACOSH = '''
+@cute.jit
+def acosh(x):
+    """Inverse hyperbolic cosine (CuTe's own does not compile for a CPU)."""
+    large = x > 1e9
+    t = cute.where(large, cute.ones_like(x), x) - 1.0
+    near = cute.math.log1p(t + cute.math.sqrt(t * (t + 2.0)))
+    far = cute.math.log(cute.where(large, x, cute.ones_like(x))) + {ln2}
+    result = cute.where(large, far, near)
+    return cute.where(x < 1.0, cute.full_like(x, float("nan")), result)
+'''
+
+_ATANH = '''
+@cute.jit
+def atanh(x):
+    """Inverse hyperbolic tangent (CuTe's own does not compile for a CPU)."""
+    a = cute.math.abs(x)
+    result = 0.5 * cute.math.log1p(2.0 * a / (1.0 - a))
+    return cute.where(x < 0, -result, cute.where(x == 0, x, result))
 '''
 
 # Coefficients: Chebyshev interpolation in 40 digits of erf(sqrt(t))/sqrt(t) - 1 on [0, 1], and of exp(x*x)*erfc(x)*x in
@@ -243,6 +293,12 @@ SOURCES: Final[dict[str, str]] = {
     "minimum": _MINIMUM,
     "maximum": _MAXIMUM,
     "integer_power": _INTEGER_POWER,
+    "hypot": _HYPOT,
+    "asinh": _ASINH.format(ln2=repr(math.log(2.0))),
+    "asinh_f64": _ASINH.replace("asinh", "asinh_f64").format(ln2=f"cutlass.Float64({math.log(2.0)!r})"),
+    "acosh": _ACOSH.format(ln2=repr(math.log(2.0))),
+    "acosh_f64": _ACOSH.replace("acosh", "acosh_f64").format(ln2=f"cutlass.Float64({math.log(2.0)!r})"),
+    "atanh": _ATANH,
     **_error_functions("", "Float32"),
     "erfc": _ERFC,
     **_error_functions("_f64", "Float64"),

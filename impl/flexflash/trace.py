@@ -162,6 +162,10 @@ class _Recorder(TorchDispatchMode):
             raise
         except Exception as error:
             raise TraceError(f"{func}: {_one_line(error)}{_at(_user_line())}") from error
+        if func is _aten.log_sigmoid_forward.default:
+            # (result, a buffer for backward that is never read)
+            node = self.graph.call_function(func, self._as_nodes(args), {})
+            return self._bind(node, value[0]), value[1]
         if not isinstance(value, torch.Tensor):
             raise TraceError(f"{func} returns several tensors; a mod is made of pointwise operations{_at(_user_line())}")
         kwargs.pop("device", None)

@@ -7,9 +7,8 @@ product over the blocks that the lists name (L8.4), the mods are compiled and wa
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import cutlass
@@ -40,14 +39,13 @@ class BlockSparseTensors(NamedTuple):
 class HostLauncher:
     """Runs kernels on the CPU. `vector_width` is the number of keys a mod sees at once: 1, 2, 4 or 8.
 
-    The default is flash-attn-4's own choice: 2 without captures, 1 with. `seconds` holds how long the last run took
-    to compile and to run; `on_stage` is called with "compile" and "launch" before each.
+    The default is flash-attn-4's own choice: 2 without captures, 1 with. `on_stage` is called with "compile" and
+    "launch" as they begin.
     """
 
     vector_width: int | None = None
     on_stage: Callable[[str], None] = lambda stage: None
     profile: Profile = HOST
-    seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.vector_width is not None and self.vector_width not in VECTOR_WIDTHS:
@@ -84,18 +82,14 @@ class HostLauncher:
         aux_tensors: Sequence[torch.Tensor] | None,
     ) -> None:
         """flash-attn-4's forward signature: q (B, M, H, D), k (B, N, Hkv, D), v (B, N, Hkv, Dv), out (B, M, H, Dv)."""
-        self.seconds.clear()
+        self.on_stage("launch")
         query, key, value = (t.transpose(1, 2) for t in (q, k, v))
         tiles = _tiles(query, key, block_sparse_tensors)
-        started = time.perf_counter()
         scores = self.scores(query, key, softmax_scale, tiles)
-        matmul = time.perf_counter() - started
         if score_mod is not None or mask_mod is not None:
             width = self.vector_width or (1 if aux_tensors else 2)
             self.modify(scores, key.shape[2], score_mod, mask_mod, tiles, width, aux_tensors or ())
-        started = time.perf_counter()
         self.attend(scores[..., : key.shape[2]], value, tiles, out.transpose(1, 2), lse)
-        self.seconds["run"] = self.seconds.get("run", 0.0) + matmul + time.perf_counter() - started
 
     def scores(
         self, query: torch.Tensor, key: torch.Tensor, scale: float, tiles: Tiles
@@ -128,18 +122,14 @@ class HostLauncher:
     ) -> None:
         """Apply the mods to `scores` in place, `width` keys at a time: mask after score_mod, full blocks unmasked."""
         self.on_stage("compile")
-        started = time.perf_counter()
         # CuTe refuses an empty list of tensors.
         auxiliary = [_cute_tensor(t) for t in captures] or [_cute_tensor(scores)]
         lists = [_cute_tensor(t) for t in tiles.as_lists(columns)]
         operands = (_cute_tensor(scores), auxiliary, lists)
         sizes = (columns, *tiles.block_size)
         compiled = cute.compile(_modify, score_mod, mask_mod, width, sizes, *operands)
-        self.seconds["compile"] = time.perf_counter() - started
         self.on_stage("launch")
-        started = time.perf_counter()
         compiled(*operands)
-        self.seconds["run"] = time.perf_counter() - started
 
     def probabilities(self, weights: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """exp(s - max) rounded to the value dtype, as it enters P V."""

@@ -1,0 +1,60 @@
+"""The rendered kernel through flash-attn-4 on a GPU (clause L9). Thin on purpose: it adds nothing to the text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..eligibility import FLASH_ATTN_4, Profile
+from ..errors import InputError
+from ..kernel import ENTRY, RenderedKernel
+from .module import load
+
+
+@dataclass
+class Fa4Launcher:
+    """Runs kernels through `flash_attn.cute`; tensors must be on one CUDA device.
+
+    `on_stage` is called with "launch" before the call: flash-attn-4 compiles and launches in one step.
+    """
+
+    on_stage: Callable[[str], None] = lambda stage: None
+    profile: Profile = FLASH_ATTN_4
+
+    def run(self, kernel: RenderedKernel, arguments: Mapping[str, torch.Tensor]) -> None:
+        """Fill `arguments["OUT"]` and `arguments["LSE"]` in place, on the current stream of their device (L9.2).
+
+        Raises InputError for tensors that are not on one CUDA device.
+        """
+        devices = {t.device for t in arguments.values()}
+        device = arguments["OUT"].device
+        if device.type != "cuda" or len(devices) != 1:
+            raise InputError(f"flash-attn-4 needs all tensors on one CUDA device, not {sorted(map(str, devices))}")
+        self.on_stage("launch")
+        # flash-attn-4 takes the current device's current stream; the guard makes that the tensors' own device.
+        with torch.cuda.device(device):
+            getattr(load(kernel.text), ENTRY)(self, **arguments)
+
+    def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **keywords: Any) -> None:
+        """flash-attn-4's own forward; only q, k and v go by position."""
+        from flash_attn.cute.interface import _flash_attn_fwd
+
+        _flash_attn_fwd(q, k, v, **keywords)
+
+    def block_sparse_tensors(
+        self,
+        mask_block_cnt: torch.Tensor,
+        mask_block_idx: torch.Tensor,
+        full_block_cnt: torch.Tensor,
+        full_block_idx: torch.Tensor,
+        block_size: tuple[int, int],
+    ) -> Any:
+        """The lists as flash-attn-4's own type; counts (B, H, rows), indices (B, H, rows, blocks), int32."""
+        from flash_attn.cute.block_sparsity import BlockSparseTensorsTorch
+
+        return BlockSparseTensorsTorch(
+            mask_block_cnt, mask_block_idx, full_block_cnt, full_block_idx, block_size=block_size
+        )
