@@ -131,6 +131,26 @@ class HostLauncher:
         self.on_stage("launch")
         compiled(*operands)
 
+    def evaluate(self, kernel: RenderedKernel, scores: torch.Tensor) -> torch.Tensor:
+        """The rendered mods alone: what becomes of `scores` (B, H, M, N) float32, with nothing else around them.
+
+        Reads neither Q, K, V nor block lists: every element goes through score_mod, then mask_mod.
+        """
+        module = load(kernel.text)
+        columns = scores.shape[3]
+        padded = torch.zeros(*scores.shape[:3], -(-columns // 8) * 8)
+        padded[..., :columns] = scores
+        blocks = torch.zeros(1, 1, 1, 1, dtype=torch.int32)
+        one, none = torch.ones(1, 1, 1, dtype=torch.int32), torch.zeros(1, 1, 1, dtype=torch.int32)
+        block_size = (scores.shape[2], columns)
+        lists = BlockSparseTensors(one, blocks, none, blocks, block_size)
+        tiles = Tiles(lists, block_size, (scores.shape[0], scores.shape[1], scores.shape[2]))
+        width = self.vector_width or (1 if kernel.captures else 2)
+        score_mod, mask_mod = getattr(module, "score_mod", None), getattr(module, "mask_mod", None)
+        if score_mod is not None or mask_mod is not None:
+            self.modify(padded, columns, score_mod, mask_mod, tiles, width, kernel.captures)
+        return padded[..., :columns]
+
     def probabilities(self, weights: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """exp(s - max) rounded to the value dtype, as it enters P V."""
         return weights.to(dtype).float()

@@ -1,0 +1,193 @@
+"""The verdict: every element of an output and its LSE against a certified value (accuracy point 6)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from flexconf.oracles.math64 import Certified
+
+MAX_EXCLUDED_ROWS = 0.01
+"""A case that excludes more of its rows than this is not accepted as evidence (accuracy point 3)."""
+
+Symptom = Literal["ok", "wrong", "nonfinite", "missing"]
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The element with the largest ratio (or the first special value out of place)."""
+
+    tensor: Literal["out", "lse"]
+    index: tuple[int, ...]
+    observed: float
+    expected: float
+    bound: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was compared and how it went. `ratio = |observed - expected| / bound` per element; 1 is the limit.
+
+    elements: those compared, out and LSE together. excluded_elements: those in excluded rows, or without a
+    bound. over_1, over_half, over_tenth: elements whose ratio exceeds 1, 0.5, 0.1. special_mismatches: NaN or
+    infinity on one side only, or different ones. empty: the problem has no rows, so there is nothing to
+    compare and that is right.
+    """
+
+    passed: bool
+    symptom: Symptom
+    reason: str
+    elements: int
+    excluded_elements: int
+    rows: int
+    excluded_rows: int
+    max_ratio: float
+    over_1: int
+    over_half: int
+    over_tenth: int
+    special_mismatches: int
+    worst: Worst | None
+    empty: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; infinities and NaN as the strings "inf", "-inf", "nan"."""
+        result: dict[str, Any] = _plain(asdict(self))
+        return result
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+@dataclass(frozen=True)
+class _Part:
+    name: Literal["out", "lse"]
+    elements: int
+    excluded: int
+    over: tuple[int, int, int]
+    special: int
+    max_ratio: float
+    worst: Worst | None
+
+
+def compare(out: Tensor | None, lse: Tensor | None, certified: Certified) -> Comparison:
+    """Compares `out` (B, H, M, Dv; the dtype of q) and `lse` (B, H, M; float32) with what the oracle
+    certifies.
+
+    Never raises for a wrong result: a missing tensor, or one of another shape or dtype, is a failed
+    comparison that says so. Comparing nothing fails, unless the problem has no rows.
+    """
+    rows = certified.lse.numel()
+    excluded_rows = int(certified.excluded.sum())
+    fault = _malformed("out", out, certified.out.shape, certified.out_dtype) or _malformed(
+        "lse", lse, certified.lse.shape, torch.float32
+    )
+    if fault is not None or out is None or lse is None:
+        symptom, reason = fault if fault is not None else ("missing", "no result")
+        return Comparison(False, symptom, reason, 0, 0, rows, excluded_rows, 0.0, 0, 0, 0, 0, None)
+    if rows == 0:
+        reason = f"the problem has no rows (shape {tuple(certified.out.shape)}); there is nothing to compare"
+        return Comparison(True, "ok", reason, 0, 0, 0, 0, 0.0, 0, 0, 0, 0, None, empty=True)
+
+    kept = ~certified.excluded
+    parts = [
+        _part("out", out, certified.out, certified.out_bound, kept.unsqueeze(-1)),
+        _part("lse", lse, certified.lse, certified.lse_bound, kept),
+    ]
+    elements = sum(p.elements for p in parts)
+    special = sum(p.special for p in parts)
+    over_1, over_half, over_tenth = (sum(p.over[i] for p in parts) for i in range(3))
+    leading = max(
+        parts, key=lambda p: (p.special > 0 and p.worst is not None, p.max_ratio, p.worst is not None)
+    )
+    max_ratio = max(p.max_ratio for p in parts)
+    symptom, reason = _verdict(elements, special, over_1, max_ratio, rows, excluded_rows, leading)
+    return Comparison(
+        passed=symptom == "ok",
+        symptom=symptom,
+        reason=reason,
+        elements=elements,
+        excluded_elements=sum(p.excluded for p in parts),
+        rows=rows,
+        excluded_rows=excluded_rows,
+        max_ratio=max_ratio,
+        over_1=over_1,
+        over_half=over_half,
+        over_tenth=over_tenth,
+        special_mismatches=special,
+        worst=leading.worst,
+    )
+
+
+def _malformed(
+    name: str, tensor: Tensor | None, shape: torch.Size, dtype: torch.dtype
+) -> tuple[Symptom, str] | None:
+    if tensor is None:
+        return "missing", f"{name} was not returned"
+    if tensor.shape != shape:
+        return "wrong", f"{name} has shape {tuple(tensor.shape)}; it should be {tuple(shape)}"
+    if tensor.dtype != dtype:
+        return "wrong", f"{name} is {tensor.dtype}; it should be {dtype}"
+    return None
+
+
+def _part(
+    name: Literal["out", "lse"], observed: Tensor, expected: Tensor, bound: Tensor, kept: Tensor
+) -> _Part:
+    seen = observed.detach().to(device="cpu", dtype=torch.float64)
+    compared = kept & (bound < math.inf)
+    same = (seen == expected) | (seen.isnan() & expected.isnan())
+    special = compared & ~same & ~(seen.isfinite() & expected.isfinite())
+    distance = (seen - expected).abs_()
+    ratio = torch.where(
+        compared & ~same & ~special, distance / bound, 0.0
+    )  # x / 0 is inf: equality was asked
+    elements = int(compared.sum())
+    specials = int(special.sum())
+    worst: Worst | None = None
+    max_ratio = 0.0
+    if elements:
+        max_ratio = float(ratio.max())
+        # Without any difference, show an element that was compared.
+        key = special.double() if specials else (ratio if max_ratio > 0 else compared.double())
+        flat = int(key.argmax())
+        index = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), key.shape))
+        worst = Worst(name, index, float(seen[index]), float(expected[index]), float(bound[index]))
+    over = tuple(int((ratio > limit).sum()) for limit in (1.0, 0.5, 0.1))
+    return _Part(
+        name, elements, expected.numel() - elements, (over[0], over[1], over[2]), specials, max_ratio, worst
+    )
+
+
+def _verdict(
+    elements: int, special: int, over_1: int, max_ratio: float, rows: int, excluded_rows: int, leading: _Part
+) -> tuple[Symptom, str]:
+    if elements == 0:
+        return "missing", f"nothing was compared: all {rows} rows are excluded"
+    w = leading.worst
+    assert w is not None
+    at = f"{w.tensor}{list(w.index)} is {w.observed:.9g}, expected {w.expected:.9g}"
+    if special:
+        return "nonfinite", f"{special} of {elements} elements are NaN or infinite on one side only; {at}"
+    if over_1:
+        return (
+            "wrong",
+            f"{over_1} of {elements} elements exceed their bound; {at} +- {w.bound:.3g}; ratio {max_ratio:.3g}",
+        )
+    if excluded_rows > MAX_EXCLUDED_ROWS * rows:
+        share = f"{excluded_rows} of {rows}"
+        return (
+            "missing",
+            f"{share} rows are indeterminate, more than {MAX_EXCLUDED_ROWS:.0%}: not accepted as evidence",
+        )
+    return "ok", f"{elements} elements within their bounds (max ratio {max_ratio:.3g})"

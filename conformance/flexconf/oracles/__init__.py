@@ -1,0 +1,1 @@
+"""Oracles: what a correct implementation may compute, established without looking at one."""

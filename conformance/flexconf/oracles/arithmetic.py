@@ -1,0 +1,183 @@
+"""Rules for arithmetic: sums, products, quotients, remainders, powers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from flexconf.oracles import error_model as em
+from flexconf.oracles.operation import (
+    INF,
+    Operation,
+    aten,
+    exact_op,
+    finish,
+    plus,
+    spread,
+    straddles_zero,
+    times,
+)
+from flexconf.oracles.selection import stepped
+from flexconf.oracles.shadow import Shadow, exact_result, rounded, scalar
+
+
+def sum(op: Operation) -> Shadow:
+    a, b = op.operand("self"), op.operand("other")
+    alpha = op.args.get("alpha", 1)
+    v = op.on(self=a.v, other=b.v)
+    b_error = b.e
+    scaled: Tensor | None = None
+    if alpha not in (1, -1):
+        b_error = None if b.e is None else b.e * abs(alpha)
+        scaled = b.v.abs() * (abs(alpha) * 3 * em.U32)  # alpha rounded, then the product
+    return finish(op, v, plus(a.e, b_error), a, b, ieee=True, extra=scaled)
+
+
+def product(op: Operation) -> Shadow:
+    a, b = op.operand("self"), op.operand("other")
+    v = op.on(self=a.v, other=b.v)
+    both = None if a.e is None or b.e is None else a.e * b.e
+    e = plus(times(a.v, b.e), times(b.v, a.e), both)
+
+    def unsure() -> Tensor:
+        return (a.v.isinf() & straddles_zero(b)) | (b.v.isinf() & straddles_zero(a))
+
+    return finish(op, v, e, a, b, ieee=True, unsure=unsure)
+
+
+def square(op: Operation) -> Shadow:
+    a = op.operand("self")
+    e = None if a.e is None else (2 * a.v.abs() + a.e) * a.e
+    return finish(op, op.on(self=a.v), e, a, ieee=True)
+
+
+def quotient_error(v: Tensor, a: Shadow, b: Shadow) -> Tensor | None:
+    if a.e is None and b.e is None:
+        return None
+    if b.e is None:
+        assert a.e is not None
+        return torch.where(a.e == 0, 0.0, a.e / b.v.abs())
+    numerator = plus(times(v, b.e), a.e)
+    room = b.v.abs() - b.e
+    e = torch.where(room > 0, numerator / room, torch.where(b.e > 0, INF, 0.0).double())
+    return torch.where((numerator == 0) & (room != 0), 0.0, e)
+
+
+def quotient(op: Operation) -> Shadow:
+    if op.args.get("rounding_mode") == "floor":
+        return floor_divide(op)
+    a = scalar(1.0, op.nominal) if op.name == "reciprocal" else op.operand("self")
+    b = op.operand("self") if op.name == "reciprocal" else op.operand("other")
+    v = a.v / b.v
+    e = quotient_error(v, a, b)
+
+    def unsure() -> Tensor:
+        either = straddles_zero(b) & ~((a.v == 0) & (b.v == INF))
+        return either | (straddles_zero(a) & (b.v == 0)) | (a.v.isinf() & straddles_zero(b))
+
+    power = b.e is None and bool((b.v.frexp().mantissa.abs() == 0.5).all())
+    quotient = finish(op, v, e, a, b, ieee=power, ulps=0.5 if power else op.model.ulps, unsure=unsure)
+    if op.args.get("rounding_mode") == "trunc":
+        return stepped(op, quotient, torch.trunc)
+    return quotient
+
+
+def corners(op: Operation, a: Shadow, b: Shadow, f: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
+    ea, eb = a.error(), b.error()
+    if b.e is None:
+        return [f(a.v - ea, b.v), f(a.v + ea, b.v)]
+    return [f(a.v + i * ea, b.v + j * eb) for i in (-1, 1) for j in (-1, 1)]
+
+
+def floor_divide(op: Operation) -> Shadow:
+    a, b = op.operand("self"), op.operand("other")
+    v = aten.floor_divide.default(a.v, b.v)
+    if a.exact and b.exact:
+        return exact_result(v, op.nominal)
+    e = spread(v, *corners(op, a, b, torch.floor_divide))
+    e = torch.where(straddles_zero(b), INF, e)
+    return finish(op, v, e, a, b, ieee=True, ulps=0.5)
+
+
+def remainder(op: Operation) -> Shadow:
+    a, b = op.operand("self"), op.operand("other")
+    v = aten.remainder.Tensor(a.v, b.v) if op.name == "remainder" else aten.fmod.Tensor(a.v, b.v)
+    if a.exact and b.exact:
+        return exact_result(v, op.nominal)
+    whole: Callable[[Tensor, Tensor], Tensor] = torch.floor_divide
+    if op.name == "fmod":
+
+        def whole(x: Tensor, y: Tensor) -> Tensor:
+            return torch.trunc(x / y)
+
+    q = whole(a.v, b.v)
+    jumps = spread(q, *corners(op, a, b, whole)) > 0
+    eb = b.error()
+    e = torch.where(jumps, 2 * (b.v.abs() + eb), a.error() + q.abs() * eb)
+    e = torch.where(straddles_zero(b), INF, e)
+    return finish(op, v, e, a, b, ieee=True, ulps=0.5)
+
+
+def composed(op: Operation) -> Shadow:
+    """addcmul: self + value * t1 * t2; lerp: self + weight * (end - self)."""
+    n = op.nominal
+    if op.name == "addcmul":
+        x, y, z = op.operand("self"), op.operand("tensor1"), op.operand("tensor2")
+        w = scalar(op.args.get("value", 1), n)
+    else:
+        x, z = op.operand("self"), op.operand("weight")
+        end = op.operand("end")
+        y = rounded(end.v - x.v, plus(end.e, x.e), n, (end, x), ulps=0.5, ieee=True)
+        w = scalar(1, n)
+    first = multiplied(y, z, n)
+    second = multiplied(first, w, n)
+    v = x.v + second.v
+    # lerp may be written end - (end - self) * (1 - weight): the same parts, so at most their magnitudes'
+    # roundings.
+    extra = 4 * em.U32 * (x.v.abs() + y.v.abs() + second.v.abs())
+    return rounded(v, plus(x.e, second.e), n, (x, second), ulps=op.model.ulps, extra=extra)
+
+
+def multiplied(a: Shadow, b: Shadow, nominal: torch.dtype) -> Shadow:
+    both = None if a.e is None or b.e is None else a.e * b.e
+    e = plus(times(a.v, b.e), times(b.v, a.e), both)
+    return rounded(a.v * b.v, e, nominal, (a, b), ulps=0.5, ieee=True)
+
+
+def lipschitz(op: Operation) -> Shadow:
+    a = op.operand("self")
+    return Shadow(op.on(self=a.v), a.e, op.nominal, a.mixed, a.wild)
+
+
+def copysign(op: Operation) -> Shadow:
+    a, b = op.operand("self"), op.operand("other")
+    v = op.on(self=a.v, other=b.v)
+    if a.exact and b.exact:
+        return Shadow(v, None, op.nominal)
+    e = torch.where(straddles_zero(b), 2 * a.v.abs() + a.error(), a.error())
+    return exact_op(op, v, e, a, b)
+
+
+def power(op: Operation) -> Shadow:
+    a, b = op.operand("self"), op.operand("exponent")
+    v = torch.pow(a.v, b.v)
+    if a.exact and b.exact:
+        return finish(op, v, None, a, b)
+    e = spread(v, *corners(op, a, b, torch.pow))
+    straddles = straddles_zero(a)
+    if bool(straddles.any()):
+        # Zero is inside the interval: extremes there too; a pole, or a NaN for a power that is not whole, is
+        # open.
+        e = torch.maximum(e, torch.where(straddles, v.abs(), 0.0).double())
+        smooth = b.exact & ((b.v >= 0) & (b.v == b.v.round()))
+        e = torch.where(straddles & ~smooth, INF, e)
+    if not b.exact:
+        e = torch.where((a.v - a.error() < 0) & (b.error() > 0), INF, e)
+    return finish(op, v, e, a, b)
+
+
+def hypot(op: Operation) -> Shadow:
+    a, b = op.operand("self"), op.operand("other")
+    return finish(op, op.on(self=a.v, other=b.v), plus(a.e, b.e), a, b)

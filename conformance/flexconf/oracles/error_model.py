@@ -1,0 +1,222 @@
+"""How far one operation may be from the exact value: constants, formats and the table `OPS`, with a source
+for each.
+
+A figure of k ulp means: the result of a correct implementation is within k units in the last place of the
+exact value of the operation on its own inputs. Documented figures for CUDA functions are relative to the
+*correctly rounded* result, so half an ulp is added to them here (`DOCUMENTED + 0.5`). Between 2**n and
+2**(n+1) one ulp of float32 is 2**(n-23), so k ulp is at most `k * 2**-23 * |value|`: the table is used
+through `relative`.
+
+Nothing in this module depends on how the code under test is written, and nothing here is tuned to make it
+pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+# Unit roundoffs: half an ulp, relative to the value (round to nearest).
+UNIT_ROUNDOFF: Final[dict[torch.dtype, float]] = {
+    torch.float64: 2.0**-53,
+    torch.float32: 2.0**-24,
+    torch.float16: 2.0**-11,
+    torch.bfloat16: 2.0**-8,
+}
+SIGNIFICAND_BITS: Final[dict[torch.dtype, int]] = {
+    torch.float64: 53,
+    torch.float32: 24,
+    torch.float16: 11,
+    torch.bfloat16: 8,
+}
+U32: Final = UNIT_ROUNDOFF[torch.float32]
+FLT_MAX: Final = float(torch.finfo(torch.float32).max)
+FLT_MIN: Final = 2.0**-126
+"""Smallest normal float32: GPUs compiled with flush-to-zero replace anything smaller by 0, on input and on
+output."""
+
+FLT_OVERFLOW: Final = 2.0**128 * (1 - 2.0**-25)
+"""From here on, round-to-nearest gives float32 infinity."""
+
+LARGEST: Final[dict[torch.dtype, float]] = {dtype: float(torch.finfo(dtype).max) for dtype in UNIT_ROUNDOFF}
+
+# The oracle itself computes in float64. Its own rounding is below 2**-28 of any float32 bound; widening every
+# relative # bound by 2**-20 covers it with room to spare, and costs no tightness that anyone could see.
+ORACLE_SLACK: Final = 1 + 2.0**-20
+
+KEYS_PER_RESCALE: Final = 8
+"""An online softmax is assumed to rescale its accumulators at most once per this many keys (kernels: 64 or
+more)."""
+
+
+def gamma(n: float) -> float:
+    """Higham's gamma_n for float32: n sequential roundings change a value by at most this factor of its
+    magnitude."""
+    if n * U32 >= 0.5:
+        raise ValueError(f"gamma({n}) is meaningless in float32")
+    return n * U32 / (1 - n * U32)
+
+
+CUDA: Final = (
+    "CUDA C++ Programming Guide, mathematical functions, single precision, maximum ulp error of {0} is {1}"
+)
+IEEE: Final = "IEEE 754: correctly rounded, 0.5 ulp"
+EXACT: Final = "exact: the result is one of the inputs, or a value that its dtype holds"
+COMPOSED: Final = "composed from the entries of its parts: {0}"
+INTEGER: Final = "exact on integers (wraps as its dtype does); discontinuous where it reads an inexact float"
+
+
+@dataclass(frozen=True)
+class OpModel:
+    """The accuracy that is asked of one operation.
+
+    name: aten packet name, such as `exp`. ulps: largest error of the operation itself, in ulp of the float32
+    result, counted from the exact value; 0 for an exact operation. source: where the figure comes from. rule:
+    which propagation rule `propagate` applies to the errors of its inputs. discontinuous: whether it jumps.
+    """
+
+    name: str
+    ulps: float
+    source: str
+    rule: str
+    discontinuous: bool = False
+
+    def relative(self, nominal: torch.dtype) -> float:
+        """Bound on the operation's own error divided by the size of its result, for that nominal dtype.
+
+        float16 and bfloat16: computed in float32, then possibly rounded once more (L7.2, accuracy point 2).
+        """
+        return relative(self.ulps, nominal)
+
+
+def relative(ulps: float, nominal: torch.dtype) -> float:
+    """`ulps` of float32 (float64 when that is the nominal dtype), as a relative error, with
+    `ORACLE_SLACK`."""
+    if nominal == torch.float64:
+        return (2 * ulps + 2) * UNIT_ROUNDOFF[torch.float64]  # + 2: the oracle's own float64 rounding
+    rounding = 2 * ulps * U32
+    if nominal in (torch.float16, torch.bfloat16):
+        unit = UNIT_ROUNDOFF[nominal]
+        rounding = rounding + unit + rounding * unit
+    return rounding * ORACLE_SLACK
+
+
+def _table() -> dict[str, OpModel]:
+    models: list[OpModel] = []
+
+    def put(names: str, ulps: float, source: str, rule: str, discontinuous: bool = False) -> None:
+        models.extend(OpModel(name, ulps, source, rule, discontinuous) for name in names.split())
+
+    # Arithmetic
+    put("add sub rsub", 0.5, IEEE, "sum")
+    put("mul", 0.5, IEEE, "product")
+    put("square", 0.5, IEEE, "square")
+    put("div true_divide", 2.0, "PTX ISA: div.full.f32, at most 2 ulp; exact by a power of two", "quotient")
+    put(
+        "reciprocal",
+        2.0,
+        "PTX ISA: div.full.f32 of 1 / x, at most 2 ulp; exact for a power of two",
+        "quotient",
+    )
+    put(
+        "floor_divide",
+        0.5,
+        "PyTorch: the floor of the exact quotient, then one rounding",
+        "floor_divide",
+        True,
+    )
+    put(
+        "remainder",
+        0.5,
+        "CUDA: fmodf 0 ulp; then one IEEE addition for the divisor's sign",
+        "remainder",
+        True,
+    )
+    put("fmod", 0.0, CUDA.format("fmodf", 0), "fmod", True)
+    put("addcmul lerp", 2.0, COMPOSED.format("at most four IEEE operations"), "composed")
+    put("neg abs positive", 0.0, EXACT, "lipschitz")
+    put("copysign", 0.0, EXACT, "copysign", True)
+    put("pow", 9.5, CUDA.format("powf", "4 (9 in older editions)") + "; + 0.5", "power")
+    put("hypot", 3.5, CUDA.format("hypotf", 3) + "; + 0.5", "hypot")
+
+    # Selection
+    put("where masked_fill", 0.0, EXACT, "select")
+    put("minimum maximum fmin fmax clamp clamp_min clamp_max relu hardtanh", 0.0, EXACT, "order")
+    put("leaky_relu", 0.5, COMPOSED.format("one product, or exact"), "monotone")
+
+    # Rounding to integers
+    put("floor ceil trunc round", 0.0, EXACT, "step", True)
+    put("sign sgn", 0.0, EXACT, "step", True)
+    put("frac", 0.0, EXACT, "frac", True)
+
+    # Exponentials and logarithms
+    put(
+        "exp", 2.5, CUDA.format("expf", 2) + "; + 0.5; and x * log2(e) in float32 when written as exp2", "exp"
+    )
+    put("exp2", 2.5, CUDA.format("exp2f", 2) + "; + 0.5; ex2.approx: 2 ulp", "exp2")
+    put("expm1", 1.5, CUDA.format("expm1f", 1) + "; + 0.5", "monotone")
+    put("log", 1.5, CUDA.format("logf", 1) + "; + 0.5", "log")
+    put("log2", 1.5, CUDA.format("log2f", 1) + "; + 0.5", "log")
+    put("log10", 2.5, CUDA.format("log10f", 2) + "; + 0.5", "log")
+    put("log1p", 1.5, CUDA.format("log1pf", 1) + "; + 0.5", "monotone")
+    put("sqrt", 1.5, CUDA.format("sqrtf", "0 (-prec-sqrt=true), else 1") + "; + 0.5", "monotone")
+    put("rsqrt", 2.5, CUDA.format("rsqrtf", 2) + "; + 0.5", "monotone")
+
+    # Trigonometry
+    put("sin", 2.5, CUDA.format("sinf", 2) + "; + 0.5", "sine")
+    put("cos", 2.5, CUDA.format("cosf", 2) + "; + 0.5", "sine")
+    put("tan", 4.5, CUDA.format("tanf", 4) + "; + 0.5", "tangent")
+    put("asin", 4.5, CUDA.format("asinf", "2 (4 in older editions)") + "; + 0.5", "monotone")
+    put("acos", 3.5, CUDA.format("acosf", "2 (3 in older editions)") + "; + 0.5", "monotone")
+    put("atan", 2.5, CUDA.format("atanf", 2) + "; + 0.5", "monotone")
+    put("atan2", 3.5, CUDA.format("atan2f", 3) + "; + 0.5", "angle", True)
+    put("sinh", 3.5, CUDA.format("sinhf", 3) + "; + 0.5", "monotone")
+    put("cosh", 2.5, CUDA.format("coshf", 2) + "; + 0.5", "cosh")
+    put("tanh", 2.5, CUDA.format("tanhf", 2) + "; + 0.5", "tanh")
+    put("asinh", 3.5, CUDA.format("asinhf", 3) + "; + 0.5", "monotone")
+    put("acosh", 4.5, CUDA.format("acoshf", 4) + "; + 0.5", "monotone")
+    put("atanh", 3.5, CUDA.format("atanhf", 3) + "; + 0.5", "monotone")
+
+    # Composed functions of machine learning
+    put("erf", 2.5, CUDA.format("erff", 2) + "; + 0.5", "monotone")
+    put("erfc", 6.5, CUDA.format("erfcf", "4 (6 in older editions)") + "; + 0.5", "monotone")
+    put(
+        "sigmoid",
+        2.5,
+        COMPOSED.format("1 / (1 + exp(-x)): sum 0.5, quotient 2; exp weighted by 1 - value"),
+        "sigmoid",
+    )
+    put("silu", 3.0, COMPOSED.format("x / (1 + exp(-x)), or x * sigmoid(x)"), "silu")
+    put("gelu", 1.5, COMPOSED.format("x / 2 * (1 + g); g = erf 2.5 ulp or tanh 2.5 ulp, at most 1"), "gelu")
+    put(
+        "softplus",
+        3.5,
+        COMPOSED.format("log1p(exp(beta * x)) / beta: log1p 1.5, quotient 2; exp"),
+        "softplus",
+    )
+    put("elu", 2.5, COMPOSED.format("alpha * expm1(x): expm1 1.5, two products"), "monotone")
+
+    # Comparison, logic, bits
+    put("eq ne lt le gt ge", 0.0, EXACT, "comparison", True)
+    put("isnan isinf isfinite isposinf isneginf", 0.0, EXACT, "classification")
+    put("logical_and logical_or logical_xor logical_not", 0.0, INTEGER, "logic")
+    put("bitwise_and bitwise_or bitwise_xor bitwise_not __and__ __or__ __xor__", 0.0, INTEGER, "logic")
+    put("bitwise_left_shift bitwise_right_shift __lshift__ __rshift__", 0.0, INTEGER, "integer")
+
+    # Movement and conversion
+    put("index", 0.0, EXACT, "gather")
+    put(
+        "_to_copy",
+        0.5,
+        "IEEE 754 conversion: correctly rounded; to float16 and bfloat16 it may be kept wider",
+        "cast",
+        True,
+    )
+    return {model.name: model for model in models}
+
+
+OPS: Final[dict[str, OpModel]] = _table()
+"""aten packet name -> OpModel, for every operation that changes values (views and constants have no
+error)."""

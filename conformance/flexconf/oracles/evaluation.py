@@ -1,0 +1,259 @@
+"""Calls the user's own mod over a whole problem and follows it operation by operation.
+
+The mod runs under `torch.vmap` nested four times, which is how FlexAttention itself gives it scalar indices
+(L7.2). A dispatch mode beneath vmap sees the physical ATen operations; it executes each on the real tensors,
+so that dtypes, promotion and integer wrap-around are PyTorch's, and keeps a `Shadow` for each result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from flexconf.oracles import error_model as em
+from flexconf.oracles.operation import Operation, UnmodelledOperation
+from flexconf.oracles.propagate import shadow_of
+from flexconf.oracles.shadow import Shadow, as_float, source
+
+Kind = Literal["score", "mask"]
+_VIEWS = frozenset(
+    [
+        "view",
+        "_unsafe_view",
+        "reshape",
+        "expand",
+        "permute",
+        "transpose",
+        "t",
+        "unsqueeze",
+        "squeeze",
+        "select",
+        "slice",
+        "alias",
+        "clone",
+        "detach",
+        "lift_fresh",
+        "lift",
+        "contiguous",
+        "_reshape_alias",
+        "view_as",
+        "movedim",
+        "diagonal",
+        "stack",
+        "cat",
+    ]
+)
+_CONSTANTS = frozenset(
+    [
+        "full",
+        "zeros",
+        "ones",
+        "scalar_tensor",
+        "arange",
+        "full_like",
+        "zeros_like",
+        "ones_like",
+        "new_full",
+        "new_zeros",
+        "new_ones",
+        "fill",
+        "eye",
+        "linspace",
+    ]
+)
+# Shadows would not survive reductions, sampling or in-place updates; those operations are refused by name.
+
+
+class ModResultError(Exception):
+    """The mod ran, but what it returned cannot be a score or a mask."""
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """A mod over a problem. value: (B, H, M, N), float64 for a score_mod, bool for a mask_mod.
+
+    error: float64, broadcastable to `value`; a bound on |implementation - value|, inf where any value is
+    legal; for a mask 1 where either outcome is legal. dtype: the dtype that the mod nominally returns.
+    """
+
+    value: Tensor
+    error: Tensor
+    dtype: torch.dtype
+
+
+class _IndexingByTensors(TorchFunctionMode):
+    """`table[b, q]` with scalar tensors means aten.index; PyTorch would otherwise ask vmap for `.item()`."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is torch.Tensor.__getitem__:
+            table, index = args
+            leaves = list(index) if isinstance(index, (tuple, list)) else [index]
+            if all(isinstance(i, Tensor) or type(i) is int for i in leaves):
+                return torch.ops.aten.index(
+                    table, [i if isinstance(i, Tensor) else torch.tensor(i) for i in leaves]
+                )
+        return func(*args, **(kwargs or {}))
+
+
+class _Shadowing(TorchDispatchMode):
+    """Executes every operation and records the shadow of its result."""
+
+    def __init__(self, on_result: Callable[[str, Tensor, Shadow], None] | None) -> None:
+        super().__init__()
+        self._shadows: Any = WeakTensorKeyDictionary()
+        self._on_result = on_result
+
+    def shadow(self, tensor: Tensor) -> Shadow:
+        known = self._shadows.get(tensor)
+        if known is None:
+            known = self._shadows[tensor] = source(tensor)
+        result: Shadow = known
+        return result
+
+    def record(self, tensor: Tensor, shadow: Shadow) -> None:
+        self._shadows[tensor] = shadow
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func._schema.name.removeprefix("aten::")
+        if name in _CONSTANTS and isinstance(result, Tensor):
+            return result
+        if func._schema.is_mutable or not isinstance(result, Tensor):
+            raise UnmodelledOperation(f"{func} has no error model (in place, or several results)")
+        given = _bind(func, args, kwargs or {})
+        if name in _VIEWS:
+            if any(result is a for a in args):
+                return result
+            self.record(result, self._moved(func, given, result))
+            return result
+        shadows = {n: self._argument(a) for n, a in given.items()}
+        try:
+            shadow = shadow_of(Operation(func, name, shadows, result))
+        except (
+            TypeError
+        ) as error:  # Python would swallow it: `a + b` falls back to "unsupported operand types"
+            raise RuntimeError(f"the error model of {func} failed: {error}") from error
+        self.record(result, shadow)
+        if self._on_result is not None:
+            self._on_result(str(func), result, shadow)
+        return result
+
+    def _argument(self, a: Any) -> Any:
+        if isinstance(a, Tensor):
+            return self.shadow(a)
+        if isinstance(a, (list, tuple)):
+            return [self._argument(x) for x in a]
+        return a
+
+    def _moved(self, func: Any, given: Mapping[str, Any], result: Tensor) -> Shadow:
+        """A view or copy: the same movement of values and of errors."""
+        inputs: list[Shadow] = []
+
+        def pick(part: Callable[[Shadow], Tensor]) -> Any:
+            def swap(a: Any) -> Any:
+                if isinstance(a, Tensor):
+                    return part(self.shadow(a))
+                return [swap(x) for x in a] if isinstance(a, (list, tuple)) else a
+
+            return {n: swap(a) for n, a in given.items()}
+
+        for a in given.values():
+            for x in a if isinstance(a, (list, tuple)) else [a]:
+                if isinstance(x, Tensor):
+                    inputs.append(self.shadow(x))
+        if all(s.real for s in inputs):
+            return Shadow(result, None, result.dtype, real=True)
+        v = _unbind(func, pick(lambda s: s.v))
+        e = None
+        if not all(s.exact for s in inputs):
+            # Only the broadcast form of an error fits the movement; expanding costs nothing.
+            e = _unbind(func, pick(lambda s: (s.e if s.e is not None else s.error()).expand_as(s.v)))
+        return Shadow(v, e, result.dtype, any(s.mixed for s in inputs), any(s.wild for s in inputs))
+
+
+def _bind(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by schema name, without those that say where and how the result is stored."""
+    names = [a.name for a in func._schema.arguments]
+    bound = dict(zip(names, args, strict=False)) | dict(kwargs)
+    return {
+        n: a
+        for n, a in bound.items()
+        if n not in ("device", "layout", "pin_memory", "memory_format", "dtype")
+    }
+
+
+def _unbind(func: Any, given: Mapping[str, Any]) -> Any:
+    named = {a.name for a in func._schema.arguments if a.kwarg_only}
+    positional = [a for n, a in given.items() if n not in named]
+    try:
+        return func(*positional, **{n: a for n, a in given.items() if n in named})
+    except RuntimeError:  # a view that the strides of an expanded error do not allow
+        positional = [a.contiguous() if isinstance(a, Tensor) else a for a in positional]
+        return func(*positional, **{n: a for n, a in given.items() if n in named})
+
+
+def over_indices(fn: Callable[..., Tensor], kind: Kind) -> Callable[..., Tensor]:
+    """`fn` mapped over kv, q, h and b (innermost first), as FlexAttention maps it."""
+    score = (0,) if kind == "score" else ()
+    for dims in ((None, None, None, 0), (None, None, 0, None), (None, 0, None, None), (0, None, None, None)):
+        fn = torch.vmap(fn, in_dims=score + dims)
+    return fn
+
+
+def evaluate(
+    fn: Callable[..., Tensor],
+    kind: Kind,
+    score: tuple[Tensor, Tensor | None] | None,
+    B: int,
+    H: int,
+    M: int,
+    N: int,
+    *,
+    on_result: Callable[[str, Tensor, Shadow], None] | None = None,
+) -> Bounded:
+    """Evaluates a mod at every (b, h, q, kv): its exact value and a bound on any correct implementation's
+    error (L7).
+
+    fn: `score_mod(score, b, h, q, kv)` or `mask_mod(b, h, q, kv)`, the user's own. score: for a score_mod,
+    the scores (B, H, M, N) in float64 and their error bounds (or None: exact). on_result: called with each
+    operation's name, its result as PyTorch computed it and its shadow (for audits).
+
+    Raises UnmodelledOperation for an operation outside `error_model.OPS`, ModResultError for a result that is
+    no score or no mask, and whatever the mod itself raises.
+    """
+    mode = _Shadowing(on_result)
+    indices = [torch.arange(n, dtype=torch.int32) for n in (B, H, M, N)]
+    first: list[Tensor] = []
+    if kind == "score":
+        if score is None:
+            raise ValueError("a score_mod needs scores")
+        value, error = score
+        real = value.to(torch.float32)
+        first = [real]
+        wild = error is not None and bool(error.isinf().any())
+        mode.record(real, Shadow(value, error, torch.float32, mixed=error is not None, wild=wild))
+    with torch.no_grad(), _IndexingByTensors(), mode:
+        result = over_indices(fn, kind)(*first, *indices)
+    shadow = mode.shadow(result)
+    if kind == "mask":
+        if result.dtype != torch.bool:
+            raise ModResultError(f"mask_mod returned {result.dtype}; a mask is boolean (write a comparison)")
+    else:
+        shadow = as_float(shadow, torch.float32)
+    return Bounded(shadow.v.expand(B, H, M, N), shadow.error().expand(B, H, M, N), result.dtype)
+
+
+def modelled() -> tuple[str, ...]:
+    """Names of the operations that have an error model, sorted."""
+    return tuple(sorted(em.OPS))

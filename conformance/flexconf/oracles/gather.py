@@ -1,0 +1,74 @@
+"""The rule for reading a captured tensor, also at an index that is not certain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flexconf.oracles.operation import INF, WIDEST_GATHER, Operation, aten, spread
+from flexconf.oracles.shadow import Shadow
+
+
+def gather(op: Operation) -> Shadow:
+    table, indices = op.args["self"], op.args["indices"]
+
+    def read(values: Tensor, at: list[Any]) -> Tensor:
+        result: Tensor = aten.index.Tensor(values, at)
+        return result
+
+    at = [None if i is None else i.v for i in indices]
+    v = read(table.v, at)
+    e = None if table.e is None else read(table.e.expand_as(table.v), at)
+    open_ = [n for n, i in enumerate(indices) if i is not None and not i.exact]
+    if not open_:
+        real = table.real and all(i is None or i.real for i in indices)
+        return Shadow(v, e, op.nominal, table.mixed, table.wild, real)
+    reach = torch.zeros((), dtype=torch.float64)
+    for n in open_:
+        reach = torch.maximum(reach, indices[n].error())
+    # Advanced indices broadcast together and stand where the first one stands; only a plain layout is
+    # covered.
+    plain = (
+        len(open_) == 1
+        and None not in at
+        and op.nominal.is_floating_point
+        and indices[open_[0]].v.dtype != torch.bool
+    )
+    base = torch.zeros((), dtype=torch.float64) if e is None else e
+    if not plain:
+        return opened(
+            v,
+            torch.where(reach.expand_as(v) > 0, INF, base)
+            if None not in at
+            else torch.full_like(v, INF, dtype=torch.float64),
+            op.nominal,
+        )
+    reach = reach.expand_as(v)
+    total = torch.where(reach > WIDEST_GATHER, INF, base)
+    n = open_[0]
+    size = table.v.shape[n]
+    widest = int(torch.where(reach > WIDEST_GATHER, 0.0, reach).max()) if reach.numel() else 0
+    centre = torch.where(indices[n].v < 0, indices[n].v + size, indices[n].v).long()
+    for offset in (o for o in range(-widest, widest + 1) if o):
+        shifted = centre + offset
+        # An index outside the table is undefined behaviour that no case has: the candidate does not exist.
+        exists = (shifted >= 0) & (shifted < size) & (indices[n].error() >= abs(offset))
+        other = read(table.v, [shifted.clamp(0, size - 1) if m == n else i for m, i in enumerate(at)])
+        own = (
+            base
+            if table.e is None
+            else read(
+                table.e.expand_as(table.v),
+                [shifted.clamp(0, size - 1) if m == n else i for m, i in enumerate(at)],
+            )
+        )
+        total = torch.where(exists, torch.maximum(total, spread(v, other) + own), total)
+    return opened(v, total, op.nominal)
+
+
+def opened(v: Tensor, e: Tensor, nominal: torch.dtype) -> Shadow:
+    if nominal == torch.bool:
+        return Shadow(v, e > 0, nominal)
+    return Shadow(v, e, nominal, mixed=True, wild=True)

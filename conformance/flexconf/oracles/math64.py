@@ -1,0 +1,319 @@
+"""Attention in float64, with a bound on every element of its result (accuracy points 1 to 5; L8.1 to L8.5).
+
+`evaluate` is the mod alone, `attention` the whole. See docs/accuracy.md for the formulas.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flexconf.oracles import error_model as em
+from flexconf.oracles.blocks import BlockListError, visits
+from flexconf.oracles.evaluation import Bounded, ModResultError, evaluate
+from flexconf.oracles.operation import UnmodelledOperation
+
+__all__ = [
+    "BlockListError",
+    "Bounded",
+    "Certified",
+    "ModResultError",
+    "UnmodelledOperation",
+    "attention",
+    "evaluate",
+]
+
+_NEGLIGIBLE_LOG = math.log(1e-30)
+_VISIBLE = 1e-20
+"""A probability above this is seen by every implementation: an infinity it multiplies must show in the
+output."""
+
+_FAR = -800.0  # exp of less is 0 in float64
+_SHAKY = 0.02
+"""From this score error on, the bound for rows that one key dominates is computed as well."""
+
+
+@dataclass(frozen=True)
+class Certified:
+    """What a correct implementation may return.
+
+    out: float64 (B, H, M, Dv), out_bound likewise; lse: float64 (B, H, M), natural logarithm, lse_bound
+    likewise. A bound of 0 asks for equality; inf excludes that element. excluded: bool (B, H, M), rows in
+    which an element that matters is indeterminate. indeterminate: how many score or mask elements are.
+    out_dtype: that of q.
+    """
+
+    out: Tensor
+    lse: Tensor
+    out_bound: Tensor
+    lse_bound: Tensor
+    excluded: Tensor
+    indeterminate: int
+    out_dtype: torch.dtype
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    score_mod: Callable[..., Tensor] | None = None,
+    mask_mod: Callable[..., Tensor] | None = None,
+    block_mask: Any = None,
+    scale: float | None = None,
+) -> Certified:
+    """Certified attention.
+
+    q: (B, H, M, D), k: (B, Hkv, N, D), v: (B, Hkv, N, Dv), float16 or bfloat16 (or float32), any strides.
+    block_mask: a BlockMask, whose lists say what is attended and whose mask_mod masks partial blocks; without
+    one, `mask_mod` masks every element. scale: None for 1 / sqrt(D).
+    Raises UnmodelledOperation, ModResultError, BlockListError.
+    """
+    B, H, M, D = q.shape
+    Hkv, N, Dv = k.shape[1], k.shape[2], v.shape[3]
+    scale = 1 / math.sqrt(D) if scale is None else scale
+    if 0 in (B, H, M, N):
+        return _nothing(B, H, M, Dv, q.dtype)
+    score, error = _scores(q, k, scale)
+    if score_mod is not None:
+        modified = evaluate(score_mod, "score", (score, error), B, H, M, N)
+        score, error = modified.value, modified.error
+    visited, attended, unsure = _masking(mask_mod, block_mask, B, H, M, N)
+
+    # -inf removes an element, whoever says so (L8.5). What is absent has no error either.
+    s = score if attended is None else torch.where(attended, score, -math.inf)
+    e = torch.where(s == -math.inf, torch.where(error.isinf(), error, 0.0), error)
+    if attended is not None:
+        e = torch.where(attended, e, 0.0)
+    excluded, indeterminate = _undecided(s, e, unsure, score, error, M, N)
+    return _softmax(s, e, v, q.dtype, visited, excluded, indeterminate, Hkv)
+
+
+def _nothing(B: int, H: int, M: int, Dv: int, dtype: torch.dtype) -> Certified:
+    """No keys, or no queries: output 0, LSE -inf (L8.2, L9.4)."""
+    out = torch.zeros(B, H, M, Dv, dtype=torch.float64)
+    lse = torch.full((B, H, M), -math.inf, dtype=torch.float64)
+    excluded = torch.zeros(B, H, M, dtype=torch.bool)
+    return Certified(out, lse, torch.zeros_like(out), torch.zeros_like(lse), excluded, 0, dtype)
+
+
+def _grouped(x: Tensor, Hkv: int) -> Tensor:
+    """(B, H, M, n) -> (B, Hkv, H / Hkv * M, n): the query heads that share a key/value head (L8.3), side by
+    side."""
+    B, H, M, n = x.shape
+    return x.reshape(B, Hkv, H // Hkv * M, n)
+
+
+def _scores(q: Tensor, k: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """scale * Q K^T and its bound: D products, exact in float32, summed in any order; then the scale."""
+    B, H, M, D = q.shape
+    Hkv, N = k.shape[1], k.shape[2]
+    q64, k64 = _grouped(q.double(), Hkv), k.double()
+    score = (q64 @ k64.transpose(-1, -2)).reshape(B, H, M, N)
+    absolute = (q64.abs() @ k64.abs().transpose(-1, -2)).reshape(B, H, M, N)
+    score.mul_(scale)
+    sums_overflow = float(absolute.max()) * max(1.0, abs(scale)) >= em.FLT_MAX
+    # float32 inputs: each product is rounded as well.
+    roundings = D + (1 if q.dtype == torch.float32 else 0)
+    gamma = em.gamma(roundings) * em.ORACLE_SLACK
+    # The scale itself is a float32 number, and multiplying by it rounds: twice u of the computed score.
+    relative = (gamma + 2 * em.U32 * (1 + gamma)) * abs(scale)
+    if not sums_overflow and not bool(score.isnan().any()):
+        tiny = (absolute > 0).double().mul_(2 * em.FLT_MIN) if float(absolute.min()) == 0 else 2 * em.FLT_MIN
+        return score, absolute.mul_(relative).add_(tiny)
+    error = absolute * relative + 2 * em.FLT_MIN
+    finite = score.isfinite()
+    overflow = finite & (absolute * max(1.0, abs(scale)) >= em.FLT_MAX)
+    error = torch.where(finite, torch.where(overflow, math.inf, error), 0.0)
+    return score, error
+
+
+def _masking(
+    mask_mod: Callable[..., Tensor] | None, block_mask: Any, B: int, H: int, M: int, N: int
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """(visited, attended, unsure), each bool and broadcastable to (B, H, M, N), None for everything,
+    everything and nothing. Unsure elements are not counted as attended."""
+    if block_mask is None:
+        if mask_mod is None:
+            return None, None, None
+        mask = evaluate(mask_mod, "mask", None, B, H, M, N)
+        unsure = mask.error > 0
+        if not bool(unsure.any()):
+            return None, mask.value, None
+        return None, mask.value & ~unsure, unsure
+    which = visits(block_mask, B, H, M, N)
+    visited = which.full | which.partial
+    mod = block_mask.mask_mod if block_mask.mask_mod is not None else mask_mod
+    if mod is None or not bool(which.partial.any()):
+        return visited, visited, None
+    mask = evaluate(mod, "mask", None, B, H, M, N)
+    unsure = (mask.error > 0) & which.partial
+    if not bool(unsure.any()):
+        return visited, which.full | (which.partial & mask.value), None
+    return visited, which.full | (which.partial & mask.value & ~unsure), unsure
+
+
+def _undecided(
+    s: Tensor, e: Tensor, unsure: Tensor | None, score: Tensor, error: Tensor, M: int, N: int
+) -> tuple[Tensor, int]:
+    """Rows whose value is open, and the number of indeterminate elements.
+
+    An attended element of infinite error leaves its row open: its probability could be anything. An element
+    that may or may not be masked does so unless its probability is certainly below 1e-30.
+    """
+    infinite = e == math.inf
+    excluded = infinite.any(-1)
+    count = int(infinite.sum())
+    if unsure is not None:
+        highest = torch.where(unsure, torch.where(error.isinf(), math.inf, score + error), -math.inf)
+        highest = highest.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)
+        lowest = torch.where(infinite, -math.inf, s - e).amax(-1)
+        matters = ~(highest.amax(-1) < lowest + _NEGLIGIBLE_LOG - math.log(N)) & (
+            highest.amax(-1) > -math.inf
+        )
+        excluded = excluded | matters
+        count += int(unsure.expand_as(s).sum())
+    return excluded, count
+
+
+def _softmax(
+    s: Tensor,
+    e: Tensor,
+    v: Tensor,
+    out_dtype: torch.dtype,
+    visited: Tensor | None,
+    excluded: Tensor,
+    indeterminate: int,
+    Hkv: int,
+) -> Certified:
+    B, H, M, _ = s.shape
+    Dv = v.shape[3]
+    u = em.U32
+    top = s.amax(-1)  # NaN if any score is
+    empty = top == -math.inf
+    open_ended = ~top.isfinite() & ~empty  # a +inf or NaN score
+    anchor = torch.where(top.isfinite(), top, 0.0)
+    x = s - anchor.unsqueeze(-1)
+    if bool(open_ended.any()):
+        x = torch.where(open_ended.unsqueeze(-1), 0.0, x)
+    p = torch.exp(x)
+    total = p.sum(-1)
+    safe_total = torch.where(empty, 1.0, total)
+    p.div_(safe_total.unsqueeze(-1))
+
+    v64 = v.double()
+    special_v = not bool(v64.isfinite().all())
+    finite_v = torch.where(v64.isfinite(), v64, 0.0) if special_v else v64
+    out = (_grouped(p, Hkv) @ finite_v).reshape(B, H, M, Dv)
+    lse = torch.where(empty, -math.inf, anchor + torch.log(safe_total))
+
+    # Error of the exponent: that of the score, and that of computing exp2((s - max) * log2(e)) in float32,
+    # also as one # fused product: |s| and |max| rounded once each, their difference twice (|s| <= |max| +
+    # |x|), exp2 2 ulp.
+    keys = (s > -math.inf).sum(-1).double()
+    et = e if not bool(excluded.any()) else torch.where(excluded.unsqueeze(-1), 0.0, e)
+    et = torch.add(et, x.clamp_(min=_FAR), alpha=-3 * u)
+    et.add_((2 * u * anchor.abs() + 5 * u).unsqueeze(-1))
+    steady = float(et.max()) < 600
+    grown = torch.expm1(et if steady else et.clamp(max=600.0)).mul_(p)
+    weight = grown.sum(-1)  # sum p (exp(e) - 1)
+
+    # Sums of n terms in float32, and the accumulators' rescaling by an online softmax.
+    rescales = torch.ceil(keys / em.KEYS_PER_RESCALE)
+    steps = keys + 3 * rescales + 2
+    gamma = steps * u / (1 - steps * u)
+    p_rounding = em.UNIT_ROUNDOFF[v.dtype]
+    relative = p_rounding + 2 * gamma + 4 * u
+    inflate = 1 + weight  # 1 / sum p exp(-e) <= sum p exp(e)
+    mixed = grown.mul_(inflate.unsqueeze(-1)).add_(p * relative.unsqueeze(-1))
+    absolute_v = finite_v.abs()
+    bound = (_grouped(mixed, Hkv) @ absolute_v).reshape(B, H, M, Dv)
+    bound.add_(out.abs() * (weight * inflate).unsqueeze(-1))
+    if not steady:
+        far = (et > 599).any(-1)
+        bound = torch.where(far.unsqueeze(-1), math.inf, bound)
+    if float(et.max()) > _SHAKY:
+        rest = _dominated(s, et, absolute_v, Hkv) + (
+            _grouped(p * relative.unsqueeze(-1), Hkv) @ absolute_v
+        ).reshape(B, H, M, Dv)
+        bound = torch.minimum(bound, rest)
+    largest_v = absolute_v.amax(-2, keepdim=True).repeat_interleave(H // Hkv, 1)
+    if v.dtype == torch.float16:
+        # Small probabilities are float16 subnormals, 2**-24 apart.
+        bound = bound + largest_v * (keys * 2.0**-25 / safe_total).unsqueeze(-1)
+    bound = (bound + 2 * em.FLT_MIN).mul_(em.ORACLE_SLACK)
+    bound = bound + _output_rounding(out.abs() + bound, out_dtype)
+    bound = torch.where(
+        out.abs() + bound > em.LARGEST[out_dtype] * (1 + em.UNIT_ROUNDOFF[out_dtype] / 2), math.inf, bound
+    )
+
+    log_total = torch.log(safe_total).abs()
+    lse_bound = torch.log1p(weight)
+    if not steady:
+        lse_bound = torch.minimum(lse_bound, torch.where(s > -math.inf, et, 0.0).amax(-1))
+        lse_bound = torch.where(far, torch.where(s > -math.inf, et, 0.0).amax(-1), lse_bound)
+    lse_bound = lse_bound + gamma + u * (6 * log_total + 4 * anchor.abs() + 2 * lse.abs()) + em.FLT_MIN
+    lse_bound = lse_bound * em.ORACLE_SLACK
+
+    if special_v:
+        out, bound = _special_values(out, bound, s, p, et, v64, visited, Hkv)
+    row = open_ended.unsqueeze(-1)
+    out = torch.where(row, math.nan, out)
+    bound = torch.where(row, 0.0, bound)
+    lse = torch.where(open_ended, top, lse)
+    lse_bound = torch.where(open_ended | empty, 0.0, lse_bound)
+    out = torch.where(empty.unsqueeze(-1), 0.0, out)
+    bound = torch.where(empty.unsqueeze(-1), 0.0, bound)
+    return Certified(out, lse, bound, lse_bound, excluded, indeterminate, out_dtype)
+
+
+def _dominated(s: Tensor, et: Tensor, absolute_v: Tensor, Hkv: int) -> Tensor:
+    """Bound by the score error alone for rows that one key dominates, however large that error is.
+
+    With j0 the largest score and c = v[j0]: |delta o| <= sum over j != j0 of |p'_j - p_j| (|v_j| + |c|), and
+    both probabilities of j are at most exp((s_j + e_j) - (s_j0 - e_j0)), as they are at most 1.
+    """
+    B, H, M, _ = s.shape
+    first = s.argmax(-1, keepdim=True)
+    floor = s.gather(-1, first) - et.gather(-1, first)
+    reach = torch.exp((s + et - floor).nan_to_num(nan=0.0).clamp(max=0.0))
+    reach = torch.where(s == -math.inf, 0.0, reach).scatter(-1, first, 0.0)
+    own = absolute_v.repeat_interleave(H // Hkv, 1).gather(2, first.expand(B, H, M, absolute_v.shape[3]))
+    others = (_grouped(reach, Hkv) @ absolute_v).reshape(B, H, M, -1)
+    return others + own * reach.sum(-1, keepdim=True)
+
+
+def _output_rounding(magnitude: Tensor, dtype: torch.dtype) -> Tensor:
+    """Half a unit in the last place of `dtype` at `magnitude`, at least half its subnormal spacing."""
+    exponent = torch.frexp(magnitude).exponent.to(torch.float64) - 1
+    smallest = math.log2(float(torch.finfo(dtype).tiny))
+    return torch.exp2(exponent.clamp_(min=smallest)).mul_(em.UNIT_ROUNDOFF[dtype])
+
+
+def _special_values(
+    out: Tensor, bound: Tensor, s: Tensor, p: Tensor, et: Tensor, v: Tensor, visited: Tensor | None, Hkv: int
+) -> tuple[Tensor, Tensor]:
+    """Infinities and NaNs in V. One that a visible probability multiplies must show; one at a masked or
+    vanishing probability within a visited block is 0 * inf in some implementations, so that element is not
+    compared; one in a block that is not visited does not exist (L8.4)."""
+    B, H, M, Dv = out.shape
+    seen = (p > _VISIBLE) & (et < 10)
+    present = torch.ones_like(seen) if visited is None else visited.expand_as(seen)
+    vague = present & ~seen
+
+    def touched(where: Tensor, what: Tensor) -> Tensor:
+        return (_grouped(where.double(), Hkv) @ what.double()).reshape(B, H, M, Dv) > 0
+
+    nan, up, down = v.isnan(), v == math.inf, v == -math.inf
+    is_nan = touched(seen, nan) | (touched(seen, up) & touched(seen, down))
+    is_up, is_down = touched(seen, up) & ~is_nan, touched(seen, down) & ~is_nan
+    out = torch.where(is_nan, math.nan, torch.where(is_up, math.inf, torch.where(is_down, -math.inf, out)))
+    bound = torch.where(is_nan | is_up | is_down, 0.0, bound)
+    certain_nan = touched(seen, nan)
+    bound = torch.where(touched(vague, ~v.isfinite()) & ~certain_nan, math.inf, bound)
+    return out, bound

@@ -1,0 +1,158 @@
+"""One call of an ATen operation, as the rules see it, and the small tools that several rules share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flexconf.oracles import error_model as em
+from flexconf.oracles.shadow import Shadow, as_float, doubt, rounded, scalar
+
+aten = torch.ops.aten
+INF = math.inf
+LN2 = math.log(2.0)
+WIDEST_GATHER = 4
+"""An uncertain index that may be this far off is covered by reading every candidate; beyond it, the result is
+open."""
+
+
+class UnmodelledOperation(Exception):
+    """The mod uses an operation for which there is no error model; nothing is guessed."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One call of an ATen overload. `args`: by schema name, tensors replaced by their shadows. `real`: its
+    result."""
+
+    func: Any
+    name: str
+    args: Mapping[str, Any]
+    real: Tensor
+
+    @property
+    def nominal(self) -> torch.dtype:
+        return self.real.dtype
+
+    @property
+    def model(self) -> em.OpModel:
+        return em.OPS[self.name]
+
+    @property
+    def shadows(self) -> list[Shadow]:
+        found: list[Shadow] = []
+        for a in self.args.values():
+            if isinstance(a, Shadow):
+                found.append(a)
+            elif isinstance(a, (list, tuple)):
+                found.extend(x for x in a if isinstance(x, Shadow))
+        return found
+
+    def operand(self, name: str, nominal: torch.dtype | None = None) -> Shadow:
+        """An argument, tensor or Python number, as a float shadow of dtype `nominal` (that of the result)."""
+        return self.converted(self.args[name], self.nominal if nominal is None else nominal)
+
+    @staticmethod
+    def converted(a: Any, nominal: torch.dtype) -> Shadow:
+        return as_float(a, nominal) if isinstance(a, Shadow) else scalar(a, nominal)
+
+    def on(operation, /, **values: Any) -> Tensor:
+        """The operation itself on other values: arguments not named keep their value (the shadow's `v`)."""
+        given: dict[str, Any] = {}
+        for name, argument in operation.args.items():
+            value = values.get(name, argument)
+            # Where the overload takes a Python number it must get one.
+            number = isinstance(value, Tensor) and not isinstance(argument, Shadow)
+            given[name] = value.item() if number else bare(value)
+        result: Tensor = call(operation.func, given)
+        return result
+
+
+def bare(a: Any) -> Any:
+    if isinstance(a, Shadow):
+        return a.v
+    if isinstance(a, (list, tuple)):
+        return type(a)(bare(x) for x in a)
+    return a
+
+
+def call(func: Any, given: Mapping[str, Any]) -> Any:
+    positional, named = [], {}
+    for argument in func._schema.arguments:
+        if argument.name in given:
+            if argument.kwarg_only:
+                named[argument.name] = given[argument.name]
+            else:
+                positional.append(given[argument.name])
+    return func(*positional, **named)
+
+
+def plus(*errors: Tensor | None) -> Tensor | None:
+    total: Tensor | None = None
+    for e in errors:
+        if e is not None:
+            total = e if total is None else total + e
+    return total
+
+
+def times(factor: Tensor, e: Tensor | None) -> Tensor | None:
+    if e is None:
+        return None
+    return factor.abs().mul_(e) if e.shape == factor.shape else factor.abs() * e
+
+
+def straddles_zero(x: Shadow) -> Tensor:
+    return torch.zeros((), dtype=torch.bool) if x.e is None else (x.e > 0) & (x.v.abs() <= x.e)
+
+
+def spread(v: Tensor, *others: Tensor) -> Tensor:
+    """The largest distance of `others` from `v`; equal infinities and NaNs are at no distance, else a NaN is
+    at inf."""
+    result = torch.zeros_like(v)
+    for other in others:
+        d = (v - other).abs_()
+        if bool(d.isnan().any()):
+            same = (v == other) | (v.isnan() & other.isnan())
+            d = torch.where(d.isnan(), torch.where(same, 0.0, INF).double(), d)
+        result = torch.maximum(result, d)
+    return result.mul_(em.ORACLE_SLACK)
+
+
+def finish(op: Operation, v: Tensor, e: Tensor | None, *inputs: Shadow, **more: Any) -> Shadow:
+    more.setdefault("ulps", op.model.ulps)
+    return rounded(v, e, op.nominal, inputs, **more)
+
+
+def exact_op(op: Operation, v: Tensor, e: Tensor | None, *inputs: Shadow) -> Shadow:
+    """The result of an operation that selects or moves values and never rounds."""
+    if e is None:
+        return Shadow(v, None, op.nominal)
+    wild = any(x.wild for x in inputs)
+    if wild:
+        for x in inputs:
+            e = torch.where(doubt(x.e), INF, e)
+    if bool(e.isinf().any()) or bool(e.isnan().any()):
+        e, wild = e.nan_to_num(nan=INF, posinf=INF), True
+    return Shadow(v, e, op.nominal, mixed=True, wild=wild)
+
+
+def truth(a: Any, nominal: torch.dtype | None = None) -> Shadow:
+    """A tensor or number of any dtype as a boolean: not equal to zero."""
+    if not isinstance(a, Shadow):
+        return Shadow(torch.tensor(bool(a)), None, torch.bool)
+    if a.nominal == torch.bool:
+        return a
+    v = a.v != 0
+    if a.e is None:
+        return Shadow(v, None, torch.bool)
+    unsure = (a.e > 0) & (a.v.double().abs() <= a.e)
+    return Shadow(v, unsure if bool(unsure.any()) else None, torch.bool)
+
+
+def unsure(a: Shadow) -> Tensor:
+    return torch.zeros((), dtype=torch.bool) if a.e is None else a.e.bool()

@@ -1,0 +1,120 @@
+"""Which rule handles which operation: how the errors of its inputs reach its result.
+
+Each rule takes an `Operation` and returns the `Shadow` of its result. Values are computed by the very same
+ATen operation on the float64 shadows. Propagated errors are upper bounds, not estimates: monotone functions
+are evaluated at both ends of the interval, others use a derivative bound that holds over all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flexconf.oracles import error_model as em
+from flexconf.oracles.arithmetic import (
+    composed,
+    copysign,
+    floor_divide,
+    hypot,
+    lipschitz,
+    power,
+    product,
+    quotient,
+    remainder,
+    square,
+    sum,
+)
+from flexconf.oracles.discrete import cast, classification, comparison, logic
+from flexconf.oracles.functions import (
+    angle,
+    cosh,
+    exponential,
+    gelu,
+    log,
+    monotone,
+    sigmoid,
+    silu,
+    sine,
+    softplus,
+    tangent,
+    tanh,
+)
+from flexconf.oracles.gather import gather
+from flexconf.oracles.integers import (
+    any_integer,
+    integer_floor,
+    integer_monotone,
+    integer_product,
+    integer_remainder,
+    integer_sum,
+)
+from flexconf.oracles.operation import LN2, Operation, UnmodelledOperation
+from flexconf.oracles.selection import frac, order, select, step
+from flexconf.oracles.shadow import Shadow
+
+_RULES: dict[str, Callable[[Operation], Shadow]] = {
+    "sum": sum,
+    "product": product,
+    "square": square,
+    "quotient": quotient,
+    "floor_divide": floor_divide,
+    "remainder": remainder,
+    "fmod": remainder,
+    "composed": composed,
+    "lipschitz": lipschitz,
+    "copysign": copysign,
+    "power": power,
+    "hypot": hypot,
+    "select": select,
+    "order": order,
+    "monotone": monotone,
+    "step": step,
+    "frac": frac,
+    "exp": lambda op: exponential(op, 1.0, 2.0),
+    "exp2": lambda op: exponential(op, LN2, 0.0),
+    "log": log,
+    "sine": sine,
+    "tangent": tangent,
+    "cosh": cosh,
+    "tanh": tanh,
+    "sigmoid": sigmoid,
+    "silu": silu,
+    "gelu": gelu,
+    "softplus": softplus,
+    "angle": angle,
+    "comparison": comparison,
+    "classification": classification,
+    "logic": logic,
+    "integer": any_integer,
+    "cast": cast,
+    "gather": gather,
+}
+_DISCRETE: dict[str, Callable[[Operation], Shadow]] = {
+    "sum": integer_sum,
+    "product": integer_product,
+    "select": select,
+    "order": integer_monotone,
+    "lipschitz": integer_monotone,
+    "step": integer_monotone,
+    "quotient": integer_floor,
+    "floor_divide": integer_floor,
+    "remainder": integer_remainder,
+    "fmod": integer_remainder,
+    "comparison": comparison,
+    "classification": classification,
+    "logic": logic,
+    "cast": cast,
+    "gather": gather,
+}
+
+
+def shadow_of(op: Operation) -> Shadow:
+    """Applies the rule of `op`. Raises UnmodelledOperation when there is none."""
+    model = em.OPS.get(op.name)
+    if model is None:
+        raise UnmodelledOperation(f"{op.func} has no error model (see flexconf ops for those that have one)")
+    if not op.nominal.is_floating_point and not any(s.nominal.is_floating_point for s in op.shadows):
+        if all(s.exact for s in op.shadows):
+            same = all(s.real for s in op.shadows)
+            return Shadow(op.real if same else op.on(), None, op.nominal, real=same)
+        return _DISCRETE.get(model.rule, any_integer)(op)
+    return _RULES[model.rule](op)

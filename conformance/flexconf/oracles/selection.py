@@ -1,0 +1,75 @@
+"""Rules for operations that pick one of their inputs, or round it to a whole number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from flexconf.oracles.integers import integer
+from flexconf.oracles.operation import INF, Operation, exact_op, finish, spread, unsure
+from flexconf.oracles.shadow import Shadow, exact_result
+
+
+def select(op: Operation) -> Shadow:
+    if op.name == "masked_fill":
+        condition, first, second = op.args["mask"], op.args["value"], op.args["self"]
+    else:
+        condition, first, second = op.args["condition"], op.args["self"], op.args["other"]
+    if op.nominal.is_floating_point:
+        a, b = op.converted(first, op.nominal), op.converted(second, op.nominal)
+    else:
+        a, b = integer(first, op.nominal), integer(second, op.nominal)
+    v = torch.where(condition.v, a.v, b.v)
+    if a.exact and b.exact and condition.exact:
+        return Shadow(v, None, op.nominal)
+    if op.nominal == torch.bool:
+        return Shadow(v, bool_select(condition, a, b), torch.bool)
+    e = torch.where(condition.v, a.error(), b.error())
+    wild = a.wild or b.wild
+    if not condition.exact:
+        gap = (a.v.double() - b.v.double()).abs()
+        same = (a.v == b.v) | (a.v.isnan() & b.v.isnan())
+        gap = torch.where(same, 0.0, gap.nan_to_num(nan=INF, posinf=INF))
+        e = torch.where(condition.e, torch.maximum(a.error(), b.error()) + gap, e)
+        wild = True
+    return Shadow(v, e, op.nominal, mixed=True, wild=wild)
+
+
+def bool_select(condition: Shadow, a: Shadow, b: Shadow) -> Tensor:
+    ua, ub, uc = unsure(a), unsure(b), unsure(condition)
+    return torch.where(uc, ua | ub | (a.v != b.v), torch.where(condition.v, ua, ub))
+
+
+def order(op: Operation) -> Shadow:
+    """min, max and clamps: monotone in every argument, so the ends of the intervals give the ends of the
+    result."""
+    names = [n for n in ("self", "other", "min", "max", "min_val", "max_val") if op.args.get(n) is not None]
+    operands = {n: op.operand(n) for n in names}
+    v = op.on(**{n: x.v for n, x in operands.items()})
+    if all(x.exact for x in operands.values()):
+        return Shadow(v, None, op.nominal)
+    low = op.on(**{n: x.v - x.error() for n, x in operands.items()})
+    high = op.on(**{n: x.v + x.error() for n, x in operands.items()})
+    return exact_op(op, v, spread(v, low, high), *operands.values())
+
+
+def stepped(op: Operation, x: Shadow, f: Callable[[Tensor], Tensor]) -> Shadow:
+    v = f(x.v)
+    if x.e is None:
+        return Shadow(v, None, op.nominal)
+    return exact_op(op, v, spread(v, f(x.v - x.e), f(x.v + x.e)), x)
+
+
+def step(op: Operation) -> Shadow:
+    return stepped(op, op.operand("self"), lambda x: op.on(self=x))
+
+
+def frac(op: Operation) -> Shadow:
+    a = op.operand("self")
+    v = torch.frac(a.v)
+    if a.e is None:
+        return exact_result(v, op.nominal)
+    jumps = torch.trunc(a.v - a.e) != torch.trunc(a.v + a.e)
+    return finish(op, v, torch.where(jumps, torch.clamp(a.e, min=2.0), a.e), a, ieee=True, ulps=0.5)

@@ -1,0 +1,206 @@
+"""A shadow: what a tensor of the user's mod is worth in exact arithmetic, and how far an implementation may
+be from it.
+
+Floats: `v` is float64, `e` a float64 bound >= 0 on |implementation - v|; `inf` means indeterminate (any
+value, NaN included). Integers: `v` is exact in the tensor's own dtype, `e` > 0 only below a discontinuity
+that could go either way. Booleans: `e` is a boolean tensor, true where either outcome is legal. `e is None`
+means exact everywhere, which most index arithmetic is, and costs nothing. `e` may have fewer elements than
+`v` (it broadcasts).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from flexconf.oracles import error_model as em
+
+Scalar: TypeAlias = bool | int | float
+HALVES = (torch.float16, torch.bfloat16)
+_CALM = {torch.float64: 1e300, torch.float32: 1e38, torch.bfloat16: 1e38, torch.float16: 6e4}
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """Value and error of one tensor; `nominal` is the dtype that PyTorch gives it.
+
+    mixed: some elements may be exact while others are not. wild: some errors may be infinite. real: `v` is
+    the very tensor that PyTorch computed (integers that no inexact float has touched).
+    """
+
+    v: Tensor
+    e: Tensor | None
+    nominal: torch.dtype
+    mixed: bool = False
+    wild: bool = False
+    real: bool = False
+
+    @property
+    def exact(self) -> bool:
+        return self.e is None
+
+    def error(self) -> Tensor:
+        """`e` as float64, zeros included; an uncertain boolean counts as 1."""
+        if self.e is None:
+            return torch.zeros((), dtype=torch.float64)
+        return self.e.double() if self.e.dtype == torch.bool else self.e
+
+
+def source(real: Tensor) -> Shadow:
+    """The shadow of a tensor that no operation made: a capture, an index, a constant. Its elements are
+    exact."""
+    if not real.dtype.is_floating_point:
+        return Shadow(real, None, real.dtype, real=True)
+    v = real.detach().to(torch.float64)
+    if real.dtype in (torch.float64, torch.float16):
+        return Shadow(v, None, real.dtype)
+    size = v.abs()
+    flushed = (size < em.FLT_MIN) & (size > 0)
+    if bool(flushed.any()):  # a subnormal may be read as zero
+        return Shadow(v, torch.where(flushed, em.FLT_MIN, 0.0).double(), real.dtype, mixed=True)
+    return Shadow(v, None, real.dtype)
+
+
+def scalar(value: Scalar, nominal: torch.dtype) -> Shadow:
+    """A Python number that meets a tensor of dtype `nominal`: rounded to it (to float32 for the halves, or to
+    them)."""
+    if not nominal.is_floating_point:
+        return Shadow(torch.tensor(value, dtype=nominal), None, nominal, real=True)
+    if nominal == torch.float64:
+        return Shadow(torch.tensor(float(value), dtype=torch.float64), None, nominal)
+    v = torch.tensor(float(value), dtype=torch.float32).double()
+    return as_float(Shadow(v, None, torch.float32), nominal)
+
+
+def as_float(x: Shadow, nominal: torch.dtype) -> Shadow:
+    """`x` converted to the floating-point dtype `nominal`, with the rounding that the conversion may make."""
+    if x.nominal == nominal:
+        return x
+    v = x.v if x.v.dtype == torch.float64 else x.v.double()
+    e = None if x.e is None else x.error()
+    widening = x.nominal.is_floating_point and (
+        em.SIGNIFICAND_BITS[x.nominal] <= em.SIGNIFICAND_BITS[nominal] and nominal != torch.float16
+    )
+    if widening or x.nominal in (torch.bool, torch.uint8, torch.int8):
+        return Shadow(v, e, nominal, x.mixed, x.wild)
+    whole = not x.nominal.is_floating_point  # exact up to 2**bits
+    if whole and (v.numel() == 0 or float(v.abs().max()) <= 2.0 ** em.SIGNIFICAND_BITS[nominal]):
+        return Shadow(v, e, nominal, x.mixed, x.wild)
+    if e is None:
+        return exact_result(v, nominal)
+    return rounded(v, e, nominal, (x,), ulps=0.5, ieee=True)
+
+
+def exact_result(v: Tensor, nominal: torch.dtype, *, half_rounds: bool = True) -> Shadow:
+    """One correctly rounded operation on exact inputs, whose exact result is `v`: an error only where it
+    rounds."""
+    if nominal == torch.float64:
+        return _float64_result(v)
+    single = v.to(torch.float32).double()
+    e = (single - v).abs_().nan_to_num_(nan=0.0)  # NaN - NaN and inf - inf: the special value is certain
+    size = single.abs()
+    e = torch.where(size == math.inf, 0.0, e)
+    e = torch.where((size < em.FLT_MIN) & (v != 0), em.FLT_MIN, e)
+    v = torch.where((size == math.inf) & v.isfinite(), single, v)
+    if nominal in HALVES and half_rounds:
+        half = v.to(nominal).double()
+        e = e + torch.where(half == v, 0.0, (half - v).abs())
+        e = torch.where(
+            v.isfinite(), e, 0.0
+        )  # inf stays where the half overflows and v does not: either is legal
+    wild = bool(e.isinf().any())
+    if not bool((e > 0).any()):
+        return Shadow(v, None, nominal)
+    return Shadow(v, e * em.ORACLE_SLACK, nominal, mixed=True, wild=wild)
+
+
+def _float64_result(v: Tensor) -> Shadow:
+    whole = (v == v.round()) & (v.abs() < 2.0**52)
+    if bool((whole | ~v.isfinite()).all()):
+        return Shadow(v, None, torch.float64)
+    e = torch.where(whole | ~v.isfinite(), 0.0, v.abs() * em.relative(0.5, torch.float64))
+    return Shadow(v, e, torch.float64, mixed=True)
+
+
+def rounded(
+    v: Tensor,
+    propagated: Tensor | None,
+    nominal: torch.dtype,
+    inputs: Sequence[Shadow],
+    *,
+    ulps: float,
+    ieee: bool = False,
+    extra: Tensor | None = None,
+    tiny: float = em.FLT_MIN,
+    unsure: Callable[[], Tensor] | None = None,
+) -> Shadow:
+    """The result of an operation with value `v` whose inputs' errors alone move it by `propagated`.
+
+    Adds the operation's own rounding (`ulps`, plus the absolute `extra`, plus `tiny` for flushed subnormals),
+    and settles the special values: a definite infinity or NaN has error 0, a possible overflow is
+    indeterminate. `unsure` tells where an infinite or NaN `v` might not be one (asked only if there is any).
+    With `ieee`, an exact and representable element stays exact.
+    """
+    if propagated is None and extra is None and ieee:
+        return exact_result(v, nominal)
+    wild_in = any(x.wild for x in inputs)
+    mixed = any(x.mixed for x in inputs)
+    e = torch.zeros((), dtype=torch.float64) if propagated is None else propagated
+    relative = em.relative(ulps, nominal) if ulps or nominal in HALVES else 0.0
+    size = v.abs()
+    size = size.add_(e) if e.dim() <= size.dim() else size + e
+    calm = size.numel() == 0 or float(size.max()) < _CALM[nominal]
+    total = torch.add(e, size, alpha=relative) if relative else e
+    if relative and nominal != torch.float64:
+        total = total + tiny if total is e else total.add_(tiny)
+    if extra is not None:
+        total = total + extra
+    if mixed and ieee:
+        keeps = (e == 0) & (v.to(nominal).double() == v)
+        if extra is not None:
+            keeps = keeps & (extra == 0)
+        total = torch.where(keeps, 0.0, total)
+    if not wild_in and calm:
+        return Shadow(v, total, nominal, mixed)
+    return _settled(v, total, nominal, inputs, mixed, unsure)
+
+
+def _settled(
+    v: Tensor,
+    e: Tensor,
+    nominal: torch.dtype,
+    inputs: Sequence[Shadow],
+    mixed: bool,
+    unsure: Callable[[], Tensor] | None,
+) -> Shadow:
+    finite = v.isfinite()
+    doubtful = torch.zeros((), dtype=torch.bool)
+    for x in inputs:
+        if x.wild and x.e is not None:
+            doubtful = doubtful | x.e.isinf()
+    special = doubtful if unsure is None else doubtful | unsure()
+    e = torch.where(
+        finite, e.nan_to_num(nan=math.inf, posinf=math.inf), torch.where(special, math.inf, 0.0).double()
+    )
+    e = torch.where(doubtful, math.inf, e)
+    if nominal != torch.float64:
+        size = v.abs()
+        certain = finite & (size - e >= em.FLT_OVERFLOW)
+        possible = finite & ~certain & (size + e > em.LARGEST[nominal])
+        if nominal == torch.float16:
+            possible = possible | certain  # extra precision would have kept it
+        else:
+            v = torch.where(certain, torch.copysign(torch.full_like(v, math.inf), v), v)
+        e = torch.where(possible, math.inf, torch.where(certain, 0.0, e))
+    wild = bool(e.isinf().any())
+    return Shadow(v, e, nominal, mixed or bool((e == 0).any()), wild)
+
+
+def doubt(e: Tensor | None) -> Tensor:
+    """Where an error is infinite (a boolean tensor)."""
+    return torch.zeros((), dtype=torch.bool) if e is None else (e if e.dtype == torch.bool else e.isinf())

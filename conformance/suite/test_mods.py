@@ -1,0 +1,338 @@
+"""L7: what a mod means. Operations one by one are `test_operations.py`; here promotion, indices, captures, refusals."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+
+import flexflash
+import pytest
+import torch
+from flexflash import TraceError, UnsupportedOperation, flex_flash_attention, lower, trace
+from flexflash.launch.host import HostLauncher
+from plain import grid, qkv
+from torch import Tensor
+
+B, H, M, N = 2, 4, 9, 13
+Q, K, V = qkv(B, H, 2, M, N, 16)
+GENERATOR = torch.Generator().manual_seed(7)
+Mod = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def _evaluate(mod: Mod, scores: Tensor | None = None, width: int = 4) -> Tensor:
+    scores = torch.zeros(B, H, M, N) if scores is None else scores
+    return HostLauncher(width).evaluate(lower(Q, K, V, mod), scores)
+
+
+def _expected(mod: Mod, scores: Tensor | None = None) -> Tensor:
+    """The mod on broadcast index tensors (right for pointwise mods): PyTorch's own values."""
+    scores = torch.zeros(B, H, M, N) if scores is None else scores
+    return mod(scores, *(g.int() for g in grid(B, H, M, N))).float().expand(B, H, M, N)
+
+
+# --- tracing --------------------------------------------------------------------------------------------------------
+
+_GLOBAL = torch.arange(4.0)
+
+
+class _Module:
+    def __init__(self) -> None:
+        self.weight = torch.arange(4.0) * 2
+
+    def __call__(self, score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        return score + self.weight[h]
+
+    def method(self, score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        return score + self.weight[h] * 3
+
+
+def _of_global(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+    return score + _GLOBAL[h]
+
+
+def _of_default(
+    score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor, table: Tensor = _GLOBAL * 5, by: float = 0.5
+) -> Tensor:
+    return score + table[h] * by
+
+
+def _of_first(table: Tensor, score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+    return score + table[h]
+
+
+@pytest.mark.clause("L7.1", "L6.3")
+@pytest.mark.parametrize(
+    ("mod", "name", "expected"),
+    [
+        (_of_global, "_GLOBAL", _GLOBAL),
+        (_of_default, "table", _GLOBAL * 2.5),
+        (functools.partial(_of_first, _GLOBAL * 7), "argument0", _GLOBAL * 7),
+        (_Module(), "weight", _GLOBAL * 2),
+        (_Module().method, "weight", _GLOBAL * 6),
+    ],
+    ids=["global", "default", "partial", "callable object", "method"],
+)
+def test_any_python_callable_is_a_mod(mod: Mod, name: str, expected: Tensor) -> None:
+    graph = trace(mod, "score")
+    assert len(graph.captures) == 1
+    assert graph.names[0].strip("_") == name.strip("_")
+    assert torch.equal(_evaluate(mod), expected.view(H, 1, 1).expand(B, H, M, N))
+
+
+@pytest.mark.clause("L7.1")
+def test_arguments_are_float32_and_int32() -> None:
+    graph = trace(lambda s, b, h, q, kv: s + b + h + q + kv, "score").graph_module.graph
+    dtypes = {n.name: n.meta["val"].dtype for n in graph.nodes if n.op == "placeholder"}
+    assert dtypes == {"score": torch.float32, **dict.fromkeys(("b", "h", "q", "kv"), torch.int32)}
+
+
+@pytest.mark.clause("L7.1")
+def test_score_is_scaled_and_heads_are_query_heads() -> None:
+    seen = _evaluate(lambda s, b, h, q, kv: s + 1000 * h, torch.full((B, H, M, N), 0.25))
+    assert torch.equal(seen[:, :, 0, 0], 0.25 + 1000.0 * torch.arange(H).expand(B, H))
+    _, lse = flex_flash_attention(Q, K, V, lambda s, b, h, q, kv: s * 0 + s, scale=0.0)
+    torch.testing.assert_close(lse, torch.full((B, H, M), float(N)).log())
+
+
+@pytest.mark.clause("L6.3")
+def test_a_tensor_captured_twice_is_lifted_once_in_order_of_use() -> None:
+    first, second = torch.randn(4), torch.randn(13)
+    alias = second[:]
+
+    def mod(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        return score + second[kv] + first[h] + alias[kv] + second[q]
+
+    assert [t.data_ptr() for t in trace(mod, "score").captures] == [second.data_ptr(), first.data_ptr()]
+
+
+# --- promotion ------------------------------------------------------------------------------------------------------
+
+_DTYPES = [
+    torch.float16, torch.bfloat16, torch.float32, torch.float64,
+    torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool,
+]  # fmt: skip
+
+
+def _table(dtype: torch.dtype, *size: int) -> Tensor:
+    if dtype is torch.bool:
+        return torch.rand(size, generator=GENERATOR) > 0.5
+    if dtype.is_floating_point:
+        return torch.randn(size, generator=GENERATOR).to(dtype)
+    low, high = (0, 100) if dtype is torch.uint8 else (-100, 100)
+    return torch.randint(low, high, size, generator=GENERATOR, dtype=dtype)
+
+
+@pytest.mark.clause("L7.2")
+@pytest.mark.parametrize(("left", "right"), itertools.combinations_with_replacement(_DTYPES, 2))
+def test_promotion_of_two_captures(left: torch.dtype, right: torch.dtype) -> None:
+    """Sum, product and comparison of every pair of dtypes; float results may keep more than the nominal precision."""
+    x, y = _table(left, M), _table(right, N)
+
+    def mod(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        return (x[q] + y[kv]) * 1 + torch.where(x[q] > y[kv], 1000, 0) + (x[q] * y[kv]).to(torch.float32)
+
+    expected = _expected(mod)
+    # Half results may keep more precision or round; what rounds is as large as the operands and their product.
+    half = {left, right} & {torch.float16, torch.bfloat16}
+    large = x.double().abs().max() + y.double().abs().max() + x.double().abs().max() * y.double().abs().max()
+    bound = float(large) * (2**-7 if half else 2**-22)
+    torch.testing.assert_close(_evaluate(mod), expected, rtol=2**-22, atol=bound)
+
+
+@pytest.mark.clause("L7.2")
+@pytest.mark.parametrize(("source", "target"), itertools.product(_DTYPES, _DTYPES))
+def test_casts_between_every_pair_of_dtypes(source: torch.dtype, target: torch.dtype) -> None:
+    values = torch.tensor([0.0, 1.0, -1.0, 2.5, -2.5, 100.75, -100.75, 0.49, -0.0, 77.0, 3.0, 64.5, 0.001])
+    if not source.is_floating_point and source is not torch.bool:
+        values = values.trunc()
+    if torch.uint8 in (source, target):
+        values = values.abs()  # a negative float has no uint8
+    table = values.to(source)
+    expected = table.to(target)
+
+    def mod(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        return torch.where(table[kv].to(target) == expected[kv], 0.0, 1.0)
+
+    assert not _evaluate(mod).any()
+
+
+@pytest.mark.clause("L7.2")
+def test_a_python_number_does_not_widen() -> None:
+    graph = trace(lambda s, b, h, q, kv: (s + 1) * 0.1 + q * 0.5, "score").graph_module.graph
+    assert all(n.meta["val"].dtype in (torch.float32, torch.int32) for n in graph.nodes if n.op != "output")
+
+
+@pytest.mark.clause("L7.2")
+def test_double_captures_keep_double_precision() -> None:
+    table = torch.tensor([1.0 + 2.0**-40], dtype=torch.float64)
+    seen = _evaluate(lambda s, b, h, q, kv: (table[0] - 1.0) * 2.0**40)
+    assert torch.equal(seen, torch.ones_like(seen))
+
+
+@pytest.mark.clause("L7.2")
+def test_narrow_integers_wrap_around() -> None:
+    table = torch.tensor([100, -100, 127, -128] * 4, dtype=torch.int8)[:N]
+    assert torch.equal(*_both(lambda s, b, h, q, kv: (table[kv] + table[kv]).to(torch.float32)))
+
+
+def _both(mod: Mod, scores: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    return _evaluate(mod, scores), _expected(mod, scores)
+
+
+# --- division -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.clause("L7.3")
+@pytest.mark.parametrize("divisor", [3, -3, 1, -7])
+def test_integer_division_floors_and_remainder_has_the_divisors_sign(divisor: int) -> None:
+    assert torch.equal(*_both(lambda s, b, h, q, kv: ((q - kv) // divisor) * 100.0))
+    assert torch.equal(*_both(lambda s, b, h, q, kv: ((q - kv) % divisor) * 100.0))
+    assert torch.equal(*_both(lambda s, b, h, q, kv: torch.fmod(q - kv, divisor) * 1.0))
+    assert torch.equal(
+        *_both(lambda s, b, h, q, kv: torch.div(q - kv, divisor, rounding_mode="trunc") * 1.0)
+    )
+
+
+@pytest.mark.clause("L7.3")
+def test_float_division_floors_and_remainder_has_the_divisors_sign() -> None:
+    steps = torch.tensor([0.5, -0.5, 0.75, -2.0] * 4)[:N]
+    assert torch.equal(*_both(lambda s, b, h, q, kv: ((q - kv) * 0.25) // steps[kv]))
+    assert torch.equal(*_both(lambda s, b, h, q, kv: ((q - kv) * 0.25) % steps[kv]))
+
+
+@pytest.mark.clause("L7.3")
+def test_true_division_of_integers_is_float32() -> None:
+    assert torch.equal(*_both(lambda s, b, h, q, kv: (q - kv) / 8))
+    graph = trace(lambda s, b, h, q, kv: (q - kv) / 8, "score")
+    assert graph.output.meta["val"].dtype is torch.float32
+
+
+@pytest.mark.clause("L7.3")
+def test_right_shift_is_arithmetic() -> None:
+    assert torch.equal(*_both(lambda s, b, h, q, kv: ((q - kv) * 64 >> 3) * 1.0))
+    assert torch.equal(*_both(lambda s, b, h, q, kv: ((q - kv) * 64 >> (kv % 5)) * 1.0))
+
+
+# --- indices --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.clause("L7.4")
+def test_negative_index_constant_and_computed() -> None:
+    table = _table(torch.float32, H, M + N)
+    assert torch.equal(*_both(lambda s, b, h, q, kv: table[h, -1] + table[-2, kv] + table[h, q - kv]))
+    assert torch.equal(*_both(lambda s, b, h, q, kv: table[-1 - h, kv - N]))
+
+
+@pytest.mark.clause("L7.4")
+def test_constant_index_out_of_range_is_refused() -> None:
+    table = _table(torch.float32, H, 5)
+    with pytest.raises(UnsupportedOperation, match="index 5 of dimension 1 of `table`, whose size is 5"):
+        lower(Q, K, V, lambda s, b, h, q, kv: s + table[h, 5])
+
+
+@pytest.mark.clause("L7.5")
+def test_chained_indices() -> None:
+    table = _table(torch.float32, B, H, M)
+    _, expected = _both(lambda s, b, h, q, kv: table[b, h, q])
+    assert torch.equal(_evaluate(lambda s, b, h, q, kv: table[b][h][q]), expected)
+    assert torch.equal(_evaluate(lambda s, b, h, q, kv: table[b, h][q]), expected)
+    assert torch.equal(_evaluate(lambda s, b, h, q, kv: table[b, :][h, ...][q]), expected)
+
+
+@pytest.mark.clause("L7.5")
+def test_index_through_another_capture() -> None:
+    pages = torch.randperm(N, generator=GENERATOR)
+    table = _table(torch.float32, N, H)
+    assert torch.equal(*_both(lambda s, b, h, q, kv: table[pages[kv], h] - table[pages[pages[kv]], h]))
+
+
+# --- captures -------------------------------------------------------------------------------------------------------
+
+_SIZES = (B, H, M, N)
+
+
+def _strided(dtype: torch.dtype, rank: int, kind: str) -> Tensor:
+    size = _SIZES[4 - rank :]
+    if rank == 0:
+        return _table(dtype, 3)[1] if kind == "offset" else _table(dtype)
+    if kind == "permuted":
+        return _table(dtype, *reversed(size)).permute(*reversed(range(rank)))
+    if kind == "stepped":
+        return _table(dtype, *(2 * s for s in size))[tuple(slice(None, None, 2) for _ in size)]
+    if kind == "expanded":
+        return _table(dtype, *size[:-1], 1).expand(*size)
+    if kind == "offset":
+        return _table(dtype, size[0] + 3, *size[1:])[3:]
+    return _table(dtype, *size)
+
+
+@pytest.mark.clause("L7.5", "L2.4")
+@pytest.mark.parametrize("kind", ["contiguous", "permuted", "stepped", "expanded", "offset"])
+@pytest.mark.parametrize("dtype", _DTYPES, ids=str)
+def test_captures_of_every_rank_dtype_and_stride(dtype: torch.dtype, kind: str) -> None:
+    """Ranks 0 to 4 in one mod, each read by its own indices."""
+    t0, t1, t2, t3, t4 = (_strided(dtype, rank, kind) for rank in range(5))
+
+    def values(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> tuple[Tensor, ...]:
+        return t0, t1[kv], t2[q, kv], t3[h, q, kv], t4[b, h, q, kv]
+
+    def mod(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        zero, one, two, three, four = (x.to(torch.float32) for x in values(b, h, q, kv))
+        return zero + 3.0 * one + 5.0 * two + 7.0 * three + 11.0 * four
+
+    torch.testing.assert_close(*_both(mod), rtol=2**-20, atol=2**-15)
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+
+
+def _branches(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+    if q >= kv:  # this very line must be named
+        return score
+    return score * 2
+
+
+def _recursive(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+    return _recursive(score, b, h, q, kv)
+
+
+_TABLE2 = torch.zeros(4, 5)
+_REFUSED: dict[str, tuple[Mod, str]] = {
+    "branch": (_branches, r"test_mods.py:\d+: if q >= kv:"),
+    "python index": (lambda s, b, h, q, kv: s + [1, 2][q], "Python index on a tensor"),
+    "int()": (lambda s, b, h, q, kv: s + int(q), r"int\(\)"),
+    "not all dimensions": (lambda s, b, h, q, kv: s + _TABLE2[h], "one index for each of its dimensions"),
+    "too many indices": (lambda s, b, h, q, kv: s + _TABLE2[h, q, kv], "3 indices for `_?TABLE2` of rank 2"),
+    "slice": (lambda s, b, h, q, kv: s + _TABLE2[1:, q][h], "slices, None and bools are not supported"),
+    "bool index": (lambda s, b, h, q, kv: s + _TABLE2[q > kv, 0], "selects by mask"),
+    "float index": (lambda s, b, h, q, kv: s + _TABLE2[h, q * 1.5], "long, int, byte or bool"),
+    "two results": (lambda s, b, h, q, kv: torch.sort(s), "several tensors"),
+    "not a tensor": (lambda s, b, h, q, kv: "score", "returned str"),  # type: ignore[dict-item,return-value]
+    "recursion": (_recursive, "recurses without end"),
+    "wrong arity": (lambda s, b: s, "positional arguments"),  # type: ignore[misc,dict-item]
+}
+
+
+@pytest.mark.clause("L7.7")
+@pytest.mark.parametrize("name", _REFUSED)
+def test_what_is_not_pointwise_is_refused_while_tracing(name: str) -> None:
+    mod, message = _REFUSED[name]
+    with pytest.raises(TraceError, match=message):
+        trace(mod, "score")
+
+
+@pytest.mark.clause("L7.7")
+def test_mask_must_be_bool() -> None:
+    with pytest.raises(TraceError, match="returned float32, not bool"):
+        trace(lambda b, h, q, kv: q * 1.0, "mask")
+
+
+@pytest.mark.clause("L7.7")
+def test_unsupported_operation_is_named_with_the_users_line() -> None:
+    def mod(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        return torch.special.bessel_j0(score)
+
+    with pytest.raises(UnsupportedOperation, match=r"aten\.special_bessel_j0.*test_mods\.py:\d+: return torch"):
+        lower(Q, K, V, mod)
+    assert issubclass(UnsupportedOperation, flexflash.FlexFlashError)
