@@ -62,7 +62,7 @@ def materialize(case: Case, device: str | torch.device = "cpu") -> Inputs:
         try:
             mod = modtext.compile_mod(text, kind, captures, case.constants(), case.name)
             if case.expect == "ok":
-                modtext.check_result(mod, kind, case.name)
+                modtext.check_result(mod, kind)
         except InputError as error:
             raise InputError(f"case {case.name!r}: {kind}_mod: {error}") from None
         mods[kind] = mod

@@ -287,7 +287,7 @@ def free_names(text: str) -> frozenset[str]:
 
 
 def _values(expression: ast.expr) -> Iterator[str]:
-    """The names that stand for a value. What is called, or has an attribute other than `.to`, is no capture."""
+    """The names that stand for a value; what is called, or has an attribute but `.to`, is no capture."""
     stack: list[ast.AST] = [expression]
     while stack:
         node = stack.pop()
@@ -299,11 +299,12 @@ def _values(expression: ast.expr) -> Iterator[str]:
             stack.extend(ast.iter_child_nodes(node))
 
 
-def check_result(mod: Callable[..., Tensor], kind: Kind, name: str = "mod") -> None:
+def check_result(mod: Callable[..., Tensor], kind: Kind) -> None:
     """Call the mod once on scalars without data, and check that what it returns is a mod's result.
 
-    A mask_mod must return a bool scalar, a score_mod a scalar of a floating dtype. Captures are replaced by
-    tensors without data of the same shape and dtype for the call. Raises ModTextError.
+    A mask_mod must return a bool scalar, a score_mod a scalar of a floating dtype. `mod` comes from
+    compile_mod; for the call its captures are replaced by tensors without data of the same shape and dtype.
+    Raises ModTextError.
     """
     meta = torch.device("meta")
     index = [torch.empty((), dtype=torch.int32, device=meta) for _ in range(4)]
@@ -313,24 +314,19 @@ def check_result(mod: Callable[..., Tensor], kind: Kind, name: str = "mod") -> N
             result: object = _without_data(mod)(*scalars)
         except (RuntimeError, TypeError, IndexError, ValueError, NotImplementedError) as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise ModTextError(f"{kind}_mod {name}: PyTorch refuses it: {reason[0][:200]}") from None
+            raise ModTextError(f"PyTorch refuses it: {reason[0][:200]}") from None
     if not isinstance(result, Tensor):
         like = "torch.full_like(score, x)" if kind == "score" else "torch.ones_like(q, dtype=torch.bool)"
-        raise ModTextError(
-            f"{kind}_mod {name} returns the Python value {result!r}, not a tensor; write {like}"
-        )
+        raise ModTextError(f"the result is the Python value {result!r}, not a tensor; write {like}")
     if result.dim() != 0:
-        raise ModTextError(
-            f"{kind}_mod {name} returns a tensor of shape {tuple(result.shape)}; a mod returns a scalar"
-        )
+        raise ModTextError(f"the result has the shape {tuple(result.shape)}; a mod returns a scalar")
     if kind == "mask" and result.dtype != torch.bool:
         raise ModTextError(
-            f"mask_mod {name} returns {_short(result.dtype)}, but a mask is bool; "
-            "write a comparison, such as q >= kv"
+            f"the result is {_short(result.dtype)}, but a mask is bool; write a comparison, such as q >= kv"
         )
     if kind == "score" and not result.dtype.is_floating_point:
         raise ModTextError(
-            f"score_mod {name} returns {_short(result.dtype)}, but a score is a float; "
+            f"the result is {_short(result.dtype)}, but a score is a float; "
             "write torch.where(condition, score, -inf) or x.to(torch.float32)"
         )
 
@@ -479,11 +475,10 @@ class _Checker:
         value = self.expression(node)
         if value.rank:
             what = ast.unparse(node)
-            self.fail(
-                node,
-                f"{what} still has {value.rank} dimension{'s' if value.rank > 1 else ''}; "
-                f"index every dimension, such as {what}[{', '.join(('h', 'q', 'kv', 'b')[: value.rank])}]",
-            )
+            more = ", ".join(("q", "kv", "h", "b")[: value.rank])
+            example = f"{what[:-1]}, {more}]" if what.endswith("]") else f"{what}[{more}]"
+            left = f"{value.rank} dimension{'s' if value.rank > 1 else ''}"
+            self.fail(node, f"{what} still has {left}; index every one, such as {example}")
         return value
 
     def expression(self, node: ast.expr) -> _Value:

@@ -438,7 +438,7 @@ def _function(text: str, nonnegative: bool = False) -> Emitter:
     return emit
 
 
-for _name in "exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan sinh cosh tanh".split():
+for _name in "exp2 log log2 log10 sin cos tan asin acos atan sinh cosh tanh".split():
     _spell(f"{_name}.default")(_function(f"cute.math.{_name}({{x}})"))
 for _name in "exp sqrt rsqrt".split():
     _spell(f"{_name}.default")(_function(f"cute.math.{_name}({{x}})", nonnegative=True))
@@ -476,11 +476,11 @@ def _softplus(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtyp
     threshold = args[2] if len(args) > 2 else kw.get("threshold", 20)
     x = w.vector(args[0], dtype)
     if beta == 1:
-        text = f"cute.where({x} > {w.operand(threshold, dtype)}, {x}, cute.math.log1p(cute.math.exp({x})))"
+        text = f"cute.where({x} > {w.operand(threshold, dtype)}, {x}, {w.use('log1p')}(cute.math.exp({x})))"
     else:
         b = w.operand(beta, dtype)
         scaled = w.assign(f"{x} * {b}", "scaled")
-        smooth = f"cute.math.log1p(cute.math.exp({scaled})) / {b}"
+        smooth = f"{w.use('log1p')}(cute.math.exp({scaled})) / {b}"
         text = f"cute.where({scaled} > {w.operand(threshold, dtype)}, {x}, {smooth})"
     return _result(w, text, dtype, "softplus", args)
 
@@ -494,7 +494,8 @@ def _elu(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: to
     if scale != 1 or input_scale != 1:
         raise Unwritable("scale or input_scale other than 1")
     x = w.vector(args[0], dtype)
-    text = f"cute.where({x} > 0.0, {x}, cute.math.expm1({x}) * {w.operand(alpha, dtype)})"
+    expm1 = w.use("expm1_f64" if dtype is torch.float64 else "expm1")
+    text = f"cute.where({x} > 0.0, {x}, {expm1}({x}) * {w.operand(alpha, dtype)})"
     return _result(w, text, dtype, "elu", args)
 
 
@@ -507,7 +508,9 @@ def _helper(name: str, *, of_double: bool) -> Emitter:
     return emit
 
 
-# CuTe's own inverse hyperbolic functions and hypot do not compile for a CPU.
+# CuTe's own expm1 and log1p lose all accuracy near 0; its inverse hyperbolics and hypot do not compile for a CPU.
+_spell("expm1.default")(_helper("expm1", of_double=True))
+_spell("log1p.default")(_helper("log1p", of_double=False))
 _spell("asinh.default")(_helper("asinh", of_double=True))
 _spell("acosh.default")(_helper("acosh", of_double=True))
 _spell("atanh.default")(_helper("atanh", of_double=False))
@@ -518,7 +521,7 @@ _spell("hypot.default")(_helper("hypot", of_double=False))
 def _log_sigmoid(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
     x = w.vector(args[0], dtype)
     zero = w.vector(0, dtype)
-    text = f"cute.where({x} < 0.0, {x}, {zero}) - cute.math.log1p(cute.math.exp(-cute.math.abs({x})))"
+    text = f"cute.where({x} < 0.0, {x}, {zero}) - {w.use('log1p')}(cute.math.exp(-cute.math.abs({x})))"
     return _result(w, text, dtype, "log_sigmoid", args)
 
 
@@ -555,6 +558,18 @@ def _rounding(text: str) -> Emitter:
 
 for _name, _text in (("floor", "floor"), ("ceil", "ceil"), ("round", "roundeven"), ("trunc", "trunc")):
     _spell(f"{_name}.default")(_rounding(f"cute.math.{_text}({{x}})"))
+
+
+@_spell("round.decimals")
+def _round_decimals(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    decimals = constant_of(kw.get("decimals", 0))
+    if not dtype.is_floating_point or not isinstance(decimals, int):
+        raise Unwritable("this use of decimals")
+    x, power = w.vector(args[0], dtype), w.operand(10.0 ** abs(decimals), dtype)
+    up, down = ("*", "/") if decimals >= 0 else ("/", "*")
+    return _result(w, f"cute.math.roundeven({x} {up} {power}) {down} {power}", dtype, "round", args)
+
+
 _spell("frac.default")(_rounding("{x} - cute.math.trunc({x})"))
 
 

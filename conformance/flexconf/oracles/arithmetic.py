@@ -20,7 +20,7 @@ from flexconf.oracles.operation import (
     times,
 )
 from flexconf.oracles.selection import stepped
-from flexconf.oracles.shadow import Shadow, exact_result, rounded, scalar
+from flexconf.oracles.shadow import Shadow, doubt, exact_result, rounded, scalar
 
 
 def sum(op: Operation) -> Shadow:
@@ -50,7 +50,7 @@ def product(op: Operation) -> Shadow:
 def square(op: Operation) -> Shadow:
     a = op.operand("self")
     e = None if a.e is None else (2 * a.v.abs() + a.e) * a.e
-    return finish(op, op.on(self=a.v), e, a, ieee=True)
+    return finish(op, op.on(self=a.v), e, a, ieee=True, unsure=lambda: doubt(a.e))
 
 
 def quotient_error(v: Tensor, a: Shadow, b: Shadow) -> Tensor | None:
@@ -61,6 +61,7 @@ def quotient_error(v: Tensor, a: Shadow, b: Shadow) -> Tensor | None:
         return torch.where(a.e == 0, 0.0, a.e / b.v.abs())
     numerator = plus(times(v, b.e), a.e)
     room = b.v.abs() - b.e
+    assert numerator is not None
     e = torch.where(room > 0, numerator / room, torch.where(b.e > 0, INF, 0.0).double())
     return torch.where((numerator == 0) & (room != 0), 0.0, e)
 
@@ -115,6 +116,7 @@ def remainder(op: Operation) -> Shadow:
     q = whole(a.v, b.v)
     jumps = spread(q, *corners(op, a, b, whole)) > 0
     eb = b.error()
+    jumps = jumps | (q.abs() > 2.0**50) & ((a.error() > 0) | (eb > 0))
     e = torch.where(jumps, 2 * (b.v.abs() + eb), a.error() + q.abs() * eb)
     e = torch.where(straddles_zero(b), INF, e)
     return finish(op, v, e, a, b, ieee=True, ulps=0.5)
@@ -162,10 +164,8 @@ def copysign(op: Operation) -> Shadow:
 
 def power(op: Operation) -> Shadow:
     a, b = op.operand("self"), op.operand("exponent")
-    v = torch.pow(a.v, b.v)
-    if a.exact and b.exact:
-        return finish(op, v, None, a, b)
-    e = spread(v, *corners(op, a, b, torch.pow))
+    v = op.on(self=a.v, exponent=b.v)
+    e = torch.zeros_like(v) if a.exact and b.exact else spread(v, *corners(op, a, b, torch.pow))
     straddles = straddles_zero(a)
     if bool(straddles.any()):
         # Zero is inside the interval: extremes there too; a pole, or a NaN for a power that is not whole, is
@@ -173,6 +173,9 @@ def power(op: Operation) -> Shadow:
         e = torch.maximum(e, torch.where(straddles, v.abs(), 0.0).double())
         smooth = b.exact & ((b.v >= 0) & (b.v == b.v.round()))
         e = torch.where(straddles & ~smooth, INF, e)
+    if bool((a.v == -INF).any()):
+        # sqrt(-inf) is NaN, pow(-inf, 0.5) is inf: PyTorch itself has both, by dtype.
+        e = torch.where((a.v == -INF) & (b.v != b.v.round()), INF, e)
     if not b.exact:
         e = torch.where((a.v - a.error() < 0) & (b.error() > 0), INF, e)
     return finish(op, v, e, a, b)

@@ -144,7 +144,7 @@ def _table() -> dict[str, OpModel]:
     # Selection
     put("where masked_fill", 0.0, EXACT, "select")
     put("minimum maximum fmin fmax clamp clamp_min clamp_max relu hardtanh", 0.0, EXACT, "order")
-    put("leaky_relu", 0.5, COMPOSED.format("one product, or exact"), "monotone")
+    put("leaky_relu", 1.5, COMPOSED.format("one product with the rounded slope, or exact"), "monotone")
 
     # Rounding to integers
     put("floor ceil trunc round", 0.0, EXACT, "step", True)

@@ -88,7 +88,7 @@ class Bounded:
     dtype: torch.dtype
 
 
-class _IndexingByTensors(TorchFunctionMode):
+class IndexingByTensors(TorchFunctionMode):
     """`table[b, q]` with scalar tensors means aten.index; PyTorch would otherwise ask vmap for `.item()`."""
 
     def __torch_function__(
@@ -104,11 +104,11 @@ class _IndexingByTensors(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Shadowing(TorchDispatchMode):
+class _Shadowing(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Executes every operation and records the shadow of its result."""
 
     def __init__(self, on_result: Callable[[str, Tensor, Shadow], None] | None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._shadows: Any = WeakTensorKeyDictionary()
         self._on_result = on_result
 
@@ -243,7 +243,7 @@ def evaluate(
         first = [real]
         wild = error is not None and bool(error.isinf().any())
         mode.record(real, Shadow(value, error, torch.float32, mixed=error is not None, wild=wild))
-    with torch.no_grad(), _IndexingByTensors(), mode:
+    with torch.no_grad(), IndexingByTensors(), mode:
         result = over_indices(fn, kind)(*first, *indices)
     shadow = mode.shadow(result)
     if kind == "mask":

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flexconf.oracles import error_model as em
 from flexconf.oracles.operation import INF, LN2, Operation, finish, spread, straddles_zero
-from flexconf.oracles.shadow import Shadow, doubt
+from flexconf.oracles.shadow import Shadow
 
 
 def monotone(op: Operation) -> Shadow:
@@ -22,26 +22,41 @@ def monotone(op: Operation) -> Shadow:
     ):  # a pole at 0 from the right, NaN from the left
         e = torch.where(straddles_zero(a), INF, e)
 
-    def unsure() -> Tensor:
-        assert e is not None
-        return e.isinf()
+    if e is not None and op.name in ("asin", "acos", "atanh"):  # both ends outside, the middle inside
+        assert a.e is not None
+        e = torch.where(v.isnan() & (a.e > 0) & (a.v.abs() - a.e <= 1), INF, e)
+    if op.name == "sinh":
+        e = _early_overflow(a, e)
+    return finish(op, v, e, a)
 
-    return finish(op, v, e, a, unsure=None if e is None else unsure)
+
+def _early_overflow(a: Shadow, e: Tensor | None) -> Tensor | None:
+    """sinh and cosh are exp(|x|) / 2: between 88.7 and 89.4 they are finite, but exp in float32 is not."""
+    if a.nominal == torch.float64 or not bool((a.v.abs() + a.error() > 88.7).any()):
+        return e
+    near = (a.v.abs() + a.error() > 88.7) & (a.v.abs() - a.error() < 89.5)
+    return torch.where(near, INF, a.error() * 0 if e is None else e)
 
 
 def exponential(op: Operation, base_log: float, argument_rounding: float) -> Shadow:
     a = op.operand("self")
     v = op.on(self=a.v)
-    e = None if a.e is None else torch.expm1(a.e * (base_log * em.ORACLE_SLACK)) * v
-    if e is not None and bool(
-        e.isnan().any()
-    ):  # 0 * inf: a hopeless error of a vanishing value, or -inf itself
-        e = torch.where(e.isnan(), torch.where(doubt(a.e) | (a.e > 700), INF, 0.0).double(), e)
+    e: Tensor | None = None
+    if a.e is not None:
+        e = torch.expm1(a.e * (base_log * em.ORACLE_SLACK)) * v
+        if bool((a.e > 1).any()) or bool(
+            e.isnan().any()
+        ):  # v may have underflowed where its upper end has not
+            e = torch.where(a.e > 1, op.on(self=a.v + a.e), e.nan_to_num(nan=0.0, posinf=INF))
     extra = None
     if argument_rounding:
         # exp(x) = exp2(x * log2(e)): the constant and the product are rounded in float32.
         extra = torch.where(v.isfinite() & a.v.isfinite(), a.v.abs() * v * (argument_rounding * em.U32), 0.0)
-    return finish(op, v, e, a, extra=extra)
+    # Overflow is certain where the lower end overflows too.
+    low = None if a.e is None else a.v - a.e
+    return finish(
+        op, v, e, a, extra=extra, unsure=None if low is None else lambda: op.on(self=low) <= em.FLT_MAX
+    )
 
 
 def log(op: Operation) -> Shadow:
@@ -82,7 +97,7 @@ def tangent(op: Operation) -> Shadow:
 def cosh(op: Operation) -> Shadow:
     a = op.operand("self")
     e = None if a.e is None else torch.where(a.e == 0, 0.0, a.e * torch.sinh(a.v.abs() + a.e))
-    return finish(op, op.on(self=a.v), e, a)
+    return finish(op, op.on(self=a.v), _early_overflow(a, e), a)
 
 
 def tanh(op: Operation) -> Shadow:
@@ -146,12 +161,13 @@ def softplus(op: Operation) -> Shadow:
     gate = torch.sigmoid(scaled)
     extra = (torch.clamp(scaled.abs(), max=200.0) * 3 + 5).mul_(em.U32 / beta).mul_(gate)
     extra = torch.where(scaled < -200, 0.0, extra)
-    e = None
-    if a.e is not None:
-        e = gate.add(a.e, alpha=0.125 * beta).clamp_(max=1.0).mul_(a.e)  # softplus'' <= beta / 4
     margin = beta * a.error() + (scaled.abs() * 4 * em.U32 if threshold < 16 else 0.0)
     jump = math.log1p(math.exp(-threshold)) / beta if threshold > -700 else INF
     extra = extra + torch.where((scaled - threshold).abs() <= margin, jump, 0.0)
+    e = None
+    if a.e is not None:  # softplus'' <= beta / 4; beyond the threshold the slope is 1
+        slope = gate.add(a.e, alpha=0.125 * beta).clamp_(max=1.0)
+        e = torch.where(scaled > threshold - margin, 1.0, slope) * a.e
     return finish(op, v, e, a, extra=extra)
 
 

@@ -55,10 +55,10 @@ def either(op: Operation) -> Shadow:
 
 def integer_product(op: Operation) -> Shadow:
     if op.nominal == torch.bool:
-        x, y = truth(op.args["self"]), truth(op.args["other"])
-        ux, uy = unsure(x), unsure(y)
-        e = (ux & (y.v | uy)) | (uy & (x.v | ux))
-        return Shadow(x.v & y.v, e if bool(e.any()) else None, torch.bool)
+        s, t = truth(op.args["self"]), truth(op.args["other"])
+        us, ut = unsure(s), unsure(t)
+        both = (us & (t.v | ut)) | (ut & (s.v | us))
+        return Shadow(s.v & t.v, both if bool(both.any()) else None, torch.bool)
     a, b = integer(op.args["self"], op.nominal), integer(op.args["other"], op.nominal)
     x, y = a.v.double(), b.v.double()
     ea, eb = a.error(), b.error()

@@ -51,7 +51,7 @@ from flexconf.oracles.operation import LN2, Operation, UnmodelledOperation
 from flexconf.oracles.selection import frac, order, select, step
 from flexconf.oracles.shadow import Shadow
 
-_RULES: dict[str, Callable[[Operation], Shadow]] = {
+RULES: dict[str, Callable[[Operation], Shadow]] = {
     "sum": sum,
     "product": product,
     "square": square,
@@ -117,4 +117,4 @@ def shadow_of(op: Operation) -> Shadow:
             same = all(s.real for s in op.shadows)
             return Shadow(op.real if same else op.on(), None, op.nominal, real=same)
         return _DISCRETE.get(model.rule, any_integer)(op)
-    return _RULES[model.rule](op)
+    return RULES[model.rule](op)

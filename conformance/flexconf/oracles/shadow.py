@@ -143,7 +143,8 @@ def rounded(
 
     Adds the operation's own rounding (`ulps`, plus the absolute `extra`, plus `tiny` for flushed subnormals),
     and settles the special values: a definite infinity or NaN has error 0, a possible overflow is
-    indeterminate. `unsure` tells where an infinite or NaN `v` might not be one (asked only if there is any).
+    indeterminate. `unsure` tells where an infinite or NaN `v` might not be one (asked only if there is any; by
+    default, where the propagated error is infinite).
     With `ieee`, an exact and representable element stays exact.
     """
     if propagated is None and extra is None and ieee:
@@ -156,6 +157,8 @@ def rounded(
     size = size.add_(e) if e.dim() <= size.dim() else size + e
     calm = size.numel() == 0 or float(size.max()) < _CALM[nominal]
     total = torch.add(e, size, alpha=relative) if relative else e
+    if nominal == torch.float16:
+        tiny = max(tiny, 2.0**-25)  # half the spacing of its subnormals
     if relative and nominal != torch.float64:
         total = total + tiny if total is e else total.add_(tiny)
     if extra is not None:
@@ -165,9 +168,13 @@ def rounded(
         if extra is not None:
             keeps = keeps & (extra == 0)
         total = torch.where(keeps, 0.0, total)
+    if relative and not ieee and (propagated is None or mixed):
+        nothing = (v == 0) & (e == 0)  # an error relative to nothing
+        total = torch.where(nothing if extra is None else nothing & (extra == 0), 0.0, total)
     if not wild_in and calm:
         return Shadow(v, total, nominal, mixed)
-    return _settled(v, total, nominal, inputs, mixed, unsure)
+    special = e.isinf() if unsure is None else unsure()
+    return _settled(v, total, nominal, inputs, mixed, special)
 
 
 def _settled(
@@ -176,14 +183,14 @@ def _settled(
     nominal: torch.dtype,
     inputs: Sequence[Shadow],
     mixed: bool,
-    unsure: Callable[[], Tensor] | None,
+    special: Tensor,
 ) -> Shadow:
     finite = v.isfinite()
     doubtful = torch.zeros((), dtype=torch.bool)
     for x in inputs:
         if x.wild and x.e is not None:
             doubtful = doubtful | x.e.isinf()
-    special = doubtful if unsure is None else doubtful | unsure()
+    special = doubtful | special
     e = torch.where(
         finite, e.nan_to_num(nan=math.inf, posinf=math.inf), torch.where(special, math.inf, 0.0).double()
     )
