@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -17,12 +17,11 @@ MAX_EXCLUDED_ROWS = 0.01
 Symptom = Literal["ok", "wrong", "nonfinite", "missing"]
 
 
-@dataclass(frozen=True)
-class Worst:
+class Worst(TypedDict):
     """The element with the largest ratio (or the first special value out of place)."""
 
     tensor: Literal["out", "lse"]
-    index: tuple[int, ...]
+    index: list[int]
     observed: float
     expected: float
     bound: float
@@ -161,8 +160,14 @@ def _part(
         # Without any difference, show an element that was compared.
         key = special.double() if specials else (ratio if max_ratio > 0 else compared.double())
         flat = int(key.argmax())
-        index = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), key.shape))
-        worst = Worst(name, index, float(seen[index]), float(expected[index]), float(bound[index]))
+        at = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), key.shape))
+        worst = Worst(
+            tensor=name,
+            index=list(at),
+            observed=float(seen[at]),
+            expected=float(expected[at]),
+            bound=float(bound[at]),
+        )
     over = tuple(int((ratio > limit).sum()) for limit in (1.0, 0.5, 0.1))
     return _Part(
         name, elements, expected.numel() - elements, (over[0], over[1], over[2]), specials, max_ratio, worst
@@ -176,14 +181,12 @@ def _verdict(
         return "missing", f"nothing was compared: all {rows} rows are excluded"
     w = leading.worst
     assert w is not None
-    at = f"{w.tensor}{list(w.index)} is {w.observed:.9g}, expected {w.expected:.9g}"
+    at = f"{w['tensor']}{w['index']} is {w['observed']:.9g}, expected {w['expected']:.9g}"
     if special:
         return "nonfinite", f"{special} of {elements} elements are NaN or infinite on one side only; {at}"
     if over_1:
-        return (
-            "wrong",
-            f"{over_1} of {elements} elements exceed their bound; {at} +- {w.bound:.3g}; ratio {max_ratio:.3g}",
-        )
+        beyond = f"{at} +- {w['bound']:.3g}; ratio {max_ratio:.3g}"
+        return "wrong", f"{over_1} of {elements} elements exceed their bound; {beyond}"
     if excluded_rows > MAX_EXCLUDED_ROWS * rows:
         share = f"{excluded_rows} of {rows}"
         return (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,8 +44,14 @@ class Inputs:
     digests: dict[str, str]
 
 
-def materialize(case: Case, device: str | torch.device = "cpu") -> Inputs:
+def materialize(
+    case: Case,
+    device: str | torch.device = "cpu",
+    functions: Mapping[modtext.Kind, Mod] | None = None,
+) -> Inputs:
     """The tensors, mods and block mask of a case.
+
+    `functions` are mods that are not text, a user's own: they take the place of the case's.
 
     Every tensor is a view of guarded storage (see `flexconf.layouts`). The mods of a case that expects no
     refusal are checked to return what a mod returns. Raises InputError.
@@ -54,10 +60,10 @@ def materialize(case: Case, device: str | torch.device = "cpu") -> Inputs:
     captures: dict[str, Tensor] = {}
     for capture in case.captures:
         captures[capture.name] = _capture(capture, case, captures, device)
-    mods: dict[modtext.Kind, Mod | None] = {"score": None, "mask": None}
+    mods: dict[modtext.Kind, Mod | None] = {"score": None, "mask": None, **(functions or {})}
     texts: dict[modtext.Kind, str | None] = {"score": case.score_mod, "mask": case.mask_mod}
     for kind, text in texts.items():
-        if text is None:
+        if text is None or mods[kind] is not None:
             continue
         try:
             mod = modtext.compile_mod(text, kind, captures, case.constants(), case.name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,10 +17,12 @@ import torch
 from flexflash.launch.host import VECTOR_WIDTHS, HostLauncher
 from torch import Tensor
 
-from flexconf import modtext
+from flexconf import modtext, worker
 from flexconf.errors import InputError
 from flexconf.oracles import math64
 from flexconf.oracles.error_model import OPS
+from flexconf.subjects import reference
+from flexconf.worker import Lost, Report
 
 HALVES = ("float16", "bfloat16")
 FLOATS = (*HALVES, "float32", "float64")
@@ -166,6 +168,39 @@ def plan(names: Sequence[str] = ()) -> list[Group]:
         for subset in ([o for o in chosen if not _is_float(o, dtype)], [o for o in chosen if _is_float(o, dtype)]):
             groups += [Group(dtype, tuple(subset[i : i + GROUP])) for i in range(0, len(subset), GROUP)]
     return groups
+
+
+def run(
+    groups: Sequence[Group],
+    *,
+    workers: int | None = None,
+    time_limit: float = 300.0,
+    on_group: Callable[[], None] = lambda: None,
+) -> list[Row]:
+    """Check groups in isolated workers; rows in the order of `groups`. A group that kills its worker fails as one."""
+    done: dict[str, list[Row]] = {}
+
+    def take(group: Group, ended: list[Row] | Lost) -> None:
+        if isinstance(ended, Lost):
+            verdict = worker.describe(ended)
+            ended = [_row(o, group.dtype, VECTOR_WIDTHS, verdict) for o in group.operations]
+        done[group.name] = ended
+        on_group()
+
+    worker.run_many(
+        groups,
+        _run_group,
+        workers=workers or worker.default_workers(),
+        time_limit=time_limit,
+        on_result=take,
+        prepare=reference.single_threaded,
+    )
+    return [row for group in groups for row in done[group.name]]
+
+
+def _run_group(group: Group, report: Report) -> list[Row]:
+    report("compile")
+    return check_group(group)
 
 
 def check_group(group: Group, widths: Sequence[int] = VECTOR_WIDTHS) -> list[Row]:

@@ -1,12 +1,12 @@
-"""The error model against arithmetic itself: every operation's bound holds for PyTorch's own result, on exact inputs
-and on perturbed ones, and jumps are either covered or declared open."""
+"""The error model against arithmetic itself: every operation's bound holds for PyTorch's own result, on exact
+inputs and on perturbed ones, and jumps are either covered or declared open."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 
-import mpmath
+import mpmath  # type: ignore[import-untyped]
 import pytest
 import torch
 from flexconf.oracles import error_model as em
@@ -82,6 +82,7 @@ UNARY: dict[str, Unary] = {
     "erfc": torch.erfc,
     "softplus": F.softplus,
     "softplus_sharp": lambda x: F.softplus(x, beta=2.0, threshold=3.0),
+    "log_sigmoid": F.logsigmoid,
     "isnan": torch.isnan,
     "isinf": torch.isinf,
     "positive": lambda x: x > 0.25,
@@ -146,12 +147,14 @@ def audited(fn: Callable[..., Tensor], score: Tensor, error: Tensor | None = Non
     n = score.numel()
     real, shadow = last[-1]
     return real.expand(1, 1, 1, n).reshape(n).double(), Shadow(
-        shadow.v.double().expand(1, 1, 1, n).reshape(n), shadow.error().expand(1, 1, 1, n).reshape(n), shadow.nominal
+        shadow.v.double().expand(1, 1, 1, n).reshape(n),
+        shadow.error().expand(1, 1, 1, n).reshape(n),
+        shadow.nominal,
     )
 
 
-# Where PyTorch's CPU kernels are no reference: they round inside one operation to the half dtype, or are beyond
-# SLEEF's range. (name, dtype) -> the inputs to leave out.
+# Where PyTorch's CPU kernels are no reference: they round inside one operation to the half dtype, or are
+# beyond # SLEEF's range. (name, dtype) -> the inputs to leave out.
 LEFT_OUT: dict[tuple[str, torch.dtype], Callable[[Tensor], Tensor]] = {
     ("cube", torch.bfloat16): lambda x: x == x,
     ("inverse_square", torch.bfloat16): lambda x: x == x,
@@ -181,7 +184,12 @@ def test_own_rounding_of_one_operand(name: str, dtype: torch.dtype) -> None:
     wrong = violations(real, shadow)
     if (name, dtype) in LEFT_OUT:
         wrong &= ~LEFT_OUT[name, dtype](values)
-    assert not wrong.any(), (values[wrong][:5], real[wrong][:5], shadow.v[wrong][:5], shadow.error()[wrong][:5])
+    assert not wrong.any(), (
+        values[wrong][:5],
+        real[wrong][:5],
+        shadow.v[wrong][:5],
+        shadow.error()[wrong][:5],
+    )
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
@@ -199,7 +207,9 @@ def test_own_rounding_of_two_operands(name: str, dtype: torch.dtype) -> None:
 
 def perturbed(score: Tensor, error: Tensor, seed: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    inside = [score + (torch.rand(score.shape, generator=generator).double() * 2 - 1) * error for _ in range(4)]
+    inside = [
+        score + (torch.rand(score.shape, generator=generator).double() * 2 - 1) * error for _ in range(4)
+    ]
     return [score, score - error, score + error, *inside]
 
 
@@ -227,7 +237,7 @@ def test_propagation_through_two_operands(name: str, error: float) -> None:
     other = grid(400, 7).roll(3)
 
     def both(s: Tensor, kv: Tensor) -> Tensor:
-        # Multiplying by 1 changes nothing, so the second operand is inexact as well: its error is that of s * 0 + y.
+        # s - centre is 0 with the error of s: it makes the second operand inexact as well.
         return BINARY[name](s, other.float()[kv] + (s - centre.float()[kv]))
 
     centre = torch.where(x.abs() < 1e3, x, 1.0).float().double() + 0.0
@@ -253,15 +263,19 @@ PRECISE: dict[str, tuple[Unary, Callable[[mpmath.mpf], mpmath.mpf]]] = {
     "erfc": (torch.erfc, mpmath.erfc),
     "tanh": (torch.tanh, mpmath.tanh),
     "expm1": (torch.expm1, mpmath.expm1),
+    "log_sigmoid": (F.logsigmoid, lambda x: -mpmath.log1p(mpmath.exp(-x))),
     "log1p": (torch.log1p, lambda x: mpmath.log1p(x) if x > -1 else mpmath.nan),
 }
 
 
 @pytest.mark.parametrize("name", PRECISE)
 def test_centres_in_forty_digits(name: str) -> None:
-    """The centre of a bound is mathematics, not one more rounded number: within 2**-20 of the bound's own width."""
+    """The centre of a bound is mathematics, not one more rounded number: within 2**-20 of the bound's own
+    width."""
     fn, precise = PRECISE[name]
-    score = torch.tensor([-80.0, -20.5, -8.0, -3.0, -0.75, -1e-4, 1e-6, 0.5, 1.0, 7.5, 19.5, 21.0, 60.0]).double()
+    score = torch.tensor(
+        [-80.0, -20.5, -8.0, -3.0, -0.75, -1e-4, 1e-6, 0.5, 1.0, 7.5, 19.5, 21.0, 60.0]
+    ).double()
     _, shadow = audited(lambda s, kv: fn(s), score)
     with mpmath.workdps(40):
         for x, v, e in zip(score.tolist(), shadow.v.tolist(), shadow.error().tolist(), strict=True):
@@ -285,7 +299,8 @@ def test_every_rule_exists() -> None:
 
 
 def test_exact_arithmetic_stays_exact() -> None:
-    """Sums and products of representable results, quotients by powers of two: no error, so `floor` is certain."""
+    """Sums and products of representable results, quotients by powers of two: no error, so `floor` is
+    certain."""
     steps: list[Shadow] = []
     evaluate(
         lambda s, b, h, q, kv: torch.floor((kv.to(torch.float32) * 3 - 7) / 8) + s * 0,

@@ -31,7 +31,10 @@ def sum(op: Operation) -> Shadow:
     scaled: Tensor | None = None
     if alpha not in (1, -1):
         b_error = None if b.e is None else b.e * abs(alpha)
-        scaled = b.v.abs() * (abs(alpha) * 3 * em.U32)  # alpha rounded, then the product
+        product = b.v.abs() * abs(alpha)
+        scaled = product * (3 * em.U32)  # alpha rounded, then the product
+        if op.nominal != torch.float64:  # the product may overflow on its own, or not at all when it is fused
+            scaled = torch.where(product.isfinite() & (product > em.FLT_MAX), INF, scaled)
     return finish(op, v, plus(a.e, b_error), a, b, ieee=True, extra=scaled)
 
 

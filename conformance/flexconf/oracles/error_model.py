@@ -196,6 +196,12 @@ def _table() -> dict[str, OpModel]:
         COMPOSED.format("log1p(exp(beta * x)) / beta: log1p 1.5, quotient 2; exp"),
         "softplus",
     )
+    put(
+        "log_sigmoid_forward",
+        2.5,
+        COMPOSED.format("min(x, 0) - log1p(exp(-|x|)): log1p 1.5, sum 0.5; exp"),
+        "log_sigmoid",
+    )
     put("elu", 2.5, COMPOSED.format("alpha * expm1(x): expm1 1.5, two products"), "monotone")
 
     # Comparison, logic, bits

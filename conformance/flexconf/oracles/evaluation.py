@@ -68,6 +68,7 @@ _CONSTANTS = frozenset(
         "linspace",
     ]
 )
+_FIRST_OF_SEVERAL = frozenset(["log_sigmoid_forward"])  # (result, scratch for the backward)
 # Shadows would not survive reductions, sampling or in-place updates; those operations are refused by name.
 
 
@@ -129,6 +130,9 @@ class _Shadowing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = func._schema.name.removeprefix("aten::")
         if name in _CONSTANTS and isinstance(result, Tensor):
             return result
+        whole = result
+        if name in _FIRST_OF_SEVERAL:
+            result = result[0]
         if func._schema.is_mutable or not isinstance(result, Tensor):
             raise UnmodelledOperation(f"{func} has no error model (in place, or several results)")
         given = _bind(func, args, kwargs or {})
@@ -147,7 +151,7 @@ class _Shadowing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.record(result, shadow)
         if self._on_result is not None:
             self._on_result(str(func), result, shadow)
-        return result
+        return whole
 
     def _argument(self, a: Any) -> Any:
         if isinstance(a, Tensor):

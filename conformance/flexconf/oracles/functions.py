@@ -171,6 +171,17 @@ def softplus(op: Operation) -> Shadow:
     return finish(op, v, e, a, extra=extra)
 
 
+def log_sigmoid(op: Operation) -> Shadow:
+    a = op.operand("self")
+    v = torch.nn.functional.logsigmoid(a.v)
+    rest = torch.sigmoid(-a.v)  # the slope; |second derivative| <= 1 / 4
+    share = torch.sigmoid(-a.v.abs())  # with which the error of exp(-|x|) enters
+    extra = (torch.clamp(a.v.abs(), max=200.0) * 2 + 5).mul_(em.U32).mul_(share)
+    extra = torch.where(a.v.abs() > 200, 0.0, extra)
+    e = None if a.e is None else rest.add(a.e, alpha=0.125).clamp_(max=1.0).mul_(a.e)
+    return finish(op, v, e, a, extra=extra)
+
+
 def angle(op: Operation) -> Shadow:
     y, x = op.operand("self"), op.operand("other")
     v = op.on(self=y.v, other=x.v)

@@ -143,8 +143,8 @@ def rounded(
 
     Adds the operation's own rounding (`ulps`, plus the absolute `extra`, plus `tiny` for flushed subnormals),
     and settles the special values: a definite infinity or NaN has error 0, a possible overflow is
-    indeterminate. `unsure` tells where an infinite or NaN `v` might not be one (asked only if there is any; by
-    default, where the propagated error is infinite).
+    indeterminate. `unsure` tells where an infinite or NaN `v` might not be one (asked only if there is any;
+    by default, where the propagated error is infinite).
     With `ieee`, an exact and representable element stays exact.
     """
     if propagated is None and extra is None and ieee:

@@ -17,8 +17,6 @@ from flexconf.case import Case
 from flexconf.oracles import math64
 from flexconf.outcome import Outcome, Stage, Symptom
 
-SUBJECTS = ("reference.host",)
-
 
 class StageClock:
     """Seconds spent in each stage; told of every stage as it begins, it passes the news on."""
@@ -50,16 +48,18 @@ def run_case(
     vector_width: int | None = None,
     stage: Callable[[str], None] | None = None,
     launcher: HostLauncher | None = None,
+    given: inputs.Inputs | None = None,
 ) -> Outcome:
     """Run `case` on `subject` and compare with float64 mathematics, element by element.
 
     `stage` is told of each stage as it begins (inputs, trace, eligibility, render, compile, launch, oracle,
     output), so that the parent of a dying process knows where it died. `launcher` overrides the default one, for
-    tests that plant a fault. A refusal by the lowering is an outcome; only a defect of the harness raises.
+    tests that plant a fault; `given` the case's own inputs, for mods that are no text. A refusal by the lowering is an
+    outcome; InputError and defects of the harness raise.
     """
     clock = StageClock(stage)
     clock.enter("inputs")
-    given = inputs.materialize(case)
+    given = given if given is not None else inputs.materialize(case)
     host = launcher if launcher is not None else HostLauncher(vector_width)
     host.on_stage = clock.enter
     kernel: flexflash.RenderedKernel | None = None

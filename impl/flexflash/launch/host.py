@@ -127,7 +127,8 @@ class HostLauncher:
         lists = [_cute_tensor(t) for t in tiles.as_lists(columns)]
         operands = (_cute_tensor(scores), auxiliary, lists)
         sizes = (columns, *tiles.block_size)
-        compiled = cute.compile(_modify, score_mod, mask_mod, width, sizes, *operands)
+        walks_partial = tiles.lists is not None
+        compiled = cute.compile(_modify, score_mod, mask_mod, width, sizes, walks_partial, *operands)
         self.on_stage("launch")
         compiled(*operands)
 
@@ -237,6 +238,7 @@ def _modify(
     mask_mod: cutlass.Constexpr,
     width: cutlass.Constexpr,
     sizes: cutlass.Constexpr,
+    walks_partial: cutlass.Constexpr,
     scores: cute.Tensor,
     captures: list[cute.Tensor],
     lists: list[cute.Tensor],
@@ -246,14 +248,13 @@ def _modify(
     for b in cutlass.range(batch):
         for h in cutlass.range(heads):
             for row in cutlass.range(lists[0].shape[2]):
-                for j in cutlass.range(lists[0][b, h, row]):
-                    _modify_block(
-                        score_mod, mask_mod, width, sizes, scores, captures, b, h, row, lists[1][b, h, row, j]
-                    )
+                if cutlass.const_expr(walks_partial):
+                    for j in cutlass.range(lists[0][b, h, row]):
+                        block = lists[1][b, h, row, j]
+                        _modify_block(score_mod, mask_mod, width, sizes, scores, captures, b, h, row, block)
                 for j in cutlass.range(lists[2][b, h, row]):
-                    _modify_block(
-                        score_mod, None, width, sizes, scores, captures, b, h, row, lists[3][b, h, row, j]
-                    )
+                    block = lists[3][b, h, row, j]
+                    _modify_block(score_mod, None, width, sizes, scores, captures, b, h, row, block)
 
 
 @cute.jit

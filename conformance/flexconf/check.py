@@ -1,0 +1,158 @@
+"""A mod that is not in the catalogue: typed on the command line, or a user's own function."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from flexconf import modtext, worker
+from flexconf.case import BlockSpec, Capture, Case, Problem
+from flexconf.errors import InputError
+from flexconf.outcome import Outcome, Stage, Symptom
+from flexconf.run import CaseTask, Result, judge, of_lost, prepare_worker
+from flexconf.worker import Lost, Report
+
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_USERS_FAULT = (Stage.TRACE, Stage.ELIGIBILITY, Stage.RENDER)
+
+
+@dataclass(frozen=True)
+class CheckTask:
+    """A case whose mods may be functions to import; `path` goes in front of the worker's sys.path."""
+
+    case: Case
+    functions: tuple[tuple[modtext.Kind, str], ...]
+    vector_width: int | None
+    path: tuple[str, ...]
+
+
+def task(
+    score_mod: str | None,
+    mask_mod: str | None,
+    *,
+    buffers: Sequence[str] = (),
+    problem: Problem | None = None,
+    block: tuple[int, int] = (128, 128),
+    vector_width: int | None = None,
+) -> CheckTask:
+    """The task for mods given as text or as `module:function`. Raises InputError for anything that cannot be run."""
+    if score_mod is None and mask_mod is None:
+        raise InputError("nothing to check; give a score_mod, or a mask_mod with --mask")
+    texts: dict[modtext.Kind, str | None] = {"score": score_mod, "mask": mask_mod}
+    functions = tuple((kind, text) for kind, text in texts.items() if text and _FUNCTION.fullmatch(text.strip()))
+    for kind, _ in functions:
+        texts[kind] = None
+    captures = tuple(Capture.parse(spec) for spec in buffers)
+    given = {c.name for c in captures}
+    for kind, text in texts.items():
+        needed = modtext.free_names(text) - given if text is not None else frozenset()
+        if needed:
+            name = min(needed)
+            raise InputError(
+                f"the {kind}_mod reads {name!r}, which is no name of the grammar and no buffer; "
+                f"give it with --buffer '{name}=SHAPE:DTYPE', such as --buffer '{name}=H,N:float32'"
+            )
+    if not functions:
+        read = frozenset[str]().union(*(modtext.free_names(t) for t in texts.values() if t is not None))
+        unread = sorted(given - read)
+        if unread:
+            raise InputError(f"no mod reads the buffer {unread[0]!r}")
+    case = Case(
+        name="check",
+        about="checked from the command line",
+        # A function stands in the case as the identity, so that the case is whole; the worker puts the function in.
+        score_mod=texts["score"] or ("score" if not texts["mask"] else None),
+        mask_mod=texts["mask"],
+        captures=captures,
+        problem=problem or Problem(),
+        block=BlockSpec(q=block[0], kv=block[1]),
+    )
+    return CheckTask(case, cast(Any, functions), vector_width, ("",))
+
+
+def check(what: CheckTask, time_limit: float = worker.DEFAULT_TIME_LIMIT) -> Result:
+    """Run the task in an isolated worker. Raises InputError when the mods or the problem are at fault."""
+    ended: list[Outcome | Lost] = []
+    worker.run_many(
+        [what],
+        run_check,
+        workers=1,
+        time_limit=time_limit,
+        on_result=lambda _, outcome: ended.append(outcome),
+        prepare=prepare_worker,
+    )
+    last = ended[0]
+    if isinstance(last, Lost):
+        if isinstance(last.error, InputError):
+            raise last.error
+        last = of_lost(CaseTask(what.case, "reference.host", what.vector_width), last)
+    if last.symptom is Symptom.REFUSED and last.stage in _USERS_FAULT:
+        raise InputError(f"refused while {_DOING[last.stage]}: {last.message}")
+    return judge(what.case, last)
+
+
+_DOING = {Stage.TRACE: "tracing", Stage.ELIGIBILITY: "checking the inputs", Stage.RENDER: "lowering"}
+
+
+def run_check(what: CheckTask, report: Report) -> Outcome:
+    """In the worker: import the functions, make the inputs, run."""
+    from flexconf import inputs
+    from flexconf.subjects import reference
+
+    report("inputs")
+    sys.path[:0] = what.path
+    functions = {kind: _load(spec) for kind, spec in what.functions}
+    try:
+        given = inputs.materialize(what.case, functions=functions)
+    except InputError as error:
+        raise InputError(str(error).removeprefix("case 'check': ")) from None
+    except Exception as error:
+        # A mask_mod is first run here, to make the block mask; what it raises is the user's to know.
+        raise InputError(f"the mask_mod failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from None
+    return reference.run_case(what.case, "reference.host", what.vector_width, report, given=given)
+
+
+def kernel_text(what: CheckTask) -> str:
+    """The text that the task's mods render to. Raises InputError."""
+    import flexflash
+
+    from flexconf import inputs
+
+    sys.path[:0] = what.path
+    functions = {kind: _load(spec) for kind, spec in what.functions}
+    given = inputs.materialize(what.case, functions=functions)
+    try:
+        kernel = flexflash.lower(
+            given.q, given.k, given.v, given.score_mod, given.block_mask, given.scale
+        )
+    except flexflash.FlexFlashError as error:
+        raise InputError(str(error)) from None
+    return kernel.text
+
+
+def of_case(case: Case) -> CheckTask:
+    """A catalogue case as a task."""
+    return CheckTask(replace(case), (), None, ())
+
+
+def _load(spec: str) -> Any:
+    module_name, _, path = spec.strip().partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"cannot import {error.name!r} for {spec!r}; run from the module's folder, or name it by its full path"
+        ) from None
+    except Exception as error:
+        raise InputError(f"importing {module_name!r} failed: {type(error).__name__}: {error}") from None
+    for part in path.split("."):
+        if not hasattr(found, part):
+            raise InputError(f"{module_name!r} has no {path!r}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise InputError(f"{spec!r} is a {type(found).__name__}, not a function")
+    return found

@@ -1,0 +1,315 @@
+"""The command line: `flexconf run | check | render | cases | ops | clauses | env`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from flexconf.errors import InputError
+
+if TYPE_CHECKING:
+    from flexconf.check import CheckTask
+    from flexconf.run import Result
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Conformance and differential tests for the flex flash lowering: FlexAttention mods to CuTeDSL kernels.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one a CPU.")]
+Width = Annotated[
+    int | None,
+    typer.Option("--vector-width", help="Keys that a mod sees at once: 1, 2, 4 or 8. By default flash-attn-4's choice."),
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point. A bad input is one line on stderr and exit code 2, never a traceback."""
+    try:
+        app(args=list(arguments) if arguments is not None else None)
+    except InputError as error:
+        print(f"flexconf: error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("flexconf: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        raise SystemExit(0) from None
+
+
+@app.command()
+def run(
+    cases: Annotated[list[str] | None, typer.Argument(help="Names or globs, such as `alibi` or `'*@gqa*'`.")] = None,
+    subject: Annotated[str, typer.Option(help="What to test.")] = "reference.host",
+    workers: Workers = None,
+    vector_width: Width = None,
+    time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds a case may take.")] = 60.0,
+    timings: Annotated[bool, typer.Option("--timings", help="Show where the time of a case goes.")] = False,
+    results: Annotated[Path | None, typer.Option(help="Also write one JSON line a case to this new file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run catalogue cases, and compare every element with float64 mathematics.
+
+    Exit code 0 when all pass, 1 when a case fails, 2 for a bad input.
+
+    Examples: `flexconf run`, `flexconf run alibi 'causal*' --timings`, `flexconf run --workers 1 --vector-width 8`
+    """
+    from flexconf import catalogue, tables
+    from flexconf import run as runner
+
+    _check_width(vector_width)
+    chosen = catalogue.select(catalogue.load(), cases or [])
+    failed: list[Result] = []
+    with _progress("cases", len(chosen), hidden=as_json) as advance:
+
+        def take(result: Result) -> None:
+            if not result.passed:
+                failed.append(result)
+            advance(f"{len(failed)} failed" if failed else "")
+
+        summary = runner.run(
+            chosen,
+            subject=subject,
+            workers=workers,
+            vector_width=vector_width,
+            time_limit=time_limit,
+            results=results,
+            on_result=take,
+        )
+    if as_json:
+        listed = [{**r.outcome.to_json(), "why": r.why} for r in failed]
+        _print_json({"summary": summary.to_json(), "failures": listed})
+    else:
+        if failed:
+            _console().print(tables.failures(sorted(failed, key=lambda r: r.case.name)))
+        _console().print(tables.summary(summary, timings))
+    raise typer.Exit(0 if summary.ok else 1)
+
+
+_MOD = "A score_mod as text, such as `score + bias[h, q - kv]`, or `module:function`."
+
+
+@app.command()
+def check(
+    mod: Annotated[str | None, typer.Argument(help=_MOD, show_default=False)] = None,
+    mask: Annotated[str | None, typer.Option(help="A mask_mod, as text or `module:function`.")] = None,
+    buffer: Annotated[
+        list[str] | None, typer.Option(help="A captured tensor: `NAME=SHAPE:DTYPE[:VALUES[:LAYOUT]]`. Repeatable.")
+    ] = None,
+    shape: Annotated[str | None, typer.Option(help="`B,H,Hkv,M,N,D[,Dv]`.")] = None,
+    dtype: Annotated[str, typer.Option(help="`bfloat16` or `float16`.")] = "bfloat16",
+    layout: Annotated[str, typer.Option(help="How q, k and v lie in memory.")] = "contiguous",
+    scale: Annotated[float | None, typer.Option(help="Factor on Q K^T; by default 1/sqrt(D).")] = None,
+    block_size: Annotated[str, typer.Option(help="Block size of the mask, `q,kv`.")] = "128,128",
+    vector_width: Width = None,
+    time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds the check may take.")] = 60.0,
+    show_kernel: Annotated[bool, typer.Option("--show-kernel", help="Print the rendered kernel as well.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check a mod of your own: is its lowering right, on every element?
+
+    Exit code 0 when it is, 1 when it is not, 2 for a bad input.
+
+    Examples:
+
+    `flexconf check 'score + bias[h, q - kv]' --buffer 'bias=H,M+N:float32' --mask 'q >= kv' --shape 2,4,2,300,200,64`
+
+    `flexconf check mymodule:my_score_mod --shape 1,8,8,512,512,64`
+    """
+    from flexconf import check as checker
+    from flexconf import tables
+
+    what = _task(mod, mask, buffer, shape, dtype, layout, scale, block_size, vector_width)
+    result = checker.check(what, time_limit)
+    if as_json:
+        _print_json({**result.outcome.to_json(), "passed": result.passed, "why": result.why})
+    else:
+        if show_kernel:
+            _print_code(checker.kernel_text(what))
+        _console().print(tables.verdict(result))
+    raise typer.Exit(0 if result.passed else 1)
+
+
+@app.command()
+def render(
+    what: Annotated[str, typer.Argument(help="A case's name, a score_mod as text, or `module:function`.")],
+    mask: Annotated[str | None, typer.Option(help="A mask_mod, as text or `module:function`.")] = None,
+    buffer: Annotated[
+        list[str] | None, typer.Option(help="A captured tensor: `NAME=SHAPE:DTYPE[:VALUES[:LAYOUT]]`. Repeatable.")
+    ] = None,
+    shape: Annotated[str | None, typer.Option(help="`B,H,Hkv,M,N,D[,Dv]`.")] = None,
+    dtype: Annotated[str, typer.Option(help="`bfloat16` or `float16`.")] = "bfloat16",
+) -> None:
+    """Print the kernel text that a case or a mod renders to.
+
+    Examples: `flexconf render alibi`, `flexconf render 'torch.tanh(score / 20) * 20' --mask 'q >= kv'`
+    """
+    from flexconf import catalogue
+    from flexconf import check as checker
+
+    if what.replace("_", "").replace("@", "").replace("-", "").replace(".", "").isalnum() and what != "score":
+        task = checker.of_case(catalogue.select(catalogue.load(), [what])[0])
+    else:
+        task = _task(what, mask, buffer, shape, dtype, "contiguous", None, "128,128", None)
+    _print_code(checker.kernel_text(task))
+
+
+@app.command(name="cases")
+def list_cases(
+    patterns: Annotated[list[str] | None, typer.Argument(help="Names or globs.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the catalogue.
+
+    Examples: `flexconf cases`, `flexconf cases '*document*'`
+    """
+    from flexconf import catalogue, tables
+
+    found = catalogue.select(catalogue.load(), patterns or [])
+    if as_json:
+        _print_json([{"name": c.name, "about": c.about, "clauses": c.clauses, "digest": c.digest()} for c in found])
+    else:
+        _console().print(tables.cases(found))
+
+
+@app.command()
+def ops(
+    names: Annotated[list[str] | None, typer.Argument(help="Operations, such as `exp remainder`; by default all.")] = None,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Check every operation: at vector widths 1, 2, 4 and 8, for every dtype it takes, on values that hurt.
+
+    Examples: `flexconf ops`, `flexconf ops erf tanh`
+    """
+    from flexconf import opcheck, tables
+
+    groups = opcheck.plan(names or [])
+    with _progress("kernels", len(groups), hidden=as_json) as advance:
+        rows = opcheck.run(groups, workers=workers, on_group=lambda: advance(""))
+    if as_json:
+        _print_json([r.to_json() for r in rows])
+    else:
+        _console().print(tables.ops(rows))
+    raise typer.Exit(0 if rows and all(r.passed for r in rows) else 1)
+
+
+@app.command()
+def clauses(as_json: Json = False) -> None:
+    """Run the suite and list every clause with the tests that cite it (from a checkout).
+
+    Example: `flexconf clauses`
+    """
+    from flexconf import clauses as book
+    from flexconf import tables
+
+    with _progress("suite", None, hidden=as_json):
+        citations = book.run_suite()
+    if as_json:
+        listed = [
+            {"clause": c.clause.number, "text": c.clause.text, "verdict": c.verdict, "passed": c.passed, "failed": c.failed}
+            for c in citations
+        ]
+        _print_json(listed)
+    else:
+        _console().print(tables.clauses(citations))
+    raise typer.Exit(0 if all(c.verdict in ("passed", "GPU-only") for c in citations) else 1)
+
+
+@app.command()
+def env(as_json: Json = False) -> None:
+    """Show what results here are obtained with.
+
+    Example: `flexconf env --json`
+    """
+    from flexconf import environment, tables
+
+    facts = environment.read()
+    if as_json:
+        _print_json(facts.to_json())
+    else:
+        _console().print(tables.environment(facts))
+
+
+def _task(
+    score_mod: str | None,
+    mask: str | None,
+    buffers: list[str] | None,
+    shape: str | None,
+    dtype: str,
+    layout: str,
+    scale: float | None,
+    block_size: str,
+    vector_width: int | None,
+) -> CheckTask:
+    from flexconf import check as checker
+    from flexconf.case import Problem
+
+    _check_width(vector_width)
+    changes: dict[str, Any] = {"dtype": dtype, "layout": layout, "scale": scale}
+    problem = Problem.parse_shape(shape, **changes) if shape is not None else Problem(**changes)
+    sizes = block_size.split(",")
+    if len(sizes) != 2 or not all(s.strip().isdecimal() for s in sizes):
+        raise InputError(f"block size {block_size!r} must be two whole numbers, such as 128,128")
+    return checker.task(
+        score_mod,
+        mask,
+        buffers=buffers or (),
+        problem=problem,
+        block=(int(sizes[0]), int(sizes[1])),
+        vector_width=vector_width,
+    )
+
+
+def _check_width(width: int | None) -> None:
+    if width not in (None, 1, 2, 4, 8):
+        raise InputError(f"vector width must be 1, 2, 4 or 8, not {width}")
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+
+
+def _print_json(data: object) -> None:
+    print(json.dumps(data, indent=2))
+
+
+def _print_code(text: str) -> None:
+    if not sys.stdout.isatty():
+        sys.stdout.write(text)
+        return
+    from rich.syntax import Syntax
+
+    Console().print(Syntax(text, "python", background_color="default"))
+
+
+@contextmanager
+def _progress(what: str, total: int | None, *, hidden: bool) -> Iterator[Any]:
+    """A progress bar on stderr; nothing when stderr is no terminal. Yields `advance(note)`."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        *((MofNCompleteColumn(),) if total is not None else ()),
+        TimeElapsedColumn(),
+        TextColumn("[red]{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, transient=True, disable=hidden or not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total, note="")
+
+        def advance(note: str) -> None:
+            bar.update(task, advance=1, note=note)
+
+        yield advance

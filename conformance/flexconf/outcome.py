@@ -1,0 +1,141 @@
+"""What became of one case on one subject: the stage it reached and the symptom it showed."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from flexconf.errors import InputError
+
+
+class Stage(enum.StrEnum):
+    """The stages of a case, in order."""
+
+    TRACE = "trace"
+    ELIGIBILITY = "eligibility"
+    RENDER = "render"
+    COMPILE = "compile"
+    LAUNCH = "launch"
+    OUTPUT = "output"
+    LSE = "lse"
+
+
+class Symptom(enum.StrEnum):
+    """How a case ended. Only `ok` is a success, and `refused` where a refusal is expected."""
+
+    OK = "ok"
+    REFUSED = "refused"
+    WRONG = "wrong"
+    NONFINITE = "nonfinite"
+    CRASH = "crash"
+    ILLEGAL_ACCESS = "illegal-access"
+    TIMEOUT = "timeout"
+    NONDETERMINISTIC = "nondeterministic"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One result.
+
+    `message` is one sentence. `comparison` is a Comparison as JSON, or None when nothing was compared. `timings` are
+    seconds by stage, `digests` SHA-256 by name (inputs, kernel, out, lse). `observed` lists every "stage/symptom" that
+    repeats of the case have shown.
+    """
+
+    case: str
+    case_digest: str
+    subject: str
+    stage: Stage
+    symptom: Symptom
+    message: str = ""
+    comparison: Mapping[str, Any] | None = None
+    timings: Mapping[str, float] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
+    observed: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.observed:
+            object.__setattr__(self, "observed", (f"{self.stage}/{self.symptom}",))
+
+    @property
+    def ok(self) -> bool:
+        """Whether the case ran and every compared element was within its bound."""
+        return self.symptom is Symptom.OK and self.comparison is not None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "case": self.case,
+            "case_digest": self.case_digest,
+            "subject": self.subject,
+            "stage": str(self.stage),
+            "symptom": str(self.symptom),
+            "message": self.message,
+            "comparison": None if self.comparison is None else dict(self.comparison),
+            "timings": dict(self.timings),
+            "digests": dict(self.digests),
+            "observed": list(self.observed),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Outcome:
+        """The inverse of `to_json`. Raises InputError for anything else."""
+        try:
+            return cls(
+                case=str(data["case"]),
+                case_digest=str(data["case_digest"]),
+                subject=str(data["subject"]),
+                stage=Stage(data["stage"]),
+                symptom=Symptom(data["symptom"]),
+                message=str(data["message"]),
+                comparison=data["comparison"],
+                timings=dict(data["timings"]),
+                digests=dict(data["digests"]),
+                observed=tuple(data["observed"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"not a recorded outcome: {type(error).__name__}: {error}") from None
+
+
+def missing(case: str, case_digest: str, subject: str, message: str) -> Outcome:
+    """The outcome of a case of which nothing is known: a failure."""
+    return Outcome(case, case_digest, subject, Stage.LAUNCH, Symptom.MISSING, message)
+
+
+def merge(outcomes: Iterable[Outcome]) -> Outcome | None:
+    """What repeats of one case on one subject amount to; None for no outcomes.
+
+    Equal symptoms with equal output stay what they are; anything else is nondeterministic, so a flake is never a pass.
+    The law is that of a flat semilattice: associative, commutative, idempotent (tested). Raises InputError when the
+    outcomes are not of one case and subject.
+    """
+    merged: Outcome | None = None
+    for outcome in outcomes:
+        merged = outcome if merged is None else _join(merged, outcome)
+    return merged
+
+
+def _join(a: Outcome, b: Outcome) -> Outcome:
+    identity = (a.case, a.case_digest, a.subject)
+    if identity != (b.case, b.case_digest, b.subject):
+        raise InputError(f"cannot merge {a.case} on {a.subject} with {b.case} on {b.subject}")
+    # One of the two stands for both; the choice must not depend on their order.
+    first, second = sorted((a, b), key=lambda o: (str(o.stage), str(o.symptom), o.message, sorted(o.digests.items())))
+    observed = tuple(sorted({*a.observed, *b.observed}))
+    bits = [{k: v for k, v in o.digests.items() if k in ("out", "lse")} for o in (a, b)]
+    if (a.stage, a.symptom) == (b.stage, b.symptom) and bits[0] == bits[1]:
+        return replace(first, observed=observed)
+    stages = [*Stage]
+    return replace(
+        first,
+        stage=min(a.stage, b.stage, key=stages.index),
+        symptom=Symptom.NONDETERMINISTIC,
+        message=f"repeats differ: {', '.join(observed)}",
+        comparison=None,
+        timings={},
+        digests={},
+        observed=observed,
+    )

@@ -1,0 +1,201 @@
+"""What the command line prints, as rich renderables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from flexconf.case import Case
+    from flexconf.clauses import Citation
+    from flexconf.environment import Environment
+    from flexconf.opcheck import Row
+    from flexconf.run import Result, Summary
+
+
+def summary(s: Summary, timings: bool) -> RenderableType:
+    """The closing lines of a run."""
+    state = Text("PASS", "bold green") if s.ok else Text("FAIL", "bold red")
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("verdict", state)
+    facts.add_row("cases", _cases(s))
+    facts.add_row("elements compared", f"{s.elements:,}")
+    facts.add_row("elements excluded", f"{s.excluded:,} (in {s.excluded_rows:,} rows that are not decidable)")
+    facts.add_row("worst ratio", f"{s.worst:.3f} of the bound, at {escape(s.worst_at)}")
+    facts.add_row("median ratio", f"{s.median:.3f} (of the cases' largest ratios)")
+    facts.add_row("time", f"{s.seconds:.1f} s with {s.workers} worker{'s' * (s.workers != 1)}")
+    if not timings:
+        return facts
+    table = Table(title="Median seconds a case, in one worker", title_justify="left")
+    for name in (*s.stage_medians, "whole case"):
+        table.add_column(name, justify="right")
+    table.add_row(*(f"{t:.3f}" for t in s.stage_medians.values()), f"{s.case_median:.3f}")
+    return Group(facts, table)
+
+
+def _cases(s: Summary) -> str:
+    text = f"{s.cases}: {s.passed} passed"
+    if s.refused_as_expected:
+        text += f" ({s.refused_as_expected} of them refused, as expected)"
+    if s.cases != s.passed:
+        kinds = ", ".join(f"{n} {escape(kind)}" for kind, n in s.failures.items())
+        text += f", [bold red]{s.cases - s.passed} failed[/] ({kinds})"
+    return text
+
+
+def failures(results: Iterable[Result]) -> RenderableType:
+    """One line a failed case."""
+    table = Table(title="Failures", title_justify="left", title_style="bold red", show_lines=False)
+    table.add_column("case", overflow="fold", style="bold")
+    table.add_column("stage")
+    table.add_column("symptom")
+    table.add_column("why", overflow="fold", ratio=1)
+    for r in results:
+        table.add_row(escape(r.case.name), r.outcome.stage, r.outcome.symptom, escape(r.why))
+    return table
+
+
+def verdict(r: Result) -> RenderableType:
+    """What `flexconf check` says."""
+    c = r.outcome.comparison
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("verdict", Text("PASS", "bold green") if r.passed else Text("FAIL", "bold red"))
+    p = r.case.problem
+    facts.add_row(
+        "problem", f"B={p.B} H={p.H} Hkv={p.Hkv} M={p.M} N={p.N} D={p.D} Dv={p.Dv} {p.dtype}, {p.layout}"
+    )
+    if c is not None:
+        facts.add_row("compared", f"{c['elements']:,} elements, {c['excluded_elements']:,} excluded")
+        facts.add_row("worst ratio", f"{float(c['max_ratio']):.3f} of the certified bound")
+        w = c["worst"]
+        if w is not None:
+            facts.add_row(
+                "worst element",
+                f"{w['tensor']}{list(w['index'])}: {float(w['observed']):.9g}, "
+                f"expected {float(w['expected']):.9g} +- {float(w['bound']):.3g}",
+            )
+    if r.why:
+        facts.add_row("why", Text(r.why, "red"))
+    seconds = r.outcome.timings
+    facts.add_row("seconds", ", ".join(f"{name} {t:.3f}" for name, t in seconds.items()))
+    return facts
+
+
+def cases(found: Sequence[Case]) -> RenderableType:
+    """One line a case."""
+    table = Table(caption=f"{len(found)} cases", caption_justify="left")
+    table.add_column("case", style="bold", overflow="fold")
+    table.add_column("shape", overflow="fold")
+    table.add_column("clauses", overflow="fold")
+    table.add_column("what", overflow="fold", ratio=1)
+    for case in found:
+        p = case.problem
+        heads = f"H{p.H}" if p.H == p.Hkv else f"H{p.H}/{p.Hkv}"
+        dims = f"D{p.D}" if p.D == p.Dv else f"D{p.D}/{p.Dv}"
+        shape = f"B{p.B} {heads} {p.M}x{p.N} {dims} {p.dtype.replace('float', 'f')}"
+        if p.layout != "contiguous":
+            shape += f" {p.layout}"
+        table.add_row(escape(case.name), shape, " ".join(case.clauses), escape(case.about))
+    return table
+
+
+def ops(rows: Sequence[Row]) -> RenderableType:
+    """One line an operation: its dtypes together, the largest figures over them."""
+    table = Table(caption=_ops_caption(rows), caption_justify="left")
+    table.add_column("operation", style="bold", overflow="fold")
+    table.add_column("dtypes", overflow="fold")
+    for name in ("elements", "max ulp", "of bound"):
+        table.add_column(name, justify="right")
+    table.add_column("own ulp", justify="right")
+    table.add_column("source", overflow="fold", ratio=1)
+    table.add_column("verdict", overflow="fold")
+    for group in _by_text(rows):
+        failed = [r for r in group if not r.passed]
+        state = Text("ok", "green") if not failed else Text(f"{failed[0].dtype}: {failed[0].verdict}", "red")
+        table.add_row(
+            escape(group[0].text),
+            " ".join(_short(r.dtype) for r in group),
+            f"{sum(r.elements for r in group):,}",
+            _figure(max(r.max_ulp for r in group)),
+            f"{max(r.max_ratio for r in group):.2f}",
+            f"{group[0].ulps:g}",
+            escape(group[0].source),
+            state,
+        )
+    return table
+
+
+def _ops_caption(rows: Sequence[Row]) -> str:
+    failed = sum(not r.passed for r in rows)
+    widths = sorted({w for r in rows for w in r.widths})
+    return (
+        f"{len({r.text for r in rows})} operations, {len(rows)} with their dtypes, at vector widths "
+        f"{', '.join(map(str, widths))}: {sum(r.elements for r in rows):,} elements, {failed} failed. "
+        "max ulp: largest error in ulp of the result's own format; of bound: largest error over the certified bound; "
+        "own ulp: what the operation itself may add, with its source."
+    )
+
+
+def _by_text(rows: Sequence[Row]) -> list[list[Row]]:
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.text, []).append(row)
+    return list(groups.values())
+
+
+def _short(dtype: str) -> str:
+    return dtype.replace("bfloat", "bf").replace("float", "f").replace("uint", "u").replace("int", "i")
+
+
+def _figure(value: float) -> str:
+    return f"{value:.2f}" if value < 1000 else f"{value:.1e}"
+
+
+def clauses(citations: Sequence[Citation]) -> RenderableType:
+    """One line a clause."""
+    counts = {v: sum(c.verdict == v for c in citations) for v in ("passed", "failed", "GPU-only", "not cited")}
+    table = Table(caption=", ".join(f"{n} {v}" for v, n in counts.items()), caption_justify="left")
+    table.add_column("clause", style="bold")
+    table.add_column("kind")
+    table.add_column("what", overflow="fold", ratio=1)
+    table.add_column("tests", justify="right")
+    table.add_column("for example", overflow="fold", ratio=1)
+    table.add_column("verdict")
+    colours = {"passed": "green", "failed": "red", "GPU-only": "yellow", "not cited": "red"}
+    for c in citations:
+        tests = c.failed or c.passed or c.skipped
+        table.add_row(
+            c.clause.number,
+            "".join(k for k in c.clause.kinds if k != "GPU"),
+            escape(c.clause.title),
+            str(len(tests)),
+            escape(tests[0].rpartition("/")[2]) if tests else "",
+            Text(c.verdict, colours[c.verdict]),
+        )
+    return table
+
+
+def environment(e: Environment) -> RenderableType:
+    """Facts of the machine."""
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("python", e.python)
+    facts.add_row("platform", e.platform)
+    facts.add_row("cpu", f"{e.cpu}, {e.cpus} available")
+    for name, version in e.packages.items():
+        facts.add_row(name, version or Text("not installed", "dim"))
+    if not e.gpus:
+        facts.add_row("gpu", Text("none", "dim"))
+    for gpu in e.gpus:
+        facts.add_row("gpu", f"{gpu.name}, driver {gpu.driver}, compute capability {gpu.compute_capability}")
+    return facts
+
+
+def finite(value: float) -> float | None:
+    """`value`, or None where JSON has no number for it."""
+    return value if math.isfinite(value) else None

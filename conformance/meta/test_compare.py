@@ -1,0 +1,135 @@
+"""The verdict: it counts what it compared, passes only what is within its bound, and never passes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+from flexconf.compare import compare
+from flexconf.oracles.math64 import Certified
+
+INF, NAN = math.inf, math.nan
+
+
+def certified(out: float = 1.0, bound: float = 0.1, rows: int = 4) -> Certified:
+    shape = (1, 1, rows, 8)
+    return Certified(
+        out=torch.full(shape, out, dtype=torch.float64),
+        lse=torch.full(shape[:3], 2.0, dtype=torch.float64),
+        out_bound=torch.full(shape, bound, dtype=torch.float64),
+        lse_bound=torch.full(shape[:3], 0.01, dtype=torch.float64),
+        excluded=torch.zeros(shape[:3], dtype=torch.bool),
+        indeterminate=0,
+        out_dtype=torch.bfloat16,
+    )
+
+
+def results(out: float = 1.0, lse: float = 2.0, rows: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.full((1, 1, rows, 8), out, dtype=torch.bfloat16), torch.full((1, 1, rows), lse)
+
+
+def test_equal_is_ok_and_counts() -> None:
+    result = compare(*results(), certified())
+    assert result.passed and result.symptom == "ok"
+    assert (result.elements, result.rows, result.max_ratio) == (36, 4, 0.0)
+    assert result.worst is not None
+
+
+def test_the_worst_element_is_named() -> None:
+    out, lse = results()
+    out[0, 0, 2, 5] = 1.25
+    result = compare(out, lse, certified())
+    assert (result.passed, result.symptom, result.over_1, result.over_half) == (False, "wrong", 1, 1)
+    assert result.worst is not None
+    assert (result.worst["tensor"], result.worst["index"], result.worst["observed"]) == (
+        "out",
+        [0, 0, 2, 5],
+        1.25,
+    )
+    assert result.max_ratio == pytest.approx(2.5)
+    assert "out[0, 0, 2, 5] is 1.25, expected 1" in result.reason
+
+
+def test_the_lse_counts_as_much_as_the_output() -> None:
+    out, lse = results()
+    lse[0, 0, 1] = 2.02
+    result = compare(out, lse, certified())
+    assert result.symptom == "wrong" and result.worst is not None and result.worst["tensor"] == "lse"
+
+
+def test_just_inside_passes() -> None:
+    result = compare(*results(out=1.0625), certified(bound=0.0625))
+    assert result.passed and result.max_ratio == 1.0 and result.over_half == 32
+
+
+def test_bound_zero_asks_for_equality_but_not_for_the_sign_of_zero() -> None:
+    assert compare(*results(out=-0.0), certified(out=0.0, bound=0.0)).passed
+    result = compare(*results(out=1e-30), certified(out=0.0, bound=0.0))
+    assert result.symptom == "wrong" and result.max_ratio == INF
+    assert json.loads(json.dumps(result.to_json()))["max_ratio"] == "inf"
+
+
+@pytest.mark.parametrize(
+    ("observed", "expected"), [(NAN, 1.0), (INF, 1.0), (1.0, NAN), (1.0, INF), (INF, -INF), (NAN, INF)]
+)
+def test_special_values_belong_exactly_where_they_are_expected(observed: float, expected: float) -> None:
+    result = compare(*results(out=observed), certified(out=expected))
+    assert result.symptom == "nonfinite" and result.special_mismatches == 32 and not result.passed
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_special_values_in_their_place_pass(value: float) -> None:
+    assert compare(*results(out=value), certified(out=value, bound=0.0)).passed
+
+
+def test_comparing_nothing_fails() -> None:
+    nothing = dataclasses.replace(certified(), excluded=torch.ones(1, 1, 4, dtype=torch.bool))
+    result = compare(*results(), nothing)
+    assert (result.passed, result.symptom, result.elements, result.excluded_elements) == (
+        False,
+        "missing",
+        0,
+        36,
+    )
+
+
+def test_a_problem_without_rows_says_so() -> None:
+    result = compare(*results(rows=0), certified(rows=0))
+    assert result.passed and result.empty and result.elements == 0 and "no rows" in result.reason
+
+
+def test_excluded_rows_are_not_compared_but_counted() -> None:
+    excluded = torch.zeros(1, 1, 200, dtype=torch.bool)
+    excluded[0, 0, :2] = True
+    out, lse = results(rows=200)
+    out[0, 0, 0] = NAN
+    result = compare(out, lse, dataclasses.replace(certified(rows=200), excluded=excluded))
+    assert result.passed and result.excluded_rows == 2 and result.excluded_elements == 18
+    excluded[0, 0, 2] = True
+    result = compare(out, lse, dataclasses.replace(certified(rows=200), excluded=excluded))
+    assert not result.passed and "1%" in result.reason
+
+
+def test_elements_without_a_bound_are_not_compared() -> None:
+    bound = certified().out_bound.clone()
+    bound[0, 0, 0, 0] = INF
+    out, lse = results()
+    out[0, 0, 0, 0] = NAN
+    result = compare(out, lse, dataclasses.replace(certified(), out_bound=bound))
+    assert result.passed and result.excluded_elements == 1
+
+
+def test_missing_and_malformed_results() -> None:
+    out, lse = results()
+    for result, symptom, words in (
+        (compare(None, lse, certified()), "missing", "out was not returned"),
+        (compare(out, None, certified()), "missing", "lse was not returned"),
+        (compare(out[:, :, :3], lse, certified()), "wrong", "shape (1, 1, 3, 8)"),
+        (compare(out.float(), lse, certified()), "wrong", "torch.float32"),
+        (compare(out, lse.double(), certified()), "wrong", "torch.float64"),
+    ):
+        assert not result.passed and result.symptom == symptom and words in result.reason
+        assert result.elements == 0
