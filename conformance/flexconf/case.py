@@ -88,9 +88,7 @@ class Problem:
         for name in ("D", "Dv"):
             size = _whole(getattr(self, name), f"{name} of the problem", 8, 256)
             if size % 8:
-                raise InputError(
-                    f"{name} of the problem is {size}, but must be a multiple of 8 from 8 to 256"
-                )
+                raise InputError(f"{name} of the problem is {size}, but must be a multiple of 8 from 8 to 256")
         if self.H % self.Hkv:
             raise InputError(
                 f"H={self.H} query heads do not divide into Hkv={self.Hkv} key/value heads; H is a multiple"
@@ -99,34 +97,25 @@ class Problem:
         _one_of(self.layout, PROBLEM_LAYOUTS, "layout of the problem")
         _one_of(self.qkv, DISTRIBUTIONS, "qkv of the problem")
         if self.scale is not None and (
-            isinstance(self.scale, bool)
-            or not isinstance(self.scale, int | float)
-            or not math.isfinite(self.scale)
+            isinstance(self.scale, bool) or not isinstance(self.scale, int | float) or not math.isfinite(self.scale)
         ):
             raise InputError(f"scale of the problem is {self.scale!r}, but must be a finite number")
         if self.layout == "packed_qkv" and (self.M != self.N or self.Dv != self.D):
             raise InputError(
-                f"layout packed_qkv needs M == N and D == Dv, not M={self.M}, N={self.N}, D={self.D}, "
-                f"Dv={self.Dv}"
+                f"layout packed_qkv needs M == N and D == Dv, not M={self.M}, N={self.N}, D={self.D}, Dv={self.Dv}"
             )
         if self.layout == "packed_kv" and self.Dv != self.D:
             raise InputError(f"layout packed_kv needs D == Dv, not D={self.D}, Dv={self.Dv}")
-        largest = max(
-            self.B * self.H * max(self.M, 1) * max(self.N, 1), self.B * self.H * max(self.M, self.N) * self.D
-        )
+        largest = max(self.B * self.H * max(self.M, 1) * max(self.N, 1), self.B * self.H * max(self.M, self.N) * self.D)
         if largest > 4 * _LARGEST:
-            raise InputError(
-                f"the problem has {largest:,} score elements; at most {4 * _LARGEST:,} are allowed"
-            )
+            raise InputError(f"the problem has {largest:,} score elements; at most {4 * _LARGEST:,} are allowed")
 
     @classmethod
     def parse_shape(cls, text: str, **changes: Any) -> Problem:
         """The problem of `B,H,Hkv,M,N,D` or `B,H,Hkv,M,N,D,Dv`; `changes` set dtype, layout, scale or qkv."""
         parts = [part.strip() for part in text.split(",")]
         if len(parts) not in (6, 7) or not all(part.isdecimal() and len(part) <= 8 for part in parts):
-            raise InputError(
-                f"shape {text[:60]!r}: write B,H,Hkv,M,N,D or B,H,Hkv,M,N,D,Dv, such as 2,4,2,300,200,64"
-            )
+            raise InputError(f"shape {text[:60]!r}: write B,H,Hkv,M,N,D or B,H,Hkv,M,N,D,Dv, such as 2,4,2,300,200,64")
         numbers = [int(part) for part in parts]
         if len(numbers) == 6:
             numbers.append(numbers[5])
@@ -183,9 +172,7 @@ class Capture:
             raise InputError(f"buffer {spec[:60]!r}: {example}")
         shape, dtype, *more = parts
         if len(more) == 3 and more[2] != "requires_grad":
-            raise InputError(
-                f"buffer {spec[:60]!r}: the fifth part can only be requires_grad, not {more[2]!r}"
-            )
+            raise InputError(f"buffer {spec[:60]!r}: the fifth part can only be requires_grad, not {more[2]!r}")
         sizes: tuple[int | str, ...] = ()
         if shape not in ("", "scalar"):
             sizes = tuple(int(part) if part.isdecimal() else part for part in split_arguments(shape))
@@ -214,9 +201,7 @@ class Capture:
         for part in self.shape:
             size = part if isinstance(part, int) else evaluate(part, symbols, what)
             if not isinstance(size, int) or not 0 <= size <= _LARGEST:
-                raise InputError(
-                    f"{what}: {part!r} is {size!r}, but must be a whole number from 0 to {_LARGEST}"
-                )
+                raise InputError(f"{what}: {part!r} is {size!r}, but must be a whole number from 0 to {_LARGEST}")
             sizes.append(size)
         if math.prod(sizes) > _LARGEST:
             raise InputError(f"{what}: {tuple(sizes)} has more than {_LARGEST:,} elements")
@@ -302,9 +287,7 @@ class Case:
                 raise InputError(f"{what}: capture {capture.name!r} is given twice")
             shared = layouts.parse(capture.layout).of
             if shared is not None and shared not in earlier:
-                raise InputError(
-                    f"{what}: capture {capture.name!r} is a view of {shared!r}, which must come before it"
-                )
+                raise InputError(f"{what}: capture {capture.name!r} is a view of {shared!r}, which must come before it")
             capture.resolve_shape(symbols)
             distributions.check(capture.values, symbols)
             earlier.add(capture.name)
@@ -392,11 +375,7 @@ def _key(name: str) -> str:
 
 
 def _inline(table: Mapping[str, Any], drop: object) -> str:
-    return (
-        "{ "
-        + ", ".join(f"{key} = {_toml(value)}" for key, value in table.items() if value is not drop)
-        + " }"
-    )
+    return "{ " + ", ".join(f"{key} = {_toml(value)}" for key, value in table.items() if value is not drop) + " }"
 
 
 def _toml(value: Any) -> str:

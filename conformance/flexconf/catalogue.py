@@ -32,9 +32,7 @@ def folder() -> Path:
     for candidate in (here / "_cases", here.parent.parent / "cases"):
         if (candidate / _FIRST[0]).is_file():
             return candidate
-    raise InputError(
-        f"the catalogue was found neither in {here / '_cases'} nor in {here.parent.parent / 'cases'}"
-    )
+    raise InputError(f"the catalogue was found neither in {here / '_cases'} nor in {here.parent.parent / 'cases'}")
 
 
 def load(paths: Iterable[str | Path] | None = None) -> list[Case]:
@@ -192,9 +190,7 @@ def _problem(table: Mapping[str, Any], base: Problem, where: str) -> Problem:
 def _block(table: Mapping[str, Any], base: BlockSpec, where: str) -> BlockSpec:
     names = [field.name for field in fields(BlockSpec)]
     _keys(table, names, f"{where}: block")
-    values = {name: getattr(base, name) for name in names} | {
-        key: _frozen(value) for key, value in table.items()
-    }
+    values = {name: getattr(base, name) for name in names} | {key: _frozen(value) for key, value in table.items()}
     if not isinstance(values["broadcast"], bool):
         raise InputError(f"{where}: block: broadcast must be true or false")
     return BlockSpec(**values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import re
 import sys
@@ -52,8 +53,10 @@ def task(
         needed = modtext.free_names(text) - given if text is not None else frozenset()
         if needed:
             name = min(needed)
+            close = difflib.get_close_matches(name, [*given, *modtext.GRAMMAR_NAMES], 1)
+            meant = f" (did you mean {close[0]!r}?)" if close else ""
             raise InputError(
-                f"the {kind}_mod reads {name!r}, which is no name of the grammar and no buffer; "
+                f"the {kind}_mod reads {name!r}, which is no name of the grammar and no buffer{meant}; "
                 f"give it with --buffer '{name}=SHAPE:DTYPE', such as --buffer '{name}=H,N:float32'"
             )
     if not functions:
@@ -119,16 +122,13 @@ def run_check(what: CheckTask, report: Report) -> Outcome:
 def kernel_text(what: CheckTask) -> str:
     """The text that the task's mods render to. Raises InputError."""
     import flexflash
-
     from flexconf import inputs
 
     sys.path[:0] = what.path
     functions = {kind: _load(spec) for kind, spec in what.functions}
     given = inputs.materialize(what.case, functions=functions)
     try:
-        kernel = flexflash.lower(
-            given.q, given.k, given.v, given.score_mod, given.block_mask, given.scale
-        )
+        kernel = flexflash.lower(given.q, given.k, given.v, given.score_mod, given.block_mask, given.scale)
     except flexflash.FlexFlashError as error:
         raise InputError(str(error)) from None
     return kernel.text

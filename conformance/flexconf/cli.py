@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -31,22 +31,36 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables
 Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one a CPU.")]
 Width = Annotated[
     int | None,
-    typer.Option("--vector-width", help="Keys that a mod sees at once: 1, 2, 4 or 8. By default flash-attn-4's choice."),
+    typer.Option(
+        "--vector-width", help="Keys that a mod sees at once: 1, 2, 4 or 8. By default flash-attn-4's choice."
+    ),
 ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. A bad input is one line on stderr and exit code 2, never a traceback."""
     try:
-        app(args=list(arguments) if arguments is not None else None)
+        code = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
     except InputError as error:
-        print(f"flexconf: error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _refuse(str(error))
     except KeyboardInterrupt:
         print("flexconf: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
     except BrokenPipeError:
         raise SystemExit(0) from None
+    except Exception as error:
+        # typer's own errors about options and arguments; anything else is a defect and keeps its traceback.
+        if not hasattr(error, "format_message"):
+            raise
+        hint = "; a mod that begins with '-' goes after a '--'" if "option" in str(error).lower() else ""
+        _refuse(f"{error.format_message()}{hint}; see flexconf --help")
+    raise SystemExit(code or 0)
+
+
+def _refuse(message: str) -> NoReturn:
+    line = " ".join(message.split())
+    print(f"flexconf: error: {line if len(line) <= 600 else line[:600] + ' ...'}", file=sys.stderr)
+    raise SystemExit(2) from None
 
 
 @app.command()
@@ -186,7 +200,9 @@ def list_cases(
 
 @app.command()
 def ops(
-    names: Annotated[list[str] | None, typer.Argument(help="Operations, such as `exp remainder`; by default all.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Operations, such as `exp remainder`; by default all.")
+    ] = None,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
@@ -219,7 +235,13 @@ def clauses(as_json: Json = False) -> None:
         citations = book.run_suite()
     if as_json:
         listed = [
-            {"clause": c.clause.number, "text": c.clause.text, "verdict": c.verdict, "passed": c.passed, "failed": c.failed}
+            {
+                "clause": c.clause.number,
+                "text": c.clause.text,
+                "verdict": c.verdict,
+                "passed": c.passed,
+                "failed": c.failed,
+            }
             for c in citations
         ]
         _print_json(listed)

@@ -106,9 +106,7 @@ def compare(out: Tensor | None, lse: Tensor | None, certified: Certified) -> Com
     elements = sum(p.elements for p in parts)
     special = sum(p.special for p in parts)
     over_1, over_half, over_tenth = (sum(p.over[i] for p in parts) for i in range(3))
-    leading = max(
-        parts, key=lambda p: (p.special > 0 and p.worst is not None, p.max_ratio, p.worst is not None)
-    )
+    leading = max(parts, key=lambda p: (p.special > 0 and p.worst is not None, p.max_ratio, p.worst is not None))
     max_ratio = max(p.max_ratio for p in parts)
     symptom, reason = _verdict(elements, special, over_1, max_ratio, rows, excluded_rows, leading)
     return Comparison(
@@ -128,9 +126,7 @@ def compare(out: Tensor | None, lse: Tensor | None, certified: Certified) -> Com
     )
 
 
-def _malformed(
-    name: str, tensor: Tensor | None, shape: torch.Size, dtype: torch.dtype
-) -> tuple[Symptom, str] | None:
+def _malformed(name: str, tensor: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> tuple[Symptom, str] | None:
     if tensor is None:
         return "missing", f"{name} was not returned"
     if tensor.shape != shape:
@@ -140,17 +136,13 @@ def _malformed(
     return None
 
 
-def _part(
-    name: Literal["out", "lse"], observed: Tensor, expected: Tensor, bound: Tensor, kept: Tensor
-) -> _Part:
+def _part(name: Literal["out", "lse"], observed: Tensor, expected: Tensor, bound: Tensor, kept: Tensor) -> _Part:
     seen = observed.detach().to(device="cpu", dtype=torch.float64)
     compared = kept & (bound < math.inf)
     same = (seen == expected) | (seen.isnan() & expected.isnan())
     special = compared & ~same & ~(seen.isfinite() & expected.isfinite())
     distance = (seen - expected).abs_()
-    ratio = torch.where(
-        compared & ~same & ~special, distance / bound, 0.0
-    )  # x / 0 is inf: equality was asked
+    ratio = torch.where(compared & ~same & ~special, distance / bound, 0.0)  # x / 0 is inf: equality was asked
     elements = int(compared.sum())
     specials = int(special.sum())
     worst: Worst | None = None
@@ -169,9 +161,7 @@ def _part(
             bound=float(bound[at]),
         )
     over = tuple(int((ratio > limit).sum()) for limit in (1.0, 0.5, 0.1))
-    return _Part(
-        name, elements, expected.numel() - elements, (over[0], over[1], over[2]), specials, max_ratio, worst
-    )
+    return _Part(name, elements, expected.numel() - elements, (over[0], over[1], over[2]), specials, max_ratio, worst)
 
 
 def _verdict(

@@ -164,9 +164,7 @@ def _draw_integers(request: _Request) -> Array:
     if not (isinstance(low, int) and isinstance(high, int)) or not -(2**63) <= low < high <= 2**63:
         if request.raw.size == 0:
             return np.zeros(request.shape, dtype=np.int64)
-        raise InputError(
-            f"values {request.spec!r}: the bounds must be integers with lo < hi, here {low}, {high}"
-        )
+        raise InputError(f"values {request.spec!r}: the bounds must be integers with lo < hi, here {low}, {high}")
     return low + _below(request.raw, high - low)
 
 
@@ -237,9 +235,7 @@ def _draw_sprinkle(request: _Request) -> Array:
 def _draw_list(request: _Request) -> Array:
     count = math.prod(request.shape)
     if len(request.arguments) != count:
-        raise InputError(
-            f"values {request.spec!r}: {count} numbers are needed, {len(request.arguments)} given"
-        )
+        raise InputError(f"values {request.spec!r}: {count} numbers are needed, {len(request.arguments)} given")
     return np.array(request.arguments).reshape(request.shape)
 
 

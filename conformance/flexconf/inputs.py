@@ -111,8 +111,7 @@ def _capture(capture: Capture, case: Case, earlier: dict[str, Tensor], device: s
         dtype = str(view.dtype).removeprefix("torch.")
         if tuple(view.shape) != shape or dtype != capture.dtype:
             raise InputError(
-                f"{what}: {capture.layout} is {dtype} of shape {tuple(view.shape)}, "
-                f"not {capture.dtype} of {shape}"
+                f"{what}: {capture.layout} is {dtype} of shape {tuple(view.shape)}, not {capture.dtype} of {shape}"
             )
         return view
     try:
@@ -151,9 +150,7 @@ def _qkv(problem: Problem, seed: int, device: str | torch.device) -> tuple[Tenso
     return q, k, v
 
 
-def _single(
-    name: str, shape: tuple[int, ...], problem: Problem, seed: int, device: str | torch.device
-) -> Tensor:
+def _single(name: str, shape: tuple[int, ...], problem: Problem, seed: int, device: str | torch.device) -> Tensor:
     where = _placement(problem.layout, name, shape)
     return layouts.place(_draw(name, where.stored_shape, problem, seed), where, device)
 
@@ -262,14 +259,8 @@ def _nested(lists: object, rows: int, what: str, case: Case) -> Nested:
         raise InputError(f"case {case.name!r}: block: {what} is neither [row][block] nor [b][h][row][block]")
     p = case.problem
     sizes = (len(nested), len(nested[0]))
-    if (
-        any(len(heads) != sizes[1] for heads in nested)
-        or sizes[0] not in (1, p.B)
-        or sizes[1] not in (1, p.H)
-    ):
-        raise InputError(
-            f"case {case.name!r}: block: {what} has lists for other batches and heads than the problem"
-        )
+    if any(len(heads) != sizes[1] for heads in nested) or sizes[0] not in (1, p.B) or sizes[1] not in (1, p.H):
+        raise InputError(f"case {case.name!r}: block: {what} has lists for other batches and heads than the problem")
     if any(len(given) != rows for heads in nested for given in heads):
         raise InputError(f"case {case.name!r}: block: {what} must list {rows} rows of blocks")
     return nested

@@ -71,9 +71,7 @@ def parse(text: str) -> Layout:
     numbers = tuple(int(part) for part in parts)
     if kind in ("contiguous", "transposed") and numbers:
         raise InputError(f"layout {text!r}: {kind} takes no arguments")
-    if kind in ("stepped", "padded", "offset") and (
-        len(numbers) > 1 or any(not 1 <= n <= 64 for n in numbers)
-    ):
+    if kind in ("stepped", "padded", "offset") and (len(numbers) > 1 or any(not 1 <= n <= 64 for n in numbers)):
         raise InputError(f"layout {text!r}: {kind} takes one number from 1 to 64")
     return Layout(kind, numbers)
 
@@ -91,8 +89,7 @@ class Placement:
     def stored_shape(self) -> tuple[int, ...]:
         """The shape with every dimension of stride 0 counted once: the elements that really exist."""
         return tuple(
-            1 if stride == 0 and length else length
-            for length, stride in zip(self.shape, self.strides, strict=True)
+            1 if stride == 0 and length else length for length, stride in zip(self.shape, self.strides, strict=True)
         )
 
 
@@ -184,9 +181,7 @@ def _bfloat16(values: npt.NDArray[np.float32]) -> Tensor:
     bits = np.ascontiguousarray(values).view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
     rounded = np.where(np.isnan(values), np.uint32(0x7FC0), rounded)
-    return (
-        torch.from_numpy(rounded.astype(np.uint16).view(np.int16)).reshape(values.shape).view(torch.bfloat16)
-    )
+    return torch.from_numpy(rounded.astype(np.uint16).view(np.int16)).reshape(values.shape).view(torch.bfloat16)
 
 
 def place(stored: Tensor, where: Placement, device: str | torch.device) -> Tensor:
@@ -207,8 +202,6 @@ def _guards(stored: Tensor, where: Placement) -> Tensor:
     if stored.numel():
         holds = written.as_strided(where.stored_shape, where.strides, where.offset)
         holds.copy_(stored.to(torch.int64) + 1)  # 0: nothing here, 1: False, 2: True
-    last = torch.cummax(
-        torch.where(written > 0, torch.arange(where.size), torch.zeros_like(written)), dim=0
-    ).values
+    last = torch.cummax(torch.where(written > 0, torch.arange(where.size), torch.zeros_like(written)), dim=0).values
     before = torch.where(written[last] > 0, written[last], written[where.offset : where.offset + 1])
     return before != 2

@@ -227,8 +227,7 @@ class ScalarIndexing(TorchFunctionMode):
             parts = index if isinstance(index, tuple) else (index,)
             if all(isinstance(part, Tensor | int) for part in parts):
                 indices = [
-                    part if isinstance(part, Tensor) else torch.tensor(part, device=tensor.device)
-                    for part in parts
+                    part if isinstance(part, Tensor) else torch.tensor(part, device=tensor.device) for part in parts
                 ]
                 return torch.ops.aten.index(tensor, indices)
         return func(*args, **(kwargs or {}))
@@ -341,9 +340,7 @@ def _without_data(mod: Callable[..., Tensor]) -> Callable[..., Tensor]:
     names = mod.__code__.co_freevars
     cells = [cell.cell_contents for cell in mod.__closure__ or ()]
     swapped = {
-        name: torch.empty(value.shape, dtype=value.dtype, device="meta")
-        if isinstance(value, Tensor)
-        else value
+        name: torch.empty(value.shape, dtype=value.dtype, device="meta") if isinstance(value, Tensor) else value
         for name, value in zip(names, cells, strict=True)
     }
     made: Callable[..., Tensor] = factory_globals["make_mod"](**swapped)
@@ -367,8 +364,7 @@ def _parse(text: str) -> list[ast.stmt]:
     """The statements of the text, after the bounds that must hold before the parser sees it."""
     if len(text) > LIMITS.characters:
         raise ModTextError(
-            f"the mod has {len(text):,} characters, at most {LIMITS.characters:,} are allowed; "
-            "put tables into captures"
+            f"the mod has {len(text):,} characters, at most {LIMITS.characters:,} are allowed; put tables into captures"
         )
     if not text.strip():
         raise ModTextError("the mod is empty; the identity is the score itself: score")
@@ -382,14 +378,10 @@ def _parse(text: str) -> list[ast.stmt]:
         line = (error.text or "").strip()[:60]
         raise ModTextError(f"{at}: {error.msg}{f' in {line!r}' if line else ''}") from None
     except (RecursionError, MemoryError, ValueError):
-        raise ModTextError(
-            f"the mod is nested too deeply; at most {LIMITS.nesting} levels are allowed"
-        ) from None
+        raise ModTextError(f"the mod is nested too deeply; at most {LIMITS.nesting} levels are allowed") from None
     nodes = sum(1 for _ in _limited_walk(tree))
     if nodes > LIMITS.nodes:
-        raise ModTextError(
-            f"the mod has more than {LIMITS.nodes} operations and names; put tables into captures"
-        )
+        raise ModTextError(f"the mod has more than {LIMITS.nodes} operations and names; put tables into captures")
     if not tree.body or not isinstance(tree.body[-1], ast.Expr):
         last = tree.body[-1] if tree.body else None
         if isinstance(last, ast.Assign) or last is None:
@@ -538,11 +530,7 @@ class _Checker:
             self.fail(node, f"{name!r} is not available; write {_HINTS[name]}")
         known = [*self.locals, *self.ranks, *self.constants]
         close = difflib.get_close_matches(name, known, 1, 0.6)
-        hint = (
-            f"did you mean {close[0]!r}?"
-            if close
-            else "a tensor that the mod reads must be given as a capture"
-        )
+        hint = f"did you mean {close[0]!r}?" if close else "a tensor that the mod reads must be given as a capture"
         self.fail(node, f"unknown name {name!r}; {hint}")
 
     def binary(self, node: ast.BinOp, left: _Value, right: _Value) -> _Value:
@@ -577,9 +565,7 @@ class _Checker:
                 return _SCALAR
         expression = ast.fix_missing_locations(ast.Expression(shell))
         try:
-            value = eval(
-                compile(expression, "<constant>", "eval"), {}, dict(zip(names, numbers, strict=True))
-            )
+            value = eval(compile(expression, "<constant>", "eval"), {}, dict(zip(names, numbers, strict=True)))
         except (ArithmeticError, TypeError, ValueError) as error:
             self.fail(node, f"{ast.unparse(node)} has no value: {error}")
         if isinstance(value, complex):
@@ -606,11 +592,7 @@ class _Checker:
         return _Value(rank=inner.rank - len(parts))
 
     def call(self, node: ast.Call) -> _Value:
-        if (
-            isinstance(node.func, ast.Attribute)
-            and node.func.attr == "to"
-            and _dotted(node.func) != "torch.to"
-        ):
+        if isinstance(node.func, ast.Attribute) and node.func.attr == "to" and _dotted(node.func) != "torch.to":
             self.scalar(node.func.value)
             if len(node.args) != 1 or node.keywords:
                 self.fail(node, "write .to(torch.<dtype>) with the dtype alone")
@@ -630,9 +612,7 @@ class _Checker:
         count = len(node.args) + bounds
         if not signature.least <= count <= signature.most:
             wanted = (
-                str(signature.least)
-                if signature.least == signature.most
-                else f"{signature.least} to {signature.most}"
+                str(signature.least) if signature.least == signature.most else f"{signature.least} to {signature.most}"
             )
             self.fail(node, f"{dotted} takes {wanted} arguments, not {len(node.args)}")
         for argument in node.args:
@@ -668,19 +648,13 @@ class _Checker:
             self.fail(node, "only torch.<operation>(...) can be called")
         if dotted in _HINTS:
             self.fail(node, f"{dotted}() is not available; write {_HINTS[dotted]}")
-        hint = (
-            f"write torch.{dotted}(...)"
-            if f"torch.{dotted}" in OPERATIONS
-            else "`flexconf ops` lists what can be"
-        )
+        hint = f"write torch.{dotted}(...)" if f"torch.{dotted}" in OPERATIONS else "`flexconf ops` lists what can be"
         self.fail(node, f"{dotted}() cannot be called; {hint}")
 
     def dtype(self, node: ast.expr) -> None:
         dotted = _dotted(node) or ""
         if dotted.removeprefix("torch.") not in DTYPES or not dotted.startswith("torch."):
-            self.fail(
-                node, f"{ast.unparse(node)} is not a dtype; the dtypes are torch.{', torch.'.join(DTYPES)}"
-            )
+            self.fail(node, f"{ast.unparse(node)} is not a dtype; the dtypes are torch.{', torch.'.join(DTYPES)}")
 
     def attribute(self, node: ast.Attribute) -> NoReturn:
         dotted = _dotted(node)

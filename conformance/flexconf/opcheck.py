@@ -12,17 +12,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import flexflash
 import torch
-from flexflash.launch.host import VECTOR_WIDTHS, HostLauncher
 from torch import Tensor
 
+import flexflash
 from flexconf import modtext, worker
 from flexconf.errors import InputError
 from flexconf.oracles import math64
 from flexconf.oracles.error_model import OPS
 from flexconf.subjects import reference
 from flexconf.worker import Lost, Report
+from flexflash.launch.host import VECTOR_WIDTHS, HostLauncher
 
 HALVES = ("float16", "bfloat16")
 FLOATS = (*HALVES, "float32", "float64")
@@ -104,11 +104,13 @@ def _operations() -> tuple[Operation, ...]:
         *_binary({"pow": "torch.pow(x, y)"}, INTEGERS, "power"),
         *_binary({"pow/square": "x ** 2", "pow/cube": "x ** 3", "square": "torch.square(x)"}, NUMBERS),
         *_binary({"pow/half": "x ** 0.5", "pow/minus half": "x ** -0.5", "pow/two": "2.0 ** x"}, ALL),
-        *_binary({name: f"torch.{name}(x, y)" for name in "eq ne lt le gt ge".split()}, ALL),
+        *_binary({name: f"torch.{name}(x, y)" for name in ["eq", "ne", "lt", "le", "gt", "ge"]}, ALL),
         *_binary({"lt/const": "x < 3", "eq/const": "x == 0"}, ALL),
         *_unary("logical_not", ALL),
         *_binary({f"logical_{name}": f"torch.logical_{name}(x, y)" for name in ("and", "or", "xor")}, ALL),
-        *_binary({f"bitwise_{name}": f"torch.bitwise_{name}(x, y)" for name in ("and", "or", "xor")}, (*INTEGERS, "bool")),
+        *_binary(
+            {f"bitwise_{name}": f"torch.bitwise_{name}(x, y)" for name in ("and", "or", "xor")}, (*INTEGERS, "bool")
+        ),
         *_unary("bitwise_not", (*INTEGERS, "bool")),
         *_binary({"bitwise_left_shift": "x << y", "bitwise_right_shift": "x >> y"}, INTEGERS, "shift"),
         *_binary({"bitwise_left_shift/const": "x << 3", "bitwise_right_shift/const": "x >> 3"}, INTEGERS),
@@ -287,9 +289,7 @@ def _judge(
 
 def _row(operation: Operation, dtype: str, widths: Sequence[int], verdict: str) -> Row:
     model = OPS[_ALIASES.get(operation.name, operation.name)]
-    return Row(
-        operation.name, operation.text, dtype, tuple(widths), 0, 0, 0.0, 0.0, model.ulps, model.source, verdict
-    )
+    return Row(operation.name, operation.text, dtype, tuple(widths), 0, 0, 0.0, 0.0, model.ulps, model.source, verdict)
 
 
 def _text(group: Group, captures: dict[str, Tensor], floats: bool) -> str:

@@ -123,7 +123,7 @@ def _join(a: Outcome, b: Outcome) -> Outcome:
     if identity != (b.case, b.case_digest, b.subject):
         raise InputError(f"cannot merge {a.case} on {a.subject} with {b.case} on {b.subject}")
     # One of the two stands for both; the choice must not depend on their order.
-    first, second = sorted((a, b), key=lambda o: (str(o.stage), str(o.symptom), o.message, sorted(o.digests.items())))
+    first = min(a, b, key=lambda o: (str(o.stage), str(o.symptom), o.message, sorted(o.digests.items())))
     observed = tuple(sorted({*a.observed, *b.observed}))
     bits = [{k: v for k, v in o.digests.items() if k in ("out", "lse")} for o in (a, b)]
     if (a.stage, a.symptom) == (b.stage, b.symptom) and bits[0] == bits[1]:

@@ -43,8 +43,9 @@ class _Clauses:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or report.outcome != "passed":
             for name, cited in report.user_properties:
-                for number in cited if name == _PROPERTY else ():
-                    self.outcomes[str(number)][report.nodeid] = report.outcome
+                if name == _PROPERTY and isinstance(cited, (list, tuple)):
+                    for number in cited:
+                        self.outcomes[str(number)][report.nodeid] = report.outcome
         if report.skipped and isinstance(report.longrepr, tuple):
             self.skips[report.longrepr[2].removeprefix("Skipped: ")] += 1
 

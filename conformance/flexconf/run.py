@@ -115,16 +115,12 @@ def run(
                 file.write(json.dumps(outcome.to_json()) + "\n")
         on_result(result)
 
-    worker.run_many(
-        tasks, run_task, workers=workers, time_limit=time_limit, on_result=take, prepare=prepare_worker
-    )
+    worker.run_many(tasks, run_task, workers=workers, time_limit=time_limit, on_result=take, prepare=prepare_worker)
     for case in cases:
         if case.name not in collected:
             lost = missing(case.name, case.digest(), subject, "the case was never run")
             collected[case.name] = judge(case, lost)
-    return summarize(
-        [collected[c.name] for c in cases], subject, workers, time.perf_counter() - started
-    )
+    return summarize([collected[c.name] for c in cases], subject, workers, time.perf_counter() - started)
 
 
 def prepare_worker() -> None:
@@ -199,5 +195,3 @@ def summarize(results: Sequence[Result], subject: str, workers: int, seconds: fl
         stage_medians=medians,
         case_median=statistics.median(sum(t.values()) for t in timed) if timed else math.nan,
     )
-
-

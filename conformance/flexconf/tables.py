@@ -67,9 +67,7 @@ def verdict(r: Result) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
     facts.add_row("verdict", Text("PASS", "bold green") if r.passed else Text("FAIL", "bold red"))
     p = r.case.problem
-    facts.add_row(
-        "problem", f"B={p.B} H={p.H} Hkv={p.Hkv} M={p.M} N={p.N} D={p.D} Dv={p.Dv} {p.dtype}, {p.layout}"
-    )
+    facts.add_row("problem", f"B={p.B} H={p.H} Hkv={p.Hkv} M={p.M} N={p.N} D={p.D} Dv={p.Dv} {p.dtype}, {p.layout}")
     if c is not None:
         facts.add_row("compared", f"{c['elements']:,} elements, {c['excluded_elements']:,} excluded")
         facts.add_row("worst ratio", f"{float(c['max_ratio']):.3f} of the certified bound")
@@ -96,8 +94,8 @@ def cases(found: Sequence[Case]) -> RenderableType:
     table.add_column("what", overflow="fold", ratio=1)
     for case in found:
         p = case.problem
-        heads = f"H{p.H}" if p.H == p.Hkv else f"H{p.H}/{p.Hkv}"
-        dims = f"D{p.D}" if p.D == p.Dv else f"D{p.D}/{p.Dv}"
+        heads = f"H{p.H}" if p.Hkv == p.H else f"H{p.H}/{p.Hkv}"
+        dims = f"D{p.D}" if p.Dv == p.D else f"D{p.D}/{p.Dv}"
         shape = f"B{p.B} {heads} {p.M}x{p.N} {dims} {p.dtype.replace('float', 'f')}"
         if p.layout != "contiguous":
             shape += f" {p.layout}"

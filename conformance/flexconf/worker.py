@@ -86,10 +86,10 @@ def run_many(
         try:
             _drain(pool, payloads, function, time_limit, on_result, Path(folder))
         except BaseException:
-            pool.stop()
+            pool.stop()  # type: ignore[no-untyped-call]
             raise
         finally:
-            pool.close()
+            pool.close()  # type: ignore[no-untyped-call]
             pool.join()
 
 
@@ -110,7 +110,8 @@ def _drain(
         done, _ = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
         for future in done:
             task = pending.pop(future)
-            on_result(task.payload, _result(future, task.index, time_limit, folder))
+            ended: R | Lost = _result(future, task.index, time_limit, folder)
+            on_result(task.payload, ended)
 
 
 def _result(future: Future[R], index: int, time_limit: float, folder: Path) -> R | Lost:
@@ -166,5 +167,3 @@ def describe(lost: Lost) -> str:
 def is_illegal_access(lost: Lost) -> bool:
     """Whether the task died of touching memory that is not its own."""
     return lost.how in ("signal SIGSEGV", "signal SIGBUS") or "illegal memory access" in lost.detail
-
-

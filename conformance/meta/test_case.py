@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 
 import pytest
+
 from flexconf import catalogue, layouts
 from flexconf.arithmetic import evaluate
 from flexconf.case import BlockSpec, Capture, Case, Problem
@@ -136,9 +137,7 @@ def test_arithmetic(text: str, value: float) -> None:
     assert evaluate(text, SYMBOLS, "size") == value
 
 
-@pytest.mark.parametrize(
-    "text", ["", "9**9**9", "M if N else H", "True", "'a'", "len(M)", "M.real", "(-8)**0.5", "~M"]
-)
+@pytest.mark.parametrize("text", ["", "9**9**9", "M if N else H", "True", "'a'", "len(M)", "M.real", "(-8)**0.5", "~M"])
 def test_arithmetic_that_is_refused(text: str) -> None:
     refusal(evaluate, text, SYMBOLS, "size")
 

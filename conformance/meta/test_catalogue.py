@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
 from flexconf import catalogue, layouts, modtext
 from flexconf.case import Case, Problem
 from flexconf.errors import InputError
@@ -47,12 +48,8 @@ def test_wrong_files_name_file_table_and_key(text: str, hint: str) -> None:
 
 
 def test_shape_sets_derive_cases(tmp_path: Path) -> None:
-    (tmp_path / "score_mods.toml").write_text(
-        "[a]\nscore_mod = 'score'\nproblem = { H = 4 }\nclauses = ['L1.1']"
-    )
-    (tmp_path / "shapes.toml").write_text(
-        "[wide]\nproblem = { D = 128, Hkv = 2 }\napplies = ['a']\nclauses = ['L8.3']"
-    )
+    (tmp_path / "score_mods.toml").write_text("[a]\nscore_mod = 'score'\nproblem = { H = 4 }\nclauses = ['L1.1']")
+    (tmp_path / "shapes.toml").write_text("[wide]\nproblem = { D = 128, Hkv = 2 }\napplies = ['a']\nclauses = ['L8.3']")
     base, derived = catalogue.load([tmp_path])
     assert derived.name == "a@wide"
     assert derived.problem == Problem(H=4, Hkv=2, D=128, Dv=128)

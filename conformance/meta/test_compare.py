@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+
 from flexconf.compare import compare
 from flexconf.oracles.math64 import Certified
 

@@ -9,12 +9,13 @@ from collections.abc import Callable
 import mpmath  # type: ignore[import-untyped]
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
 from flexconf.oracles import error_model as em
 from flexconf.oracles import math64
 from flexconf.oracles.evaluation import evaluate
 from flexconf.oracles.shadow import Shadow
-from torch import Tensor
-from torch.nn import functional as F
 
 Unary = Callable[[Tensor], Tensor]
 Binary = Callable[[Tensor, Tensor], Tensor]
@@ -207,9 +208,7 @@ def test_own_rounding_of_two_operands(name: str, dtype: torch.dtype) -> None:
 
 def perturbed(score: Tensor, error: Tensor, seed: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    inside = [
-        score + (torch.rand(score.shape, generator=generator).double() * 2 - 1) * error for _ in range(4)
-    ]
+    inside = [score + (torch.rand(score.shape, generator=generator).double() * 2 - 1) * error for _ in range(4)]
     return [score, score - error, score + error, *inside]
 
 
@@ -273,9 +272,7 @@ def test_centres_in_forty_digits(name: str) -> None:
     """The centre of a bound is mathematics, not one more rounded number: within 2**-20 of the bound's own
     width."""
     fn, precise = PRECISE[name]
-    score = torch.tensor(
-        [-80.0, -20.5, -8.0, -3.0, -0.75, -1e-4, 1e-6, 0.5, 1.0, 7.5, 19.5, 21.0, 60.0]
-    ).double()
+    score = torch.tensor([-80.0, -20.5, -8.0, -3.0, -0.75, -1e-4, 1e-6, 0.5, 1.0, 7.5, 19.5, 21.0, 60.0]).double()
     _, shadow = audited(lambda s, kv: fn(s), score)
     with mpmath.workdps(40):
         for x, v, e in zip(score.tolist(), shadow.v.tolist(), shadow.error().tolist(), strict=True):

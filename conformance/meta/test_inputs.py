@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from flexconf import catalogue, distributions, inputs, layouts
 from flexconf.case import BlockSpec, Capture, Case, Problem
 from flexconf.errors import InputError
@@ -210,9 +211,7 @@ def test_shared_storage() -> None:
     wrong = Capture.parse("same=N,H:float32:normal:view_of(a)")
     with pytest.raises(InputError, match=r"view_of\(a\) is float32 of shape \(2, 7\)"):
         inputs.materialize(
-            Case(
-                "c", score_mod="score + a[h, kv] + same[kv, h]", captures=(captures[0], wrong), problem=SMALL
-            )
+            Case("c", score_mod="score + a[h, kv] + same[kv, h]", captures=(captures[0], wrong), problem=SMALL)
         )
 
 
@@ -312,9 +311,7 @@ def test_wrong_mods_are_refused_before_anything_runs() -> None:
 
 def test_requires_grad_reaches_the_mod() -> None:
     """L4.2's ground."""
-    case = Case(
-        "c", score_mod="score + g[h]", captures=(Capture.parse("g=H:float32:::requires_grad"),), problem=SMALL
-    )
+    case = Case("c", score_mod="score + g[h]", captures=(Capture.parse("g=H:float32:::requires_grad"),), problem=SMALL)
     assert inputs.materialize(case).captures["g"].requires_grad
 
 

@@ -10,11 +10,12 @@ from typing import Any
 import mpmath  # type: ignore[import-untyped]
 import pytest
 import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+
 from flexconf.compare import compare
 from flexconf.oracles import math64
 from flexconf.oracles.evaluation import IndexingByTensors, over_indices
-from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 Mod = Callable[..., Tensor]
 INF = math.inf
@@ -50,14 +51,10 @@ def causal(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
     return q >= kv
 
 
-def attended(
-    q: Tensor, k: Tensor, v: Tensor, score_mod: Mod | None, mask: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def attended(q: Tensor, k: Tensor, v: Tensor, score_mod: Mod | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Scores in float32 and the keys' mask applied; and V, heads repeated."""
     groups = q.shape[1] // k.shape[1]
-    score = (q.float() @ k.repeat_interleave(groups, 1).float().transpose(-1, -2)) * (
-        1 / math.sqrt(q.shape[-1])
-    )
+    score = (q.float() @ k.repeat_interleave(groups, 1).float().transpose(-1, -2)) * (1 / math.sqrt(q.shape[-1]))
     if score_mod is not None:
         indices = [torch.arange(n, dtype=torch.int32) for n in score.shape]
         with IndexingByTensors():
@@ -147,8 +144,7 @@ def test_the_centre_is_attention_in_forty_digits() -> None:
             scores = []
             for j in range(5):
                 dot = mpmath.fsum(
-                    mpmath.mpf(float(a)) * mpmath.mpf(float(b))
-                    for a, b in zip(q[0, 0, row], k[0, 0, j], strict=True)
+                    mpmath.mpf(float(a)) * mpmath.mpf(float(b)) for a, b in zip(q[0, 0, row], k[0, 0, j], strict=True)
                 )
                 scores.append(dot * mpmath.mpf(0.3) * mpmath.mpf(1.5) - j)
             weights = [mpmath.exp(s) for s in scores]
@@ -268,9 +264,7 @@ def test_a_row_that_hangs_on_a_close_comparison_is_excluded() -> None:
     q, k, v = problem(H=1, M=3, N=4)
     threshold = torch.full((3, 4), -100.0)
     threshold[1] = attended(q, k, v, None, None)[0][0, 0, 1]
-    certified = math64.attention(
-        q, k, v, score_mod=lambda s, b, h, q, kv: torch.where(s >= threshold[q, kv], s, -INF)
-    )
+    certified = math64.attention(q, k, v, score_mod=lambda s, b, h, q, kv: torch.where(s >= threshold[q, kv], s, -INF))
     assert certified.excluded.flatten().tolist() == [False, True, False]
     assert certified.indeterminate == 4
 
@@ -327,9 +321,7 @@ def test_infinite_queries_and_values() -> None:
 
 def test_scores_beyond_float32_overflow() -> None:
     scores = torch.tensor([1e20, -1e20, 1.0]).double().reshape(1, 1, 1, 3)
-    result = math64.evaluate(
-        lambda s, b, h, q, kv: s * 1e20, "score", (scores, scores.abs() * 1e-7), 1, 1, 1, 3
-    )
+    result = math64.evaluate(lambda s, b, h, q, kv: s * 1e20, "score", (scores, scores.abs() * 1e-7), 1, 1, 1, 3)
     assert result.value.flatten().tolist()[:2] == [INF, -INF]
     assert result.error.flatten().tolist()[:2] == [0.0, 0.0]
     near = torch.tensor([3.4028235e18]).double().reshape(1, 1, 1, 1)

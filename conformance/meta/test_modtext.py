@@ -8,6 +8,7 @@ import traceback
 
 import pytest
 import torch
+
 from flexconf import modtext
 from flexconf.errors import InputError
 from flexconf.modtext import ModTextError, ScalarIndexing, check_result, compile_mod, free_names
@@ -208,9 +209,7 @@ def test_results_that_are_no_result(kind: modtext.Kind, text: str, hint: str) ->
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "text", ["score", "score + bias[h, q]", "score.to(torch.float64)", "bias[-1][b] * score"]
-)
+@pytest.mark.parametrize("text", ["score", "score + bias[h, q]", "score.to(torch.float64)", "bias[-1][b] * score"])
 def test_results_that_are(text: str) -> None:
     check_result(compile_mod(text, "score", {"bias": BIAS}, SIZES), "score")
 
@@ -239,9 +238,7 @@ def test_equal_texts_make_equal_sources() -> None:
     assert first.__code__.co_filename == second.__code__.co_filename
 
 
-@pytest.mark.parametrize(
-    "name", ["q", "score", "N", "torch", "inf", "lambda", "1x", "score_mod", "_x", "min"]
-)
+@pytest.mark.parametrize("name", ["q", "score", "N", "torch", "inf", "lambda", "1x", "score_mod", "_x", "min"])
 def test_names_that_captures_cannot_have(name: str) -> None:
     with pytest.raises(ModTextError, match="cannot be called"):
         compile_mod("score", "score", {name: BIAS}, SIZES)

@@ -6,11 +6,12 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+
 from flexflash import corrections, flex_flash_attention
 from flexflash.launch.host import HostLauncher
 from plain import assert_close, attention, grid, qkv
-from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 INF = float("inf")
 
@@ -36,7 +37,10 @@ def _lists(
         return torch.tensor([[[len(row) for row in rows]]], dtype=torch.int32), index
 
     return BlockMask.from_kv_blocks(
-        *ordered(partial), *ordered(full), mask_mod=mask_mod, seq_lengths=(queries, keys)  # type: ignore[arg-type]
+        *ordered(partial),
+        *ordered(full),
+        mask_mod=mask_mod,
+        seq_lengths=(queries, keys),  # type: ignore[arg-type]
     )
 
 
@@ -48,9 +52,7 @@ def test_score_mod_then_mask_then_softmax(scale: float | None) -> None:
     def mod(score: Tensor, b: Tensor, h: Tensor, m: Tensor, n: Tensor) -> Tensor:
         return torch.where(n > m, score * 0 + 50.0, score + 0.01 * h)
 
-    observed = flex_flash_attention(
-        q, k, v, mod, create_block_mask(_causal, None, None, 140, 150, device="cpu"), scale
-    )
+    observed = flex_flash_attention(q, k, v, mod, create_block_mask(_causal, None, None, 140, 150, device="cpu"), scale)
     # The mask comes after score_mod: the 50 that the mod writes above the diagonal must not survive.
     assert_close(observed, attention(q, k, v, mod, _keep(_causal, 2, 4, 140, 150), scale))
 
@@ -114,9 +116,7 @@ def test_gqa(heads: int, kv_heads: int) -> None:
 
     observed = flex_flash_attention(q, k, v, mod)
     assert_close(observed, attention(q, k, v, mod))
-    repeated = flex_flash_attention(
-        q, *(t.repeat_interleave(heads // kv_heads, dim=1) for t in (k, v)), score_mod=mod
-    )
+    repeated = flex_flash_attention(q, *(t.repeat_interleave(heads // kv_heads, dim=1) for t in (k, v)), score_mod=mod)
     assert torch.equal(observed[0], repeated[0])
 
 
@@ -169,9 +169,7 @@ def test_lengths_off_the_block_size(queries: int, keys: int) -> None:
     def mask(b: Tensor, h: Tensor, m: Tensor, n: Tensor) -> Tensor:
         return (m - n) % 5 < 3
 
-    observed = flex_flash_attention(
-        q, k, v, None, create_block_mask(mask, None, None, queries, keys, device="cpu")
-    )
+    observed = flex_flash_attention(q, k, v, None, create_block_mask(mask, None, None, queries, keys, device="cpu"))
     assert_close(observed, attention(q, k, v, keep=_keep(mask, 1, 2, queries, keys)))
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch.fx import Graph, GraphModule
+
 from flexflash import corrections, eligibility, trace
 from flexflash.eligibility import (
     FLASH_ATTN_4,
@@ -21,7 +23,6 @@ from flexflash.eligibility import (
     use_flex_flash_attention,
 )
 from flexflash.errors import InputError
-from torch.fx import Graph, GraphModule
 
 CUDA = torch.device("cuda", 0)
 IDENTITY = trace(None, "score").graph_module

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 
 import cutlass
 import cutlass.cute as cute
-import flexflash
 import pytest
 import sympy
 import torch
 from cutlass.cute.runtime import from_dlpack
+
+import flexflash
 from flexflash import corrections, kernel, template
 from flexflash.errors import InputError
 from flexflash.indexing import (

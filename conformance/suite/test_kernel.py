@@ -5,10 +5,11 @@ from __future__ import annotations
 import jinja2
 import pytest
 import torch
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+
 from flexflash import BlockMaskUnsupported, InputError, flex_flash_attention, lower, template
 from flexflash.indexing import dense_strides_like
 from plain import qkv
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 
 def _causal(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
@@ -81,7 +82,7 @@ def test_template_failure_is_a_runtime_error_with_its_cause(monkeypatch: pytest.
         undefined=jinja2.StrictUndefined,
     )
     monkeypatch.setattr(template, "_environment", lambda: broken)
-    with pytest.raises(RuntimeError, match="CuteDSL template failed.*nothing_of_that_name"):
+    with pytest.raises(RuntimeError, match=r"CuteDSL template failed.*nothing_of_that_name"):
         lower(*qkv(1, 2, 2, 8, 8))
 
 

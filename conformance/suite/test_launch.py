@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask
+
 from flexflash import InputError, flex_flash_attention, lower
 from flexflash.launch.host import HostLauncher
 from plain import qkv
-from torch import Tensor
-from torch.nn.attention.flex_attention import create_block_mask
 
 
 def _mod(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:

@@ -6,13 +6,14 @@ import functools
 import itertools
 from collections.abc import Callable
 
-import flexflash
 import pytest
 import torch
+from torch import Tensor
+
+import flexflash
 from flexflash import TraceError, UnsupportedOperation, flex_flash_attention, lower, trace
 from flexflash.launch.host import HostLauncher
 from plain import grid, qkv
-from torch import Tensor
 
 B, H, M, N = 2, 4, 9, 13
 Q, K, V = qkv(B, H, 2, M, N, 16)
@@ -189,9 +190,7 @@ def test_integer_division_floors_and_remainder_has_the_divisors_sign(divisor: in
     assert torch.equal(*_both(lambda s, b, h, q, kv: ((q - kv) // divisor) * 100.0))
     assert torch.equal(*_both(lambda s, b, h, q, kv: ((q - kv) % divisor) * 100.0))
     assert torch.equal(*_both(lambda s, b, h, q, kv: torch.fmod(q - kv, divisor) * 1.0))
-    assert torch.equal(
-        *_both(lambda s, b, h, q, kv: torch.div(q - kv, divisor, rounding_mode="trunc") * 1.0)
-    )
+    assert torch.equal(*_both(lambda s, b, h, q, kv: torch.div(q - kv, divisor, rounding_mode="trunc") * 1.0))
 
 
 @pytest.mark.clause("L7.3")

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask
+
 from flexflash import RenderedKernel, lower
 from flexflash.launch.host import HostLauncher
 from flexflash.launch.module import load
 from plain import qkv
-from torch import Tensor
-from torch.nn.attention.flex_attention import create_block_mask
 
 Q, K, V = qkv(2, 4, 2, 130, 150)
 TABLE = torch.randn(4, 300)

@@ -1,4 +1,4 @@
-"""ModGraph -> the body of a `@cute.jit` mod: statements in graph order, common subexpressions once, nothing dead (L6, L7).
+"""ModGraph -> the body of a `@cute.jit` mod: statements in graph order, each subexpression once, none dead.
 
 A mod sees vectors with one element a lane. All lanes of a vector belong to the same b, h and q (flash-attn-4's
 contract) and differ in score and kv; so a load whose index depends on b, h and q alone is done once and spread, any
@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import sympy
 import torch
@@ -33,8 +34,10 @@ ARGUMENTS = {
     "kv": Value("kv_idx", torch.int32, None, uniform=False, nonnegative=True),
 }
 RESERVED = frozenset(
-    "tSrS_ssa b_idx h_idx q_idx kv_idx seqlen_info aux_tensors score_mod mask_mod cutlass cute launcher "
-    "Q K V OUT LSE KV_NUM_BLKS KV_IDX FULL_KV_NUM_BLKS FULL_KV_IDX flex_flash_attention float lane lanes".split()
+    (
+        "tSrS_ssa b_idx h_idx q_idx kv_idx seqlen_info aux_tensors score_mod mask_mod cutlass cute launcher float "
+        "lane lanes flex_flash_attention Q K V OUT LSE KV_NUM_BLKS KV_IDX FULL_KV_NUM_BLKS FULL_KV_IDX"
+    ).split()
 )
 _INT32_MAX = 2**31 - 1
 
@@ -227,7 +230,9 @@ class _Call:
     def _load(self, access: _Partial, layout: FixedLayout) -> Value:
         """One element of a capture for each lane (L2.2, L2.4, L7.4, L7.5)."""
         if layout.dtype not in ops.CUTE_NAMES:
-            raise self._unsupported(f"reads `{self.names[access.position]}` of {layout.dtype}, which CuTe mods do not have")
+            raise self._unsupported(
+                f"reads `{self.names[access.position]}` of {layout.dtype}, which CuTe mods do not have"
+            )
         buffer = self.names[access.position]
         self.read.append(access.position)
         long = isinstance(layout.numel, int) and layout.numel > _INT32_MAX  # L2.8
@@ -258,9 +263,7 @@ class _Call:
         nonnegative = layout.dtype in (torch.uint8, torch.bool)
         return Value(self.writer.assign(text, hint), layout.dtype, None, uniform, nonnegative)
 
-    def _wrapped(
-        self, index: Value, extent: object, dtype: torch.dtype, buffer: str, dimension: int
-    ) -> str | int:
+    def _wrapped(self, index: Value, extent: object, dtype: torch.dtype, buffer: str, dimension: int) -> str | int:
         """An index with a negative one counted from the end (L7.4): a number, or the name of a vector."""
         if index.constant is not None:
             number = int(index.constant)
@@ -284,14 +287,15 @@ class _Call:
         if not tensors or any(a.constant is None for a in tensors):
             return None
 
-        def real(argument: object) -> object:
+        def real(argument: Any) -> Any:
             if not isinstance(argument, Node):
                 return argument
             value = self.values[argument]
             assert isinstance(value, Value)
             return torch.full((), value.constant, dtype=value.dtype)  # type: ignore[arg-type]
 
-        result = self.node.target(*map_aggregate(self.node.args, real), **self.node.kwargs)  # type: ignore[operator]
+        target: Any = self.node.target
+        result = target(*map_aggregate(self.node.args, real), **self.node.kwargs)
         number: Scalar = result.item()
         return number
 
@@ -330,13 +334,13 @@ class _IndexPrinter(StrPrinter):  # type: ignore[misc]  # sympy ships no types
         self.texts = texts
         self.long = long
 
-    def _print_Symbol(self, expr: sympy.Symbol) -> str:
+    def _print_Symbol(self, expr: sympy.Symbol) -> str:  # noqa: N802
         return self.texts[expr.name]
 
-    def _print_Identity(self, expr: sympy.Expr) -> str:
+    def _print_Identity(self, expr: sympy.Expr) -> str:  # noqa: N802
         return str(self._print(expr.args[0]))
 
-    def _print_Integer(self, expr: sympy.Integer) -> str:
+    def _print_Integer(self, expr: sympy.Integer) -> str:  # noqa: N802
         return f"cutlass.Int64({int(expr)})" if self.long else str(int(expr))
 
 

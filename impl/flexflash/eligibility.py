@@ -37,7 +37,7 @@ class Profile:
 
 
 SOURCE = Profile("source", "flash_attn.cute", frozenset({9}))
-# flash-attn-4 4.0.0b36: block sparsity with a mask_mod on SM 9.x, 10.x and 11.x; SM 12.0 asserts, SM 8.x has no score_mod.
+# flash-attn-4 4.0.0b36: mask_mod with block lists on SM 9.x, 10.x and 11.x; 12.0 asserts, 8.x has no score_mod.
 FLASH_ATTN_4 = Profile(
     "flash-attn-4",
     "flash_attn.cute",

@@ -44,9 +44,7 @@ def fixed_indexer(size: Sequence[Size], stride: Sequence[Size] | None = None, of
     return indexer
 
 
-def fixed_indexer_cute(
-    size: Sequence[Size], stride: Sequence[Size] | None = None, offset: Size = 0
-) -> Indexer:
+def fixed_indexer_cute(size: Sequence[Size], stride: Sequence[Size] | None = None, offset: Size = 0) -> Indexer:
     """Colexicographic indexer: `i0 + s0*i1 + s0*s1*i2 + ...`, from the sizes alone (L2.2).
 
     CuTe reads a linear index colexicographically and then applies the tensor's own strides (L2.4), which is why

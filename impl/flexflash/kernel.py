@@ -256,6 +256,7 @@ def _layout(tensor: torch.Tensor) -> FixedLayout:
 
 
 def _block_lists(block_mask: BlockMask) -> Sequence[torch.Tensor]:
+    assert block_mask.full_kv_num_blocks is not None and block_mask.full_kv_indices is not None
     return (
         block_mask.kv_num_blocks,
         block_mask.kv_indices,
@@ -304,9 +305,7 @@ def _check_tensors(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
     if k.shape[1] != v.shape[1] or k.shape[2] != v.shape[2]:
         raise InputError(f"k and v must agree in heads and length: {shapes}")
     if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
-        raise InputError(
-            f"{q.shape[1]} query heads are not a multiple of {k.shape[1]} key/value heads: {shapes}"
-        )
+        raise InputError(f"{q.shape[1]} query heads are not a multiple of {k.shape[1]} key/value heads: {shapes}")
     if q.shape[3] != k.shape[3]:
         raise InputError(f"q and k must have the same head dim: {shapes}")
     for name, dim in (("q and k", q.shape[3]), ("v", v.shape[3])):

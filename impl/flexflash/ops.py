@@ -408,9 +408,7 @@ def _relu(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: t
     return _bounded(w, args[0], 0, dtype, _MAXIMUM, "<")
 
 
-def _bounded(
-    w: Writer, value: Argument, bound: Argument, dtype: torch.dtype, extremum: Emitter, symbol: str
-) -> Value:
+def _bounded(w: Writer, value: Argument, bound: Argument, dtype: torch.dtype, extremum: Emitter, symbol: str) -> Value:
     number = constant_of(bound)
     if number is None or not dtype.is_floating_point or math.isnan(number):
         return extremum(w, (value, bound), {}, dtype)
@@ -438,9 +436,9 @@ def _function(text: str, nonnegative: bool = False) -> Emitter:
     return emit
 
 
-for _name in "exp2 log log2 log10 sin cos tan asin acos atan sinh cosh tanh".split():
+for _name in ["exp2", "log", "log2", "log10", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh"]:
     _spell(f"{_name}.default")(_function(f"cute.math.{_name}({{x}})"))
-for _name in "exp sqrt rsqrt".split():
+for _name in ["exp", "sqrt", "rsqrt"]:
     _spell(f"{_name}.default")(_function(f"cute.math.{_name}({{x}})", nonnegative=True))
 _spell("sigmoid.default")(_function("1.0 / (1.0 + cute.math.exp(-{x}))", nonnegative=True))
 _spell("silu.default")(_function("{x} / (1.0 + cute.math.exp(-{x}))"))
@@ -536,9 +534,7 @@ def _lerp(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: t
 
 @_spell("atan2.default")
 def _atan2(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-    return _result(
-        w, f"cute.math.atan2({w.vector(args[0], dtype)}, {w.vector(args[1], dtype)})", dtype, "atan2", args
-    )
+    return _result(w, f"cute.math.atan2({w.vector(args[0], dtype)}, {w.vector(args[1], dtype)})", dtype, "atan2", args)
 
 
 @_spell("copysign.Tensor copysign.Scalar")

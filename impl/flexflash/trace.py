@@ -113,11 +113,11 @@ def _pass_all(b: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
     return b.new_ones((), dtype=torch.bool)
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Runs each ATen call on meta tensors and appends it to the graph."""
 
     def __init__(self, kind: ModKind, names: Mapping[int, str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.kind: ModKind = kind
         self.graph = Graph()
         self.known_names = names
@@ -150,9 +150,7 @@ class _Recorder(TorchDispatchMode):
         if func in (_aten.detach.default, _aten.alias.default, _aten.lift_fresh.default):
             return self._same_value(args[0])
         if func is _aten.index.Tensor and any(_is_mask(i) for i in args[1]):
-            raise TraceError(
-                f"a bool or uint8 index selects by mask; cast it with .to(torch.int32){_at(_user_line())}"
-            )
+            raise TraceError(f"a bool or uint8 index selects by mask; cast it with .to(torch.int32){_at(_user_line())}")
         constant = self._constant(func, args, kwargs)
         if constant is not None:
             return constant
@@ -167,7 +165,9 @@ class _Recorder(TorchDispatchMode):
             node = self.graph.call_function(func, self._as_nodes(args), {})
             return self._bind(node, value[0]), value[1]
         if not isinstance(value, torch.Tensor):
-            raise TraceError(f"{func} returns several tensors; a mod is made of pointwise operations{_at(_user_line())}")
+            raise TraceError(
+                f"{func} returns several tensors; a mod is made of pointwise operations{_at(_user_line())}"
+            )
         kwargs.pop("device", None)
         kwargs.pop("pin_memory", None)
         node = self.graph.call_function(func, self._as_nodes(args), self._as_nodes(kwargs))
@@ -226,8 +226,9 @@ class _Recorder(TorchDispatchMode):
         self.kept.append(value)
         return value
 
-    def _full(self, value: object, dtype: torch.dtype) -> torch.Tensor:
-        node = self.graph.call_function(_aten.full.default, ([], value), {"dtype": dtype})
+    def _full(self, value: bool | int | float, dtype: torch.dtype) -> torch.Tensor:
+        arguments: Any = ([], value)
+        node = self.graph.call_function(_aten.full.default, arguments, {"dtype": dtype})
         with torch._C._DisableTorchDispatch():
             meta = torch.empty((), dtype=dtype, device="meta")
         return self._bind(node, meta)
@@ -343,9 +344,7 @@ class _ScalarIndexing(TorchFunctionMode):
 
 def _annotate(node: Node, value: torch.Tensor, requires_grad: bool) -> None:
     node.meta["val"] = value
-    node.meta["tensor_meta"] = TensorMetadata(
-        value.shape, value.dtype, requires_grad, value.stride(), None, False, {}
-    )
+    node.meta["tensor_meta"] = TensorMetadata(value.shape, value.dtype, requires_grad, value.stride(), None, False, {})
 
 
 def _reachable_tensors(mod: Mod) -> Iterator[tuple[int, str]]:
@@ -362,7 +361,7 @@ def _reachable_tensors(mod: Mod) -> Iterator[tuple[int, str]]:
         yield from _named(getattr(owner, "__dict__", {}))
     function = getattr(mod, "__func__", mod)
     if not inspect.isfunction(function):
-        function = getattr(type(mod), "__call__", None)
+        function = vars(type(mod)).get("__call__")
     if inspect.isfunction(function):
         used = inspect.getclosurevars(function)
         yield from _named(used.globals)

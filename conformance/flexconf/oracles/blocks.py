@@ -55,9 +55,7 @@ def _listed(counts: Tensor, indices: Tensor, B: int, H: int, rows: int, columns:
     at = torch.where(listed, indices, 0).long()
     if indices.numel() and bool((at < 0).any()):
         raise BlockListError("a block list names a negative block")
-    times = torch.zeros(
-        b, h, listed_rows, max(columns, int(at.max()) + 1 if at.numel() else 0), dtype=torch.int64
-    )
+    times = torch.zeros(b, h, listed_rows, max(columns, int(at.max()) + 1 if at.numel() else 0), dtype=torch.int64)
     times.scatter_add_(-1, at, listed.long())
     if bool((times > 1).any()):
         raise BlockListError("a block is listed twice in one row; it would be attended twice")

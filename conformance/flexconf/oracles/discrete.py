@@ -33,11 +33,7 @@ def common_dtype(a: Any, b: Any) -> torch.dtype:
     def probe(x: Any) -> Any:
         # Dimensions count in promotion; vmap has already made the operands agree, so a 1-element vector will
         # do.
-        return (
-            torch.empty(1 if x.v.dim() else (), dtype=x.nominal, device="meta")
-            if isinstance(x, Shadow)
-            else x
-        )
+        return torch.empty(1 if x.v.dim() else (), dtype=x.nominal, device="meta") if isinstance(x, Shadow) else x
 
     return torch.result_type(probe(a), probe(b))
 
@@ -81,11 +77,7 @@ def cast(op: Operation) -> Shadow:
     v = torch.trunc(a.v)
     info = torch.iinfo(target)
     low, high = torch.trunc(a.v - a.error()), torch.trunc(a.v + a.error())
-    inside = (
-        (low >= info.min) & (high <= info.max)
-        if target != torch.int64
-        else (low >= info.min) & (high < 2.0**63)
-    )
+    inside = (low >= info.min) & (high <= info.max) if target != torch.int64 else (low >= info.min) & (high < 2.0**63)
     e = torch.where(inside, torch.maximum(high - v, v - low), INF)  # out of range: undefined, any value
     value = torch.where(inside, v, 0.0).to(target)
     certain = not bool((e > 0).any())

@@ -59,9 +59,7 @@ def gamma(n: float) -> float:
     return n * U32 / (1 - n * U32)
 
 
-CUDA: Final = (
-    "CUDA C++ Programming Guide, mathematical functions, single precision, maximum ulp error of {0} is {1}"
-)
+CUDA: Final = "CUDA C++ Programming Guide, mathematical functions, single precision, maximum ulp error of {0} is {1}"
 IEEE: Final = "IEEE 754: correctly rounded, 0.5 ulp"
 EXACT: Final = "exact: the result is one of the inputs, or a value that its dtype holds"
 COMPOSED: Final = "composed from the entries of its parts: {0}"
@@ -152,9 +150,7 @@ def _table() -> dict[str, OpModel]:
     put("frac", 0.0, EXACT, "frac", True)
 
     # Exponentials and logarithms
-    put(
-        "exp", 2.5, CUDA.format("expf", 2) + "; + 0.5; and x * log2(e) in float32 when written as exp2", "exp"
-    )
+    put("exp", 2.5, CUDA.format("expf", 2) + "; + 0.5; and x * log2(e) in float32 when written as exp2", "exp")
     put("exp2", 2.5, CUDA.format("exp2f", 2) + "; + 0.5; ex2.approx: 2 ulp", "exp2")
     put("expm1", 1.5, CUDA.format("expm1f", 1) + "; + 0.5", "monotone")
     put("log", 1.5, CUDA.format("logf", 1) + "; + 0.5", "log")

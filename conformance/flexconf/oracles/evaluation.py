@@ -99,9 +99,7 @@ class IndexingByTensors(TorchFunctionMode):
             table, index = args
             leaves = list(index) if isinstance(index, (tuple, list)) else [index]
             if all(isinstance(i, Tensor) or type(i) is int for i in leaves):
-                return torch.ops.aten.index(
-                    table, [i if isinstance(i, Tensor) else torch.tensor(i) for i in leaves]
-                )
+                return torch.ops.aten.index(table, [i if isinstance(i, Tensor) else torch.tensor(i) for i in leaves])
         return func(*args, **(kwargs or {}))
 
 
@@ -144,9 +142,7 @@ class _Shadowing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         shadows = {n: self._argument(a) for n, a in given.items()}
         try:
             shadow = shadow_of(Operation(func, name, shadows, result))
-        except (
-            TypeError
-        ) as error:  # Python would swallow it: `a + b` falls back to "unsupported operand types"
+        except TypeError as error:  # Python would swallow it: `a + b` falls back to "unsupported operand types"
             raise RuntimeError(f"the error model of {func} failed: {error}") from error
         self.record(result, shadow)
         if self._on_result is not None:
@@ -190,11 +186,7 @@ def _bind(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str
     """Arguments by schema name, without those that say where and how the result is stored."""
     names = [a.name for a in func._schema.arguments]
     bound = dict(zip(names, args, strict=False)) | dict(kwargs)
-    return {
-        n: a
-        for n, a in bound.items()
-        if n not in ("device", "layout", "pin_memory", "memory_format", "dtype")
-    }
+    return {n: a for n, a in bound.items() if n not in ("device", "layout", "pin_memory", "memory_format", "dtype")}
 
 
 def _unbind(func: Any, given: Mapping[str, Any]) -> Any:

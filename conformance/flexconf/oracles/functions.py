@@ -17,9 +17,7 @@ def monotone(op: Operation) -> Shadow:
     a = op.operand("self")
     v = op.on(self=a.v)
     e = None if a.e is None else spread(v, op.on(self=a.v - a.e), op.on(self=a.v + a.e))
-    if (
-        op.name == "rsqrt" and a.e is not None and e is not None
-    ):  # a pole at 0 from the right, NaN from the left
+    if op.name == "rsqrt" and a.e is not None and e is not None:  # a pole at 0 from the right, NaN from the left
         e = torch.where(straddles_zero(a), INF, e)
 
     if e is not None and op.name in ("asin", "acos", "atanh"):  # both ends outside, the middle inside
@@ -44,9 +42,7 @@ def exponential(op: Operation, base_log: float, argument_rounding: float) -> Sha
     e: Tensor | None = None
     if a.e is not None:
         e = torch.expm1(a.e * (base_log * em.ORACLE_SLACK)) * v
-        if bool((a.e > 1).any()) or bool(
-            e.isnan().any()
-        ):  # v may have underflowed where its upper end has not
+        if bool((a.e > 1).any()) or bool(e.isnan().any()):  # v may have underflowed where its upper end has not
             e = torch.where(a.e > 1, op.on(self=a.v + a.e), e.nan_to_num(nan=0.0, posinf=INF))
     extra = None
     if argument_rounding:
@@ -54,9 +50,7 @@ def exponential(op: Operation, base_log: float, argument_rounding: float) -> Sha
         extra = torch.where(v.isfinite() & a.v.isfinite(), a.v.abs() * v * (argument_rounding * em.U32), 0.0)
     # Overflow is certain where the lower end overflows too.
     low = None if a.e is None else a.v - a.e
-    return finish(
-        op, v, e, a, extra=extra, unsure=None if low is None else lambda: op.on(self=low) <= em.FLT_MAX
-    )
+    return finish(op, v, e, a, extra=extra, unsure=None if low is None else lambda: op.on(self=low) <= em.FLT_MAX)
 
 
 def log(op: Operation) -> Shadow:
@@ -66,9 +60,7 @@ def log(op: Operation) -> Shadow:
         return finish(op, v, None, a)
     room = a.v - a.e
     steep = {"log": 1.0, "log2": 1 / LN2, "log10": 1 / math.log(10)}[op.name] * em.ORACLE_SLACK
-    e = torch.where(
-        room > 0, a.e * steep / room, torch.where((a.e > 0) & (a.v + a.e >= 0), INF, 0.0).double()
-    )
+    e = torch.where(room > 0, a.e * steep / room, torch.where((a.e > 0) & (a.v + a.e >= 0), INF, 0.0).double())
     e = e.nan_to_num_(nan=0.0, posinf=INF)  # log(inf)
     return finish(op, v, e, a, unsure=lambda: e.isinf())
 

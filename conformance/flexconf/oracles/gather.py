@@ -31,10 +31,7 @@ def gather(op: Operation) -> Shadow:
     # Advanced indices broadcast together and stand where the first one stands; only a plain layout is
     # covered.
     plain = (
-        len(open_) == 1
-        and None not in at
-        and op.nominal.is_floating_point
-        and indices[open_[0]].v.dtype != torch.bool
+        len(open_) == 1 and None not in at and op.nominal.is_floating_point and indices[open_[0]].v.dtype != torch.bool
     )
     base = torch.zeros((), dtype=torch.float64) if e is None else e
     if not plain:

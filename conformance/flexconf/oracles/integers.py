@@ -75,9 +75,7 @@ def integer_monotone(op: Operation) -> Shadow:
         a = op.args["self"]
         v = op.on(self=a.v)
         return within(v, v.double(), a.error(), op.nominal)
-    names = [
-        n for n in ("self", "other", "min", "max", "min_val", "max_val") if isinstance(op.args.get(n), Shadow)
-    ]
+    names = [n for n in ("self", "other", "min", "max", "min_val", "max_val") if isinstance(op.args.get(n), Shadow)]
     v = op.on()
     ends = []
     for side in (-1, 1):

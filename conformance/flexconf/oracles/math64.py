@@ -173,9 +173,7 @@ def _undecided(
         highest = torch.where(unsure, torch.where(error.isinf(), math.inf, score + error), -math.inf)
         highest = highest.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)
         lowest = torch.where(infinite, -math.inf, s - e).amax(-1)
-        matters = ~(highest.amax(-1) < lowest + _NEGLIGIBLE_LOG - math.log(N)) & (
-            highest.amax(-1) > -math.inf
-        )
+        matters = ~(highest.amax(-1) < lowest + _NEGLIGIBLE_LOG - math.log(N)) & (highest.amax(-1) > -math.inf)
         excluded = excluded | matters
         count += int(unsure.expand_as(s).sum())
     return excluded, count
@@ -238,9 +236,9 @@ def _softmax(
         far = (et > 599).any(-1)
         bound = torch.where(far.unsqueeze(-1), math.inf, bound)
     if float(et.max()) > _SHAKY:
-        rest = _dominated(s, et, absolute_v, Hkv) + (
-            _grouped(p * relative.unsqueeze(-1), Hkv) @ absolute_v
-        ).reshape(B, H, M, Dv)
+        rest = _dominated(s, et, absolute_v, Hkv) + (_grouped(p * relative.unsqueeze(-1), Hkv) @ absolute_v).reshape(
+            B, H, M, Dv
+        )
         bound = torch.minimum(bound, rest)
     largest_v = absolute_v.amax(-2, keepdim=True).repeat_interleave(H // Hkv, 1)
     if v.dtype == torch.float16:

@@ -61,7 +61,7 @@ class Operation:
     def converted(a: Any, nominal: torch.dtype) -> Shadow:
         return as_float(a, nominal) if isinstance(a, Shadow) else scalar(a, nominal)
 
-    def on(operation, /, **values: Any) -> Tensor:
+    def on(operation, /, **values: Any) -> Tensor:  # noqa: N805  # `self` is an argument of aten operations
         """The operation itself on other values: arguments not named keep their value (the shadow's `v`)."""
         given: dict[str, Any] = {}
         for name, argument in operation.args.items():

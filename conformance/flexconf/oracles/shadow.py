@@ -110,9 +110,7 @@ def exact_result(v: Tensor, nominal: torch.dtype, *, half_rounds: bool = True) -
     if nominal in HALVES and half_rounds:
         half = v.to(nominal).double()
         e = e + torch.where(half == v, 0.0, (half - v).abs())
-        e = torch.where(
-            v.isfinite(), e, 0.0
-        )  # inf stays where the half overflows and v does not: either is legal
+        e = torch.where(v.isfinite(), e, 0.0)  # inf stays where the half overflows and v does not: either is legal
     wild = bool(e.isinf().any())
     if not bool((e > 0).any()):
         return Shadow(v, None, nominal)
@@ -191,9 +189,7 @@ def _settled(
         if x.wild and x.e is not None:
             doubtful = doubtful | x.e.isinf()
     special = doubtful | special
-    e = torch.where(
-        finite, e.nan_to_num(nan=math.inf, posinf=math.inf), torch.where(special, math.inf, 0.0).double()
-    )
+    e = torch.where(finite, e.nan_to_num(nan=math.inf, posinf=math.inf), torch.where(special, math.inf, 0.0).double())
     e = torch.where(doubtful, math.inf, e)
     if nominal != torch.float64:
         size = v.abs()

@@ -8,14 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import flexflash
 import torch
-from flexflash.launch.host import HostLauncher
 
+import flexflash
 from flexconf import compare, inputs
 from flexconf.case import Case
 from flexconf.oracles import math64
 from flexconf.outcome import Outcome, Stage, Symptom
+from flexflash.launch.host import HostLauncher
 
 
 class StageClock:

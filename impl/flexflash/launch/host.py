@@ -91,9 +91,7 @@ class HostLauncher:
             self.modify(scores, key.shape[2], score_mod, mask_mod, tiles, width, aux_tensors or ())
         self.attend(scores[..., : key.shape[2]], value, tiles, out.transpose(1, 2), lse)
 
-    def scores(
-        self, query: torch.Tensor, key: torch.Tensor, scale: float, tiles: Tiles
-    ) -> torch.Tensor:
+    def scores(self, query: torch.Tensor, key: torch.Tensor, scale: float, tiles: Tiles) -> torch.Tensor:
         """scale * Q K^T (B, H, M, N padded to a multiple of 8) float32; -inf where no block is listed."""
         batch, heads, length, _ = query.shape
         columns = key.shape[2]
@@ -196,9 +194,7 @@ class Tiles:
             for h in range(heads):
                 for row in range(-(-length // height)):
                     blocks = partial_idx[b][h][row][: partial[b][h][row]] + full_idx[b][h][row][: full[b][h][row]]
-                    listed = [
-                        torch.arange(n * width, min((n + 1) * width, columns)) for n in sorted(set(blocks))
-                    ]
+                    listed = [torch.arange(n * width, min((n + 1) * width, columns)) for n in sorted(set(blocks))]
                     if listed:
                         yield b, h, slice(row * height, min((row + 1) * height, length)), torch.cat(listed)
 
@@ -244,7 +240,7 @@ def _modify(
     lists: list[cute.Tensor],
 ) -> None:
     """Walk the block lists of every (b, h, row of blocks): partial blocks with the mask, full ones without."""
-    batch, heads, length, _ = scores.shape
+    batch, heads, _, _ = scores.shape
     for b in cutlass.range(batch):
         for h in cutlass.range(heads):
             for row in cutlass.range(lists[0].shape[2]):
