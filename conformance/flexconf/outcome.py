@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from flexconf.errors import InputError
@@ -108,9 +109,9 @@ def missing(case: str, case_digest: str, subject: str, message: str) -> Outcome:
 def merge(outcomes: Iterable[Outcome]) -> Outcome | None:
     """What repeats of one case on one subject amount to; None for no outcomes.
 
-    Equal symptoms with equal output stay what they are; anything else is nondeterministic, so a flake is never a pass.
-    The law is that of a flat semilattice: associative, commutative, idempotent (tested). Raises InputError when the
-    outcomes are not of one case and subject.
+    Equal stage and symptom with equal output stay what they are; anything else is nondeterministic, so a flake is
+    never a pass. The law is that of a flat semilattice: associative, commutative, idempotent (tested). Raises
+    InputError when the outcomes are not of one case and subject.
     """
     merged: Outcome | None = None
     for outcome in outcomes:
@@ -119,23 +120,26 @@ def merge(outcomes: Iterable[Outcome]) -> Outcome | None:
 
 
 def _join(a: Outcome, b: Outcome) -> Outcome:
-    identity = (a.case, a.case_digest, a.subject)
-    if identity != (b.case, b.case_digest, b.subject):
+    if (a.case, a.case_digest, a.subject) != (b.case, b.case_digest, b.subject):
         raise InputError(f"cannot merge {a.case} on {a.subject} with {b.case} on {b.subject}")
-    # One of the two stands for both; the choice must not depend on their order.
-    first = min(a, b, key=lambda o: (str(o.stage), str(o.symptom), o.message, sorted(o.digests.items())))
+    if a == b:
+        return a
+    if _kind(a) == _kind(b) and a.symptom is not Symptom.NONDETERMINISTIC:
+        # They differ in words or timings. One of the two stands for both, whatever their order.
+        return min(a, b, key=lambda o: json.dumps(o.to_json(), sort_keys=True))
+    # Everything here follows from the union of what was observed: that is what makes the law hold.
     observed = tuple(sorted({*a.observed, *b.observed}))
-    bits = [{k: v for k, v in o.digests.items() if k in ("out", "lse")} for o in (a, b)]
-    if (a.stage, a.symptom) == (b.stage, b.symptom) and bits[0] == bits[1]:
-        return replace(first, observed=observed)
-    stages = [*Stage]
-    return replace(
-        first,
-        stage=min(a.stage, b.stage, key=stages.index),
+    one = len(observed) == 1
+    return Outcome(
+        case=a.case,
+        case_digest=a.case_digest,
+        subject=a.subject,
+        stage=min((Stage(seen.partition("/")[0]) for seen in observed), key=[*Stage].index),
         symptom=Symptom.NONDETERMINISTIC,
-        message=f"repeats differ: {', '.join(observed)}",
-        comparison=None,
-        timings={},
-        digests={},
+        message=f"repeats are {observed[0]}, each with other bits" if one else f"repeats differ: {', '.join(observed)}",
         observed=observed,
     )
+
+
+def _kind(o: Outcome) -> tuple[Stage, Symptom, str | None, str | None]:
+    return o.stage, o.symptom, o.digests.get("out"), o.digests.get("lse")

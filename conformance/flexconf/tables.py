@@ -104,29 +104,45 @@ def cases(found: Sequence[Case]) -> RenderableType:
 
 
 def ops(rows: Sequence[Row]) -> RenderableType:
-    """One line an operation: its dtypes together, the largest figures over them."""
+    """One line an operation: its dtypes together, the largest figures over them; the sources as footnotes."""
     table = Table(caption=_ops_caption(rows), caption_justify="left")
     table.add_column("operation", style="bold", overflow="fold")
     table.add_column("dtypes", overflow="fold")
-    for name in ("elements", "max ulp", "of bound"):
+    for name in ("elements", "max ulp", "of bound", "own ulp", "source"):
         table.add_column(name, justify="right")
-    table.add_column("own ulp", justify="right")
-    table.add_column("source", overflow="fold", ratio=1)
-    table.add_column("verdict", overflow="fold")
+    table.add_column("verdict", overflow="fold", ratio=1)
+    sources: dict[str, int] = {}
     for group in _by_text(rows):
         failed = [r for r in group if not r.passed]
         state = Text("ok", "green") if not failed else Text(f"{failed[0].dtype}: {failed[0].verdict}", "red")
+        note = sources.setdefault(group[0].source, len(sources) + 1)
         table.add_row(
             escape(group[0].text),
-            " ".join(_short(r.dtype) for r in group),
+            _dtypes([r.dtype for r in group]),
             f"{sum(r.elements for r in group):,}",
             _figure(max(r.max_ulp for r in group)),
             f"{max(r.max_ratio for r in group):.2f}",
             f"{group[0].ulps:g}",
-            escape(group[0].source),
+            f"({note})",
             state,
         )
-    return table
+    notes = Table.grid(padding=(0, 1))
+    for text, note in sources.items():
+        notes.add_row(f"({note})", escape(text))
+    return Group(table, Text("Sources of the operations' own errors:"), notes)
+
+
+def _dtypes(names: Sequence[str]) -> str:
+    """All ten, or all of a kind, in a word; otherwise the short names."""
+    kinds = {
+        "all ten": "float16 bfloat16 float32 float64 int8 int16 int32 int64 uint8 bool",
+        "all but bool": "float16 bfloat16 float32 float64 int8 int16 int32 int64 uint8",
+        "floats": "float16 bfloat16 float32 float64",
+        "integers": "int8 int16 int32 int64 uint8",
+        "integers, bool": "int8 int16 int32 int64 uint8 bool",
+    }
+    found = [kind for kind, members in kinds.items() if sorted(names) == sorted(members.split())]
+    return found[0] if found else " ".join(_short(n) for n in names)
 
 
 def _ops_caption(rows: Sequence[Row]) -> str:

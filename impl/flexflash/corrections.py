@@ -1,11 +1,13 @@
 """Named switches for the defects of the source document that this implementation corrects (clauses marked [C]).
 
-Each correction is in force by default. A test takes one back with `reverted`, to prove that the suite sees the defect.
-The switches belong to the current context (thread or task), never to the process.
+Each correction is in force by default. A test takes one back with `reverted`, to prove that the suite sees the defect;
+such a switch belongs to the current context (thread or task), never to the process. The environment variable
+FLEXFLASH_REVERT (names, separated by commas) takes corrections back for a whole run of the suite.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,7 +21,11 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     "capability-per-device": "L4.4: cache the architecture's answer per device, not once per process",
 }
 
-_reverted: ContextVar[frozenset[str]] = ContextVar("flexflash_reverted_corrections", default=frozenset())
+_FROM_ENVIRONMENT = frozenset(filter(None, os.environ.get("FLEXFLASH_REVERT", "").split(",")))
+if _FROM_ENVIRONMENT - set(DESCRIPTIONS):
+    raise ValueError(f"FLEXFLASH_REVERT={','.join(sorted(_FROM_ENVIRONMENT))}: there are {', '.join(DESCRIPTIONS)}")
+
+_reverted: ContextVar[frozenset[str]] = ContextVar("flexflash_reverted_corrections", default=_FROM_ENVIRONMENT)
 
 
 def in_force(name: str) -> bool:

@@ -27,15 +27,16 @@ def sum(op: Operation) -> Shadow:
     a, b = op.operand("self"), op.operand("other")
     alpha = op.args.get("alpha", 1)
     v = op.on(self=a.v, other=b.v)
-    b_error = b.e
-    scaled: Tensor | None = None
-    if alpha not in (1, -1):
-        b_error = None if b.e is None else b.e * abs(alpha)
-        product = b.v.abs() * abs(alpha)
-        scaled = product * (3 * em.U32)  # alpha rounded, then the product
-        if op.nominal != torch.float64:  # the product may overflow on its own, or not at all when it is fused
-            scaled = torch.where(product.isfinite() & (product > em.FLT_MAX), INF, scaled)
-    return finish(op, v, plus(a.e, b_error), a, b, ieee=True, extra=scaled)
+    if alpha in (1, -1):
+        return finish(op, v, plus(a.e, b.e), a, b, ieee=True)
+    scaled = b.v.abs() * abs(alpha)
+    # The product may overflow on its own, or not at all when it is fused with the sum.
+    overflows = scaled.isfinite() & (scaled > em.FLT_MAX) & (op.nominal != torch.float64)
+    rounding = torch.where(overflows, INF, scaled * (3 * em.U32))  # alpha rounded, then the product
+    b_error = None if b.e is None else b.e * abs(alpha)
+    return finish(
+        op, v, plus(a.e, b_error), a, b, ieee=True, extra=rounding, unsure=lambda: overflows & a.v.isinf()
+    )
 
 
 def product(op: Operation) -> Shadow:

@@ -1,0 +1,147 @@
+"""Workers: what kills one task touches no other, and is told apart."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from flexconf import worker
+from flexconf.worker import Lost, Report
+
+NEIGHBOURS = 20
+
+
+class Unhappy(Exception):
+    """With an argument that pickle does not know of."""
+
+    def __init__(self, code: int, what: str) -> None:
+        super().__init__(f"{what} {code}")
+
+
+def misbehave(what: str, report: Report) -> object:
+    report("trace")
+    report("launch")
+    match what:
+        case "abort":
+            os.abort()
+        case "exit":
+            print("last words", file=sys.stderr, flush=True)
+            os._exit(1)
+        case "exit silently with 0":
+            os._exit(0)
+        case "sys.exit":
+            sys.exit(3)
+        case "segfault":
+            ctypes.string_at(0)
+        case "divide":
+            os.kill(os.getpid(), signal.SIGFPE)
+        case "out of memory":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "allocate":
+            return len(b"x" * (1 << 62))
+        case "hang":
+            time.sleep(600)
+        case "exception":
+            raise ValueError("two\nlines")
+        case "unpicklable exception":
+            raise Unhappy(7, "code")
+        case "unpicklable result":
+            return threading.Lock()
+        case "noise":
+            print("noise of a task that went well", file=sys.stderr, flush=True)
+    return what.upper()
+
+
+def run(payloads: list[str], workers: int = 2, time_limit: float = 30.0) -> dict[str, object]:
+    ended: dict[str, object] = {}
+
+    def take(payload: str, result: object) -> None:
+        assert payload not in ended, "one result a task"
+        ended[payload] = result
+
+    worker.run_many(payloads, misbehave, workers=workers, time_limit=time_limit, on_result=take)
+    assert set(ended) == set(payloads)
+    return ended
+
+
+def test_every_kind_of_death_is_attributed_and_touches_no_neighbour() -> None:
+    kinds = {
+        "abort": ("signal", "signal SIGABRT"),
+        "exit": ("exit", "exit code 1"),
+        "exit silently with 0": ("exit", "exit code 0"),
+        "segfault": ("signal", "signal SIGSEGV"),
+        "divide": ("signal", "signal SIGFPE"),
+        "out of memory": ("signal", "signal SIGKILL"),
+        "hang": ("timeout", "time limit of 3 s"),
+        "exception": ("exception", "ValueError"),
+        "sys.exit": ("exception", "SystemExit"),
+        "allocate": ("exception", "MemoryError"),
+    }
+    neighbours = [f"neighbour {i}" for i in range(NEIGHBOURS)]
+    mixed = [x for pair in zip(neighbours, [*kinds], strict=False) for x in pair] + neighbours[len(kinds) :]
+    ended = run(mixed, time_limit=3.0)
+    for name in neighbours:
+        assert ended[name] == name.upper()
+    for name, (kind, how) in kinds.items():
+        lost = ended[name]
+        assert isinstance(lost, Lost), name
+        assert (lost.kind, lost.how, lost.stage) == (kind, how, "launch")
+        assert "\n" not in worker.describe(lost)
+    assert worker.is_illegal_access(lost_of(ended["segfault"]))
+    assert not worker.is_illegal_access(lost_of(ended["abort"]))
+    assert worker.describe(lost_of(ended["exit"])) == "ended by exit code 1 during launch: last words"
+    assert worker.describe(lost_of(ended["exception"])) == "ValueError during launch: two lines"
+
+
+def lost_of(ended: object) -> Lost:
+    assert isinstance(ended, Lost)
+    return ended
+
+
+def test_what_cannot_be_sent_back_is_still_that_tasks_result() -> None:
+    ended = run(["unpicklable exception", "unpicklable result", "neighbour"], workers=1)
+    assert ended["neighbour"] == "NEIGHBOUR"
+    assert isinstance(ended["unpicklable exception"], Lost)
+    assert isinstance(ended["unpicklable result"], Lost)
+
+
+def test_the_last_words_are_the_tasks_own() -> None:
+    """One worker runs many tasks; what an earlier one printed says nothing of a later death."""
+    ended = run(["noise", "abort"], workers=1)
+    assert ended["noise"] == "NOISE"
+    assert lost_of(ended["abort"]).detail == ""
+
+
+def test_a_worker_is_prepared_once_and_a_failing_preparation_does_not_hang() -> None:
+    seen: list[object] = []
+    with pytest.raises(RuntimeError, match="no worker could be started"):
+        worker.run_many(
+            ["a", "b"], misbehave, workers=2, time_limit=5.0, on_result=lambda _, r: seen.append(r), prepare=broken
+        )
+    assert seen == []
+
+
+def broken() -> None:
+    raise ImportError("the compiler is not there")
+
+
+def test_nothing_to_do_and_no_workers() -> None:
+    worker.run_many([], misbehave, workers=1, on_result=lambda *_: pytest.fail("no result to have"))
+    with pytest.raises(ValueError, match="at least 1"):
+        worker.run_many(["a"], misbehave, workers=0, on_result=lambda *_: None)
+
+
+def test_an_error_of_the_receiver_stops_the_workers(tmp_path: Path) -> None:
+    def refuse(payload: str, result: object) -> None:
+        raise KeyboardInterrupt
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        worker.run_many(["a", "hang"], misbehave, workers=2, time_limit=500.0, on_result=refuse)
+    assert time.monotonic() - started < 60
