@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not hasattr(error, "format_message"):
             raise
         hint = "; a mod that begins with '-' goes after a '--'" if "option" in str(error).lower() else ""
-        _refuse(f"{error.format_message()}{hint}; see flexconf --help")
+        _refuse(f"{error.format_message().rstrip('.')}{hint}; see flexconf --help")
     raise SystemExit(code or 0)
 
 
@@ -301,11 +302,13 @@ def _check_width(width: int | None) -> None:
 
 
 def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    """The screen; into a pipe or file, lines of $COLUMNS or 120 characters."""
+    fixed = not (sys.stdout.isatty() or os.environ.get("COLUMNS"))
+    return Console(width=120 if fixed else None, highlight=False)
 
 
 def _print_json(data: object) -> None:
-    print(json.dumps(data, indent=2))
+    print(json.dumps(data, indent=2, allow_nan=False))
 
 
 def _print_code(text: str) -> None:

@@ -63,8 +63,9 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        """Whether the case ran and every compared element was within its bound."""
-        return self.symptom is Symptom.OK and self.comparison is not None
+        """Whether the case ran, elements were compared (or there are none to compare), and all are within bounds."""
+        compared = self.comparison or {}
+        return self.symptom is Symptom.OK and bool(compared.get("elements") or compared.get("empty"))
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,13 @@ class Summary:
 
     @property
     def ok(self) -> bool:
-        """Whether every case passed and something was compared."""
-        return self.passed == self.cases > 0 and self.elements > 0
+        """Whether every case passed. That a case compared something is its own verdict's business."""
+        return self.passed == self.cases > 0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {**self.__dict__, "ok": self.ok}
+        """Plain JSON values; null for a figure that no case gave."""
+        plain = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(self).items()}
+        return {**plain, "ok": self.ok}
 
 
 def run(
@@ -90,7 +92,7 @@ def run(
     """Run `cases` and return the summary; `on_result` sees each result as it comes.
 
     `results` names a file that receives one JSON line a case as it ends. Raises InputError for no cases, an unknown
-    subject, two cases of one name, or an existing results file.
+    subject, two cases of one name, or a results file that exists or cannot be made.
     """
     if not cases:
         raise InputError("no cases to run; `flexconf cases` lists what there is")
@@ -99,8 +101,7 @@ def run(
     twice = [name for name, n in Counter(c.name for c in cases).items() if n > 1]
     if twice:
         raise InputError(f"two cases are named {twice[0]!r}")
-    if results is not None and results.exists():
-        raise InputError(f"{results} exists; name a new file, so that two runs are never mixed")
+    stream = _Stream(results) if results is not None else None
     workers = workers or worker.default_workers()
     tasks = [CaseTask(case, subject, vector_width) for case in cases]
     collected: dict[str, Result] = {}
@@ -110,17 +111,39 @@ def run(
         outcome = of_lost(task, ended) if isinstance(ended, Lost) else ended
         result = judge(task.case, outcome)
         collected[task.case.name] = result
-        if results is not None:
-            with results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(outcome.to_json()) + "\n")
+        if stream is not None:
+            stream.write(outcome)
         on_result(result)
 
-    worker.run_many(tasks, run_task, workers=workers, time_limit=time_limit, on_result=take, prepare=prepare_worker)
+    try:
+        worker.run_many(tasks, run_task, workers=workers, time_limit=time_limit, on_result=take, prepare=prepare_worker)
+    finally:
+        if stream is not None:
+            stream.close()
     for case in cases:
         if case.name not in collected:
             lost = missing(case.name, case.digest(), subject, "the case was never run")
             collected[case.name] = judge(case, lost)
     return summarize([collected[c.name] for c in cases], subject, workers, time.perf_counter() - started)
+
+
+class _Stream:
+    """A new file of JSON lines, whole after every write, so that a run that is killed leaves what it has."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        except FileExistsError:
+            raise InputError(f"{path} exists; name a new file, so that two runs are never mixed") from None
+        except OSError as error:
+            raise InputError(f"{path} cannot be written: {error.strerror}") from None
+
+    def write(self, outcome: Outcome) -> None:
+        """Append one outcome, in one system call."""
+        os.write(self._file, json.dumps(outcome.to_json(), sort_keys=True).encode() + b"\n")
+
+    def close(self) -> None:
+        os.close(self._file)
 
 
 def prepare_worker() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -208,8 +207,3 @@ def environment(e: Environment) -> RenderableType:
     for gpu in e.gpus:
         facts.add_row("gpu", f"{gpu.name}, driver {gpu.driver}, compute capability {gpu.compute_capability}")
     return facts
-
-
-def finite(value: float) -> float | None:
-    """`value`, or None where JSON has no number for it."""
-    return value if math.isfinite(value) else None

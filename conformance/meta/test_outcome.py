@@ -70,7 +70,9 @@ def test_equal_symptoms_with_other_bits_are_nondeterministic() -> None:
 def test_of_nothing_comes_nothing_and_missing_is_a_failure() -> None:
     assert merge([]) is None
     assert not missing("a", "d", "s", "never run").ok
-    assert not Outcome("a", "d", "s", Stage.OUTPUT, Symptom.OK).ok, "ok without a comparison compared nothing"
+    for comparison in (None, {}, {"elements": 0}):
+        assert not Outcome("a", "d", "s", Stage.OUTPUT, Symptom.OK, comparison=comparison).ok, "nothing was compared"
+    assert Outcome("a", "d", "s", Stage.OUTPUT, Symptom.OK, comparison={"elements": 0, "empty": True}).ok
 
 
 def test_outcomes_of_different_cases_do_not_merge() -> None:

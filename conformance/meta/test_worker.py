@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from flexconf import worker
+from flexconf.errors import InputError
 from flexconf.worker import Lost, Report
 
 NEIGHBOURS = 20
@@ -53,6 +54,10 @@ def misbehave(what: str, report: Report) -> object:
             raise Unhappy(7, "code")
         case "unpicklable result":
             return threading.Lock()
+        case "unreadable result":
+            return Unhappy(7, "code")
+        case "late exit":
+            threading.Timer(0.1, os._exit, [5]).start()
         case "noise":
             print("noise of a task that went well", file=sys.stderr, flush=True)
     return what.upper()
@@ -105,10 +110,10 @@ def lost_of(ended: object) -> Lost:
 
 
 def test_what_cannot_be_sent_back_is_still_that_tasks_result() -> None:
-    ended = run(["unpicklable exception", "unpicklable result", "neighbour"], workers=1)
+    names = ["unpicklable exception", "unpicklable result", "unreadable result"]
+    ended = run([*names, "neighbour"], workers=1)
     assert ended["neighbour"] == "NEIGHBOUR"
-    assert isinstance(ended["unpicklable exception"], Lost)
-    assert isinstance(ended["unpicklable result"], Lost)
+    assert [lost_of(ended[name]).how for name in names] == ["Unhappy", "TypeError", "TypeError"]
 
 
 def test_the_last_words_are_the_tasks_own() -> None:
@@ -118,17 +123,41 @@ def test_the_last_words_are_the_tasks_own() -> None:
     assert lost_of(ended["abort"]).detail == ""
 
 
-def test_a_worker_is_prepared_once_and_a_failing_preparation_does_not_hang() -> None:
+@pytest.mark.parametrize(
+    ("prepare", "why"), [("broken", "ImportError: the compiler is not there"), ("fatal", "signal SIGABRT: last words")]
+)
+def test_a_worker_that_cannot_start_is_said_at_once(prepare: str, why: str) -> None:
     seen: list[object] = []
-    with pytest.raises(RuntimeError, match="no worker could be started"):
+    with pytest.raises(InputError, match=f"a worker could not start: {why}"):
         worker.run_many(
-            ["a", "b"], misbehave, workers=2, time_limit=5.0, on_result=lambda _, r: seen.append(r), prepare=broken
+            ["a", "b"],
+            misbehave,
+            workers=2,
+            on_result=lambda _, r: seen.append(r),
+            prepare={"broken": broken, "fatal": fatal}[prepare],
         )
     assert seen == []
 
 
 def broken() -> None:
     raise ImportError("the compiler is not there")
+
+
+def fatal() -> None:
+    os.write(2, b"last words")
+    os.abort()
+
+
+def test_a_death_between_tasks_loses_none() -> None:
+    """A process that ends while it has nothing to do: the task that it is then given goes to another."""
+    ended: dict[str, object] = {}
+
+    def take(payload: str, result: object) -> None:
+        ended[payload] = result
+        time.sleep(0.3 if payload == "late exit" else 0.0)
+
+    worker.run_many(["late exit", "neighbour", "other"], misbehave, workers=1, on_result=take)
+    assert ended == {"late exit": "LATE EXIT", "neighbour": "NEIGHBOUR", "other": "OTHER"}
 
 
 def test_nothing_to_do_and_no_workers() -> None:
