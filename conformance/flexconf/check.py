@@ -6,9 +6,9 @@ import difflib
 import importlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from flexconf import modtext, worker
 from flexconf.case import BlockSpec, Capture, Case, Problem
@@ -17,6 +17,10 @@ from flexconf.outcome import Outcome, Stage, Symptom
 from flexconf.run import CaseTask, Result, judge, of_lost, prepare_worker
 from flexconf.worker import Lost, Report
 
+if TYPE_CHECKING:
+    from flexconf.inputs import Inputs
+
+R = TypeVar("R")
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _USERS_FAULT = (Stage.TRACE, Stage.ELIGIBILITY, Stage.RENDER)
 
@@ -79,59 +83,96 @@ def task(
 
 def check(what: CheckTask, time_limit: float = worker.DEFAULT_TIME_LIMIT) -> Result:
     """Run the task in an isolated worker. Raises InputError when the mods or the problem are at fault."""
-    ended: list[Outcome | Lost] = []
-    worker.run_many(
-        [what],
-        run_check,
-        workers=1,
-        time_limit=time_limit,
-        on_result=lambda _, outcome: ended.append(outcome),
-        prepare=prepare_worker,
-    )
-    last = ended[0]
-    if isinstance(last, Lost):
-        if isinstance(last.error, InputError):
-            raise last.error
-        last = of_lost(CaseTask(what.case, "reference.host", what.vector_width), last)
-    if last.symptom is Symptom.REFUSED and last.stage in _USERS_FAULT:
-        raise InputError(f"refused while {_DOING[last.stage]}: {last.message}")
-    return judge(what.case, last)
+    ended = _in_a_worker(what, run_check, time_limit)
+    if isinstance(ended, Lost):
+        ended = of_lost(CaseTask(what.case, "reference.host", what.vector_width), ended)
+    if ended.symptom is Symptom.REFUSED and ended.stage in _USERS_FAULT:
+        raise InputError(f"refused while {_DOING[ended.stage]}: {ended.message}")
+    return judge(what.case, ended)
 
 
 _DOING = {Stage.TRACE: "tracing", Stage.ELIGIBILITY: "checking the inputs", Stage.RENDER: "lowering"}
 
 
+def kernel_text(what: CheckTask, time_limit: float = worker.DEFAULT_TIME_LIMIT) -> str:
+    """The text that the task's mods render to, made in an isolated worker. Raises InputError."""
+    ended = _in_a_worker(what, run_render, time_limit)
+    if isinstance(ended, Lost):
+        raise InputError(f"it could not be rendered: {worker.describe(ended)}")
+    return ended
+
+
+def _in_a_worker(what: CheckTask, function: Callable[[CheckTask, Report], R], time_limit: float) -> R | Lost:
+    results: list[R | Lost] = []
+    worker.run_many(
+        [what],
+        function,
+        workers=1,
+        time_limit=time_limit,
+        on_result=lambda _, ended: results.append(ended),
+        prepare=prepare_worker,
+    )
+    (ended,) = results
+    if isinstance(ended, Lost) and isinstance(ended.error, InputError):
+        raise ended.error
+    return ended
+
+
 def run_check(what: CheckTask, report: Report) -> Outcome:
     """In the worker: import the functions, make the inputs, run."""
-    from flexconf import inputs
     from flexconf.subjects import reference
 
     report("inputs")
+    given = _inputs(what)
+    report("a trial in PyTorch")
+    _refuse_indices_out_of_range(given)
+    return reference.run_case(what.case, "reference.host", what.vector_width, report, given=given)
+
+
+def run_render(what: CheckTask, report: Report) -> str:
+    """In the worker: import the functions, make the inputs, lower."""
+    import flexflash
+
+    given = _inputs(what)
+    try:
+        kernel = flexflash.lower(
+            given.q, given.k, given.v, given.score_mod, given.block_mask, given.scale, on_stage=report
+        )
+    except flexflash.FlexFlashError as error:
+        raise InputError(str(error)) from None
+    return kernel.text
+
+
+def _inputs(what: CheckTask) -> Inputs:
+    from flexconf import inputs
+
     sys.path[:0] = what.path
     functions = {kind: _load(spec) for kind, spec in what.functions}
     try:
-        given = inputs.materialize(what.case, functions=functions)
+        return inputs.materialize(what.case, functions=functions)
     except InputError as error:
         raise InputError(str(error).removeprefix("case 'check': ")) from None
     except Exception as error:
         # A mask_mod is first run here, to make the block mask; what it raises is the user's to know.
         raise InputError(f"the mask_mod failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from None
-    return reference.run_case(what.case, "reference.host", what.vector_width, report, given=given)
 
 
-def kernel_text(what: CheckTask) -> str:
-    """The text that the task's mods render to. Raises InputError."""
-    import flexflash
-    from flexconf import inputs
+def _refuse_indices_out_of_range(given: Inputs) -> None:
+    """An index outside a buffer is the mod's fault (L7.4) and shows when the mod runs in PyTorch, before any kernel."""
+    import torch
 
-    sys.path[:0] = what.path
-    functions = {kind: _load(spec) for kind, spec in what.functions}
-    given = inputs.materialize(what.case, functions=functions)
+    from flexconf.oracles import math64
+
+    p = given.case.problem
+    score = torch.zeros(p.B, p.H, p.M, p.N, dtype=torch.float64)
+    if given.score_mod is None or not score.numel():
+        return
     try:
-        kernel = flexflash.lower(given.q, given.k, given.v, given.score_mod, given.block_mask, given.scale)
-    except flexflash.FlexFlashError as error:
-        raise InputError(str(error)) from None
-    return kernel.text
+        math64.evaluate(given.score_mod, "score", (score, None), p.B, p.H, p.M, p.N)
+    except IndexError as error:
+        raise InputError(f"the score_mod reads outside a buffer: {error}; valid are -size to size - 1") from None
+    except Exception:  # whatever else is wrong with it, the lowering says better
+        return
 
 
 def of_case(case: Case) -> CheckTask:

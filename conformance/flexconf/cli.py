@@ -28,6 +28,8 @@ app = typer.Typer(
     help="Conformance and differential tests for the flex flash lowering: FlexAttention mods to CuTeDSL kernels.",
 )
 
+_INTERRUPTED = 130  # what typer itself makes of a Ctrl-C
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one a CPU.")]
 Width = Annotated[
@@ -45,8 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except InputError as error:
         _refuse(str(error))
     except KeyboardInterrupt:
-        print("flexconf: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+        code = _INTERRUPTED
     except BrokenPipeError:
         raise SystemExit(0) from None
     except Exception as error:
@@ -55,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         hint = "; a mod that begins with '-' goes after a '--'" if "option" in str(error).lower() else ""
         _refuse(f"{error.format_message().rstrip('.')}{hint}; see flexconf --help")
+    if code == _INTERRUPTED:
+        print("flexconf: interrupted", file=sys.stderr)
     raise SystemExit(code or 0)
 
 

@@ -167,8 +167,9 @@ def of_lost(task: CaseTask, lost: Lost) -> Outcome:
         symptom = Symptom.ILLEGAL_ACCESS
     if isinstance(lost.error, InputError):
         symptom = Symptom.MISSING
-    known = {s.value for s in Stage}
-    stage = Stage(lost.stage) if lost.stage in known else Stage.TRACE if not lost.stage else Stage.LAUNCH
+    # Making inputs comes before the first stage, the oracle after the launch.
+    stages = {**{str(s): s for s in Stage}, "oracle": Stage.OUTPUT}
+    stage = stages.get(lost.stage, Stage.TRACE)
     message = worker.describe(lost)
     return Outcome(task.case.name, task.case.digest(), task.subject, stage, symptom, message)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -18,6 +19,18 @@ if TYPE_CHECKING:
     from flexconf.run import Result, Summary
 
 
+def _table(title: str | None = None, caption: str | None = None) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        caption=caption,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+
+
 def summary(s: Summary, timings: bool) -> RenderableType:
     """The closing lines of a run."""
     state = Text("PASS", "bold green") if s.ok else Text("FAIL", "bold red")
@@ -25,13 +38,14 @@ def summary(s: Summary, timings: bool) -> RenderableType:
     facts.add_row("verdict", state)
     facts.add_row("cases", _cases(s))
     facts.add_row("elements compared", f"{s.elements:,}")
-    facts.add_row("elements excluded", f"{s.excluded:,} (in {s.excluded_rows:,} rows that are not decidable)")
-    facts.add_row("worst ratio", f"{s.worst:.3f} of the bound, at {escape(s.worst_at)}")
-    facts.add_row("median ratio", f"{s.median:.3f} (of the cases' largest ratios)")
+    if s.elements:
+        facts.add_row("elements excluded", f"{s.excluded:,} (in {s.excluded_rows:,} rows that are not decidable)")
+        facts.add_row("worst ratio", f"{s.worst:.3f} of the bound, at {escape(s.worst_at)}")
+        facts.add_row("median ratio", f"{s.median:.3f} (of the cases' largest ratios)")
     facts.add_row("time", f"{s.seconds:.1f} s with {s.workers} worker{'s' * (s.workers != 1)}")
-    if not timings:
+    if not timings or not s.stage_medians:
         return facts
-    table = Table(title="Median seconds a case, in one worker", title_justify="left")
+    table = _table("Median seconds a case, in one worker")
     for name in (*s.stage_medians, "whole case"):
         table.add_column(name, justify="right")
     table.add_row(*(f"{t:.3f}" for t in s.stage_medians.values()), f"{s.case_median:.3f}")
@@ -50,7 +64,7 @@ def _cases(s: Summary) -> str:
 
 def failures(results: Iterable[Result]) -> RenderableType:
     """One line a failed case."""
-    table = Table(title="Failures", title_justify="left", title_style="bold red", show_lines=False)
+    table = _table("Failures")
     table.add_column("case", overflow="fold", style="bold")
     table.add_column("stage")
     table.add_column("symptom")
@@ -64,10 +78,11 @@ def verdict(r: Result) -> RenderableType:
     """What `flexconf check` says."""
     c = r.outcome.comparison
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("verdict", Text("PASS", "bold green") if r.passed else Text("FAIL", "bold red"))
+    state = Text("PASS", "bold green") if r.passed else Text("FAIL", "bold red")
+    facts.add_row("verdict", Text.assemble(state, f"  {r.why or r.outcome.message}"))
     p = r.case.problem
     facts.add_row("problem", f"B={p.B} H={p.H} Hkv={p.Hkv} M={p.M} N={p.N} D={p.D} Dv={p.Dv} {p.dtype}, {p.layout}")
-    if c is not None:
+    if c is not None and not c["empty"]:
         facts.add_row("compared", f"{c['elements']:,} elements, {c['excluded_elements']:,} excluded")
         facts.add_row("worst ratio", f"{float(c['max_ratio']):.3f} of the certified bound")
         w = c["worst"]
@@ -77,20 +92,18 @@ def verdict(r: Result) -> RenderableType:
                 f"{w['tensor']}{list(w['index'])}: {float(w['observed']):.9g}, "
                 f"expected {float(w['expected']):.9g} +- {float(w['bound']):.3g}",
             )
-    if r.why:
-        facts.add_row("why", Text(r.why, "red"))
-    seconds = r.outcome.timings
-    facts.add_row("seconds", ", ".join(f"{name} {t:.3f}" for name, t in seconds.items()))
+    if r.outcome.timings:
+        facts.add_row("seconds", ", ".join(f"{name} {t:.3f}" for name, t in r.outcome.timings.items()))
     return facts
 
 
 def cases(found: Sequence[Case]) -> RenderableType:
     """One line a case."""
-    table = Table(caption=f"{len(found)} cases", caption_justify="left")
-    table.add_column("case", style="bold", overflow="fold")
-    table.add_column("shape", overflow="fold")
-    table.add_column("clauses", overflow="fold")
-    table.add_column("what", overflow="fold", ratio=1)
+    table = _table(caption=f"{len(found)} case{'s' * (len(found) != 1)}")
+    table.add_column("case", style="bold", overflow="fold", ratio=2)
+    table.add_column("shape", overflow="fold", max_width=22)
+    table.add_column("clauses", overflow="fold", max_width=9)
+    table.add_column("what", overflow="fold", ratio=3)
     for case in found:
         p = case.problem
         heads = f"H{p.H}" if p.Hkv == p.H else f"H{p.H}/{p.Hkv}"
@@ -104,12 +117,12 @@ def cases(found: Sequence[Case]) -> RenderableType:
 
 def ops(rows: Sequence[Row]) -> RenderableType:
     """One line an operation: its dtypes together, the largest figures over them; the sources as footnotes."""
-    table = Table(caption=_ops_caption(rows), caption_justify="left")
-    table.add_column("operation", style="bold", overflow="fold")
-    table.add_column("dtypes", overflow="fold")
-    for name in ("elements", "max ulp", "of bound", "own ulp", "source"):
-        table.add_column(name, justify="right")
-    table.add_column("verdict", overflow="fold", ratio=1)
+    table = _table(caption=_ops_caption(rows))
+    table.add_column("operation", style="bold", overflow="fold", min_width=15)
+    table.add_column("dtypes", overflow="fold", min_width=8)
+    for name in ("elements", "max\nulp", "of\nbound", "own\nulp", "note"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", overflow="fold", min_width=7, ratio=1)
     sources: dict[str, int] = {}
     for group in _by_text(rows):
         failed = [r for r in group if not r.passed]
@@ -173,13 +186,13 @@ def _figure(value: float) -> str:
 def clauses(citations: Sequence[Citation]) -> RenderableType:
     """One line a clause."""
     counts = {v: sum(c.verdict == v for c in citations) for v in ("passed", "failed", "GPU-only", "not cited")}
-    table = Table(caption=", ".join(f"{n} {v}" for v, n in counts.items()), caption_justify="left")
+    table = _table(caption=", ".join(f"{n} {v}" for v, n in counts.items()))
     table.add_column("clause", style="bold")
     table.add_column("kind")
     table.add_column("what", overflow="fold", ratio=1)
     table.add_column("tests", justify="right")
     table.add_column("for example", overflow="fold", ratio=1)
-    table.add_column("verdict")
+    table.add_column("verdict", no_wrap=True)
     colours = {"passed": "green", "failed": "red", "GPU-only": "yellow", "not cited": "red"}
     for c in citations:
         tests = c.failed or c.passed or c.skipped

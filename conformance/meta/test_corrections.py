@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from flexflash import corrections
 
 SUITE = Path(__file__).parents[1] / "suite"

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from flexflash.launch.host import HostLauncher
 from torch import Tensor
 
 from flexconf import catalogue, inputs
 from flexconf.case import Case
 from flexconf.outcome import Outcome
 from flexconf.subjects import reference
+from flexflash.launch.host import HostLauncher
 
 
 @functools.cache

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from flexconf import worker
 from flexconf.errors import InputError
 from flexconf.worker import Lost, Report

@@ -8,7 +8,7 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from flexflash import BlockMaskUnsupported, InputError, flex_flash_attention, lower, template
-from flexflash.indexing import dense_strides_like
+from flexflash.indexing import infer_dense_strides
 from plain import qkv
 
 
@@ -37,8 +37,8 @@ def test_output_lies_in_memory_like_the_query(order: tuple[int, ...]) -> None:
 
 @pytest.mark.clause("L5.1")
 def test_dense_strides_of_a_padded_query() -> None:
-    assert dense_strides_like((2, 4, 8, 64), (4096, 32, 1024, 1)) == (2048, 64, 256, 1)
-    assert dense_strides_like((2, 4, 8, 64), (2048, 512, 64, 1)) == (2048, 512, 64, 1)
+    assert infer_dense_strides((2, 4, 8, 64), (4096, 32, 1024, 1)) == (2048, 64, 256, 1)
+    assert infer_dense_strides((2, 4, 8, 64), (2048, 512, 64, 1)) == (2048, 512, 64, 1)
 
 
 @pytest.mark.clause("L5.2")

@@ -79,7 +79,7 @@ def contiguous_strides(size: Sequence[Size]) -> tuple[Size, ...]:
     return tuple(reversed(strides))
 
 
-def dense_strides_like(size: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
+def infer_dense_strides(size: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
     """Strides in elements of a dense tensor of `size` whose dimensions lie in memory in the order of `strides` (L5.1).
 
     Ties, and dimensions of size one, keep their logical order: the later dimension is the inner one.

@@ -15,7 +15,7 @@ from . import eligibility, prelude, template
 from .codegen import RESERVED, ModBody, generate
 from .eligibility import Profile
 from .errors import BlockMaskUnsupported, FlexFlashError, Ineligible, InputError, TemplateError
-from .indexing import FixedLayout, dense_strides_like, patch_fixed_layout_indexer_for_cutedsl
+from .indexing import FixedLayout, infer_dense_strides, patch_fixed_layout_indexer_for_cutedsl
 from .trace import Mod, ModGraph, trace
 
 ENTRY = "flex_flash_attention"
@@ -187,7 +187,7 @@ def create_flex_flash_attention_kernel(
         block_lists=lists,
         block_size=block_size,
         output_size=size,
-        output_stride=dense_strides_like(size, query.stride()),
+        output_stride=infer_dense_strides(size, query.stride()),
         lse_size=size[:3],
         dtype=query.dtype,
         device=query.device,

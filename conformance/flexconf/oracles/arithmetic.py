@@ -34,9 +34,7 @@ def sum(op: Operation) -> Shadow:
     overflows = scaled.isfinite() & (scaled > em.FLT_MAX) & (op.nominal != torch.float64)
     rounding = torch.where(overflows, INF, scaled * (3 * em.U32))  # alpha rounded, then the product
     b_error = None if b.e is None else b.e * abs(alpha)
-    return finish(
-        op, v, plus(a.e, b_error), a, b, ieee=True, extra=rounding, unsure=lambda: overflows & a.v.isinf()
-    )
+    return finish(op, v, plus(a.e, b_error), a, b, ieee=True, extra=rounding, unsure=lambda: overflows & a.v.isinf())
 
 
 def product(op: Operation) -> Shadow:

@@ -1,0 +1,23 @@
+"""The whole catalogue on the reference lowering: every case, certified per element. The same as `flexconf run`."""
+
+from __future__ import annotations
+
+import pytest
+
+from flexconf import catalogue
+from flexconf.case import Case
+from flexconf.run import judge
+from flexconf.subjects import reference
+
+
+def _cases() -> list[object]:
+    return [
+        pytest.param(case, id=case.name, marks=[pytest.mark.clause(*case.clauses)] if case.clauses else [])
+        for case in catalogue.load()
+    ]
+
+
+@pytest.mark.parametrize("case", _cases())
+def test_case(case: Case) -> None:
+    result = judge(case, reference.run_case(case))
+    assert result.passed, result.why
