@@ -171,8 +171,10 @@ def _refuse_indices_out_of_range(given: Inputs) -> None:
         math64.evaluate(given.score_mod, "score", (score, None), p.B, p.H, p.M, p.N)
     except IndexError as error:
         raise InputError(f"the score_mod reads outside a buffer: {error}; valid are -size to size - 1") from None
-    except Exception:  # whatever else is wrong with it, the lowering says better
-        return
+    except Exception as error:
+        if "ZeroDivisionError" in str(error):
+            raise InputError("the score_mod divides an integer by zero, which PyTorch refuses") from None
+        return  # whatever else is wrong with it, the lowering says better
 
 
 def of_case(case: Case) -> CheckTask:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -86,6 +87,8 @@ def run_suite(arguments: Sequence[str] = ()) -> list[Citation]:
         report = Path(folder) / "clauses.json"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "flexconf.pytest_plugin", str(suite)]
         command += [f"--clause-report={report}", *arguments]
+        if importlib.util.find_spec("xdist") is not None:
+            command += ["-n", "auto"]
         ran = subprocess.run(
             command, capture_output=True, text=True, cwd=suite.parents[1], env={**os.environ, "COLUMNS": "120"}
         )

@@ -86,6 +86,12 @@ class Outcome:
     def from_json(cls, data: Mapping[str, Any]) -> Outcome:
         """The inverse of `to_json`. Raises InputError for anything else."""
         try:
+            comparison, observed = data["comparison"], data["observed"]
+            if not (comparison is None or isinstance(comparison, Mapping)) or not isinstance(observed, list):
+                raise TypeError("comparison must be an object or null, observed a list")
+            for seen in observed:
+                stage, _, symptom = seen.partition("/")
+                Stage(stage), Symptom(symptom)
             return cls(
                 case=str(data["case"]),
                 case_digest=str(data["case_digest"]),
@@ -93,12 +99,12 @@ class Outcome:
                 stage=Stage(data["stage"]),
                 symptom=Symptom(data["symptom"]),
                 message=str(data["message"]),
-                comparison=data["comparison"],
-                timings=dict(data["timings"]),
-                digests=dict(data["digests"]),
-                observed=tuple(data["observed"]),
+                comparison=comparison,
+                timings={str(name): float(seconds) for name, seconds in data["timings"].items()},
+                digests={str(name): str(digest) for name, digest in data["digests"].items()},
+                observed=tuple(observed),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"not a recorded outcome: {type(error).__name__}: {error}") from None
 
 

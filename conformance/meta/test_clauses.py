@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from flexconf import clauses
 from flexconf.clauses import Citation, Clause
 from flexconf.errors import InputError
+from flexflash import corrections
 
 IN_SECTION = {"L1": 3, "L2": 8, "L3": 3, "L4": 5, "L5": 5, "L6": 5, "L7": 7, "L8": 5, "L9": 4}
 CORRECTED = ["L2.5", "L3.3", "L4.3", "L4.4"]
@@ -33,9 +36,11 @@ def test_kinds_titles_and_texts() -> None:
     assert by_number["L2.4"].text.endswith("Checked against CuTe itself."), "lines that continue belong to it"
 
 
-@pytest.mark.parametrize("clause", [c for c in clauses.load() if "C" in c.kinds], ids=lambda c: c.number)
-def test_a_correction_names_its_switch(clause: Clause) -> None:
-    assert "Switch `" in clause.text or "witches `" in clause.text
+def test_the_corrections_name_every_switch_and_no_other() -> None:
+    corrected = [c for c in clauses.load() if "C" in c.kinds]
+    named = [re.findall(r"(?<!\w)[Ss]witch(?:es)? `([\w-]+)`", c.text) for c in corrected]
+    assert all(named), "each clause of kind C names its switches"
+    assert sorted(name for names in named for name in names) == sorted(corrections.DESCRIPTIONS)
 
 
 def test_citations_are_sorted_by_what_became_of_the_test() -> None:

@@ -61,11 +61,39 @@ def test_a_flake_is_never_a_pass(other: Outcome) -> None:
         assert merged.symptom is Symptom.NONDETERMINISTIC
 
 
+@given(st.lists(outcomes, min_size=1, max_size=4))
+def test_a_pass_is_a_pass_of_every_repeat(repeats: list[Outcome]) -> None:
+    merged = join(*repeats)
+    same = len({(o.stage, o.digests.get("out")) for o in repeats}) == 1
+    assert merged.ok == (same and all(o.ok for o in repeats))
+    assert {*merged.observed} == {seen for o in repeats for seen in o.observed}
+
+
+@pytest.mark.parametrize("other", ["wrong", "crash", "timeout", "missing", "refused"])
+def test_ok_and_something_else_is_nondeterministic(other: str) -> None:
+    merged = join(outcome("output", "ok", "1"), outcome("launch", other))
+    assert merged.symptom is Symptom.NONDETERMINISTIC
+    assert merged.stage is Stage.LAUNCH, "the earliest that was seen"
+    assert merged.message == f"repeats differ: launch/{other}, output/ok"
+    assert not merged.ok
+
+
 def test_equal_symptoms_with_other_bits_are_nondeterministic() -> None:
     """L9.3: repeated launches are bitwise equal."""
     merged = join(outcome("output", "ok", "1"), outcome("output", "ok", "2"))
     assert merged.symptom is Symptom.NONDETERMINISTIC
     assert not merged.ok
+
+
+def test_the_lse_counts_as_well() -> None:
+    one, two = (Outcome("a", "d", "s", Stage.LSE, Symptom.OK, "", COMPARED, digests={"lse": x}) for x in "12")
+    assert join(one, two).symptom is Symptom.NONDETERMINISTIC
+
+
+def test_repeats_that_differ_in_time_only_are_one_result() -> None:
+    slow, fast = (Outcome("a", "d", "s", Stage.LSE, Symptom.OK, "", COMPARED, {"launch": t}) for t in (2.0, 1.0))
+    assert join(slow, fast) == join(fast, slow)
+    assert join(slow, fast).ok
 
 
 def test_of_nothing_comes_nothing_and_missing_is_a_failure() -> None:
@@ -86,11 +114,33 @@ def test_json_round_trip(a: Outcome) -> None:
     assert Outcome.from_json(json.loads(json.dumps(a.to_json()))) == a
 
 
+WHOLE = outcome("output", "ok", "1").to_json()
+
+
 @pytest.mark.parametrize(
     "broken",
-    [{}, {"case": "a"}, {**outcome("output", "ok").to_json(), "stage": "nowhere"}, {"timings": 3}],
-    ids=["empty", "keys", "stage", "timings"],
+    [
+        {},
+        {"case": "a"},
+        [],
+        [WHOLE],
+        None,
+        "ok",
+        7,
+        *({key: value for key, value in WHOLE.items() if key != left_out} for left_out in WHOLE),
+        WHOLE | {"stage": "nowhere"},
+        WHOLE | {"symptom": "fine"},
+        WHOLE | {"comparison": 7},
+        WHOLE | {"comparison": [1]},
+        WHOLE | {"timings": 3},
+        WHOLE | {"timings": {"launch": "soon"}},
+        WHOLE | {"digests": ["out"]},
+        WHOLE | {"observed": "output/ok"},
+        WHOLE | {"observed": [7]},
+        WHOLE | {"observed": ["output"]},
+    ],
+    ids=lambda broken: json.dumps(broken)[-40:],
 )
-def test_other_json_is_refused(broken: dict[str, Any]) -> None:
+def test_other_json_is_refused(broken: Any) -> None:
     with pytest.raises(InputError, match="not a recorded outcome"):
         Outcome.from_json(broken)

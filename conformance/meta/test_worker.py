@@ -59,8 +59,13 @@ def misbehave(what: str, report: Report) -> object:
             return Unhappy(7, "code")
         case "late exit":
             threading.Timer(0.1, os._exit, [5]).start()
+        case "talk":
+            print(*range(4000), sep="\n", file=sys.stderr, flush=True)
+            os._exit(1)
         case "noise":
             print("noise of a task that went well", file=sys.stderr, flush=True)
+            print("noise on stdout", flush=True)
+            os.write(1, b"noise of native code")
     return what.upper()
 
 
@@ -117,11 +122,19 @@ def test_what_cannot_be_sent_back_is_still_that_tasks_result() -> None:
     assert [lost_of(ended[name]).how for name in names] == ["Unhappy", "TypeError", "TypeError"]
 
 
-def test_the_last_words_are_the_tasks_own() -> None:
-    """One worker runs many tasks; what an earlier one printed says nothing of a later death."""
+def test_the_last_words_are_the_tasks_own_and_no_one_elses(capfd: pytest.CaptureFixture[str]) -> None:
+    """One worker runs many tasks; what an earlier one printed says nothing of a later death, and stays off the screen."""
     ended = run(["noise", "abort"], workers=1)
     assert ended["noise"] == "NOISE"
     assert lost_of(ended["abort"]).detail == ""
+    assert capfd.readouterr() == ("", "")
+
+
+def test_long_last_words_are_cut_to_their_end() -> None:
+    lost = lost_of(run(["talk"], workers=1)["talk"])
+    assert lost.detail.endswith("3998 3999")
+    assert len(lost.detail) <= 400
+    assert "\n" not in lost.detail
 
 
 @pytest.mark.parametrize(
