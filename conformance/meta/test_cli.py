@@ -8,13 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flexconf import check
+from flexconf.check import CheckTask
 from flexconf.cli import main
 from flexconf.outcome import Outcome
+from flexconf.worker import Report
 
 BIAS = ("--buffer", "bias=H,M+N:float32")
 
@@ -37,6 +41,17 @@ def flexconf(capsys: pytest.CaptureFixture[str]) -> Any:
     return call
 
 
+@pytest.fixture
+def without_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work of a check in this process: what a bad input is told does not depend on where it is found."""
+
+    def here(what: CheckTask, function: Callable[[CheckTask, Report], Any], time_limit: float) -> Any:
+        return function(what, lambda stage: None)
+
+    monkeypatch.setattr(check, "_in_a_worker", here)
+
+
+@pytest.mark.usefixtures("without_a_worker")
 @pytest.mark.parametrize(
     ("arguments", "helps"),
     [
@@ -52,7 +67,15 @@ def flexconf(capsys: pytest.CaptureFixture[str]) -> Any:
         (("check", "~" * 1000 + "q"), "nested more than 40 levels"),
         (("check", "(" * 1000 + "score" + ")" * 1000), "nested more than 40 levels"),
         (("check", "score" + "+score" * 20_000), "at most 4,000 are allowed"),
+        (("check", "(" * 5000 + "score" + ")" * 5000), "at most 4,000 are allowed"),
+        (("check", "(" * 1900 + "score"), "nested more than 40 levels"),
+        (("check", "x" * 100_000), "the mod has 100,000 characters"),
         (("check", "score if q > kv else 0"), "write torch.where"),
+        (("check", "score", "--mask", "(q >= kv) and (q < 9)"), "&"),
+        (("check", "if q > kv:\n    score = 0.0\nscore"), "write torch.where"),
+        (("check", "score", "--mask", "q - kv"), "the result is int32, but a mask is bool"),
+        (("check", "score.item()"), ".to(torch.<dtype>)"),
+        (("check", "open('f')"), "open() cannot be called"),
         (("check", "torch.cumsum(score, 0)"), "cumsum"),
         (("check", "score + bias[h, q * 1000]", *BIAS), "outside a buffer"),
         (("check",), "nothing to check"),
@@ -61,6 +84,11 @@ def flexconf(capsys: pytest.CaptureFixture[str]) -> Any:
         (("check", "score", "--dtype", "float32"), "did you mean 'float16'"),
         (("check", "score", "--layout", "sideways"), "one of contiguous"),
         (("check", "score", "--block-size", "128"), "such as 128,128"),
+        (("check", "score", "--block-size", "a,b"), "such as 128,128"),
+        (("check", "score", "--mask", "q >= kv", "--block-size", "0,128"), "block"),
+        (("check", "score", "--vector-width", "wide"), "'wide' is not a valid integer"),
+        (("run", "alibi", "--vector-width", "16"), "1, 2, 4 or 8"),
+        (("run", "alibi", "--time-limit", "0"), "--time-limit"),
         (("check", "score", "--vector-width", "3"), "1, 2, 4 or 8"),
         (("check", "nomodule:mod"), "cannot import 'nomodule'"),
         (("check", "json:mod"), "'json' has no 'mod'"),
@@ -84,7 +112,16 @@ def test_a_wrong_input_is_one_line_that_helps(flexconf: Any, arguments: tuple[st
     assert said.err.count("\n") == 1
     assert len(said.err) < 700
     assert helps in said.err
+    assert "Traceback" not in said.err
     assert said.out == ""
+
+
+def test_what_a_worker_refuses_is_the_same_one_line(flexconf: Any) -> None:
+    said = flexconf("check", "score", "--mask", "q * 1.0")
+    assert (said.code, said.out) == (2, "")
+    assert said.err == (
+        "flexconf: error: mask_mod: the result is float32, but a mask is bool; write a comparison, such as q >= kv\n"
+    )
 
 
 USERS_MODULE = """
@@ -131,7 +168,7 @@ def test_a_users_own_function_is_checked_with_its_captures(flexconf: Any) -> Non
     assert Outcome.from_json(verdict).ok
 
 
-@pytest.mark.usefixtures("folder")
+@pytest.mark.usefixtures("folder", "without_a_worker")
 @pytest.mark.parametrize(
     ("name", "helps"),
     [("branches", "my_mods.py:14"), ("endless", "recurses without end"), ("raises", "what the user wrote")],
@@ -176,11 +213,20 @@ def test_run_streams_results_and_sums_up(flexconf: Any, tmp_path: Path) -> None:
     assert len(file.read_text().splitlines()) == 3
 
 
-def test_render_is_the_kernels_text_and_nothing_else(flexconf: Any) -> None:
+def test_render_is_the_kernels_text_whatever_the_process(flexconf: Any) -> None:
     said = flexconf("render", "alibi")
     assert said.code == 0
     compile(said.out, "<alibi>", "exec")
     assert "\x1b" not in said.out
+    seeds = {**os.environ, "PYTHONHASHSEED": "7" if os.environ.get("PYTHONHASHSEED") != "7" else "8"}
+    command = [sys.executable, "-m", "flexconf", "render", "alibi"]
+    again = subprocess.run(command, capture_output=True, text=True, check=True, env=seeds | path_of_imports())
+    assert again.stdout == said.out
+
+
+def path_of_imports() -> dict[str, str]:
+    """A checkout's packages are on the path of pytest; a new interpreter has to be told."""
+    return {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 
 
 def test_lists(flexconf: Any) -> None:
@@ -202,25 +248,39 @@ def test_help_has_an_example(flexconf: Any, command: str) -> None:
     assert f"flexconf {command}" in said.out
 
 
-def test_help_needs_no_torch() -> None:
-    code = "import sys, flexconf.cli; sys.exit('torch' in sys.modules or 'cutlass' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_help_and_env_need_no_torch() -> None:
+    """Importing it takes seconds."""
+    code = """
+import sys
+from flexconf.cli import main
+
+for command in (["--help"], ["run", "--help"], ["check", "--help"], ["env"]):
+    try:
+        main(command)
+    except SystemExit as ended:
+        assert not ended.code, ended.code
+sys.exit(str({"torch", "cutlass"} & sys.modules.keys()) if {"torch", "cutlass"} & sys.modules.keys() else 0)
+"""
+    env = os.environ | path_of_imports()
+    ran = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, env=env)
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_ctrl_c_ends_quietly_with_130(tmp_path: Path) -> None:
-    results = tmp_path / "results.jsonl"
+    """Once the run is under way; what it had by then is in its file."""
+    file = tmp_path / "results.jsonl"
     process = subprocess.Popen(
-        [sys.executable, "-m", "flexconf", "run", "--results", str(results)],
+        [sys.executable, "-m", "flexconf", "run", "--workers", "1", "--results", str(file)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        env=os.environ | path_of_imports(),
     )
-    until = time.monotonic() + 120
-    while not (results.exists() and results.read_text()) and process.poll() is None and time.monotonic() < until:
+    patience = time.monotonic() + 120
+    while not (file.exists() and file.stat().st_size) and process.poll() is None and time.monotonic() < patience:
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "", "flexconf: interrupted\n")
-    for line in results.read_text().splitlines():
-        assert Outcome.from_json(json.loads(line)).ok
+    assert all(Outcome.from_json(json.loads(line)) for line in file.read_text().splitlines())

@@ -123,7 +123,7 @@ def test_what_cannot_be_sent_back_is_still_that_tasks_result() -> None:
 
 
 def test_the_last_words_are_the_tasks_own_and_no_one_elses(capfd: pytest.CaptureFixture[str]) -> None:
-    """One worker runs many tasks; what an earlier one printed says nothing of a later death, and stays off the screen."""
+    """One worker runs many tasks; what an earlier one printed says nothing of a later death, and is not shown."""
     ended = run(["noise", "abort"], workers=1)
     assert ended["noise"] == "NOISE"
     assert lost_of(ended["abort"]).detail == ""
