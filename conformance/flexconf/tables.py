@@ -160,8 +160,9 @@ def _dtypes(names: Sequence[str]) -> str:
 def _ops_caption(rows: Sequence[Row]) -> str:
     failed = sum(not r.passed for r in rows)
     widths = sorted({w for r in rows for w in r.widths})
+    operations = len({r.text for r in rows})
     return (
-        f"{len({r.text for r in rows})} operations, {len(rows)} with their dtypes, at vector widths "
+        f"{operations} operation{'s' * (operations != 1)}, {len(rows)} with their dtypes, at vector widths "
         f"{', '.join(map(str, widths))}: {sum(r.elements for r in rows):,} elements, {failed} failed. "
         "max ulp: largest error in ulp of the result's own format; of bound: largest error over the certified bound; "
         "own ulp: what the operation itself may add, with its source."
