@@ -18,12 +18,13 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from types import TracebackType
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from flexconf.errors import InputError
 
@@ -33,6 +34,7 @@ Report: TypeAlias = Callable[[str], None]
 
 DEFAULT_TIME_LIMIT = 60.0
 _START_LIMIT = 300.0
+_DEATH_LIMIT = 30.0
 _WAKE = 1.0
 _TAIL = 400
 
@@ -71,46 +73,117 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@dataclass(frozen=True)
+class Last(Generic[R]):
+    """A task returns `Last(result)` to say that its process must not be used again: its CUDA context is broken, say."""
+
+    result: R
+
+
 def run_many(
     payloads: Sequence[T],
-    function: Callable[[T, Report], R],
+    function: Callable[[T, Report], R | Last[R]],
     *,
     workers: int,
     time_limit: float = DEFAULT_TIME_LIMIT,
     on_result: Callable[[T, R | Lost], None],
     prepare: Callable[[], None] | None = None,
+    environments: Sequence[Mapping[str, str]] = (),
 ) -> None:
     """Run `function(payload, report)` for every payload and hand each result, or a Lost, to `on_result` as it comes.
 
-    `function` and `prepare` are module-level functions; `prepare` runs once in every new worker. `report(stage)`
-    announces a stage. `time_limit` is in seconds of wall clock a task. `on_result` runs in the calling process, once
-    a payload. Raises InputError when a worker cannot start, which is the installation's fault and no task's.
+    A `Crew` for one list of payloads; see there.
     """
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, not {workers}")
-    waiting = deque(range(len(payloads)))
-    crew: list[_Worker] = []
-    with tempfile.TemporaryDirectory(prefix="flexconf-") as folder:
+    with Crew(function, workers=workers, time_limit=time_limit, prepare=prepare, environments=environments) as crew:
+        crew.run(payloads, on_result)
+
+
+class Crew(Generic[T, R]):
+    """Worker processes that outlive one list of payloads; a context manager.
+
+    `function(payload, report)` and `prepare` are module-level functions; `prepare` runs once in every new worker, and
+    `report(stage)` announces a stage. `time_limit` is in seconds of wall clock a task. Worker n, and whoever replaces
+    it, is started with the variables of `environments[n % len(environments)]` set: that is how it gets its GPU.
+    Workers start when they are first needed.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[T, Report], R | Last[R]],
+        *,
+        workers: int,
+        time_limit: float = DEFAULT_TIME_LIMIT,
+        prepare: Callable[[], None] | None = None,
+        environments: Sequence[Mapping[str, str]] = (),
+    ) -> None:
+        if workers < 1:
+            raise ValueError(f"workers must be at least 1, not {workers}")
+        self._folder = tempfile.TemporaryDirectory(prefix="flexconf-")
+        self._start = (function, prepare, time_limit)
+        self._environments = environments or ({},)
+        self._places: list[_Worker | None] = [None] * workers
+        self._dying: list[_Worker] = []
+
+    def __enter__(self) -> Crew[T, R]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def run(self, payloads: Sequence[T], on_result: Callable[[T, R | Lost], None]) -> None:
+        """Run every payload and hand its result, or a Lost, to `on_result` as it comes, once, in this process.
+
+        Raises InputError when a worker cannot start, which is the installation's fault and no task's. After an
+        exception the crew is closed.
+        """
+        waiting = deque(range(len(payloads)))
         try:
-            while waiting or any(w.task is not None for w in crew):
-                for _ in range(len(crew), min(workers, len(waiting) + sum(w.task is not None for w in crew))):
-                    crew.append(_Worker(Path(folder), function, prepare, time_limit))
-                for worker in crew:
+            while waiting or any(w.task is not None for w in self._crew()):
+                self._recruit(len(waiting) + sum(w.task is not None for w in self._crew()))
+                for worker in self._crew():
                     if worker.prepared and worker.task is None and waiting:
                         index = waiting.popleft()
                         worker.assign(index, payloads[index])
-                soonest = min(w.deadline for w in crew) - time.monotonic()
-                wait([x for w in crew for x in w.handles()], max(0.0, min(_WAKE, soonest)))
-                for worker in list(crew):
+                soonest = min(w.deadline for w in self._crew()) - time.monotonic()
+                wait([x for w in self._crew() for x in w.handles()], max(0.0, min(_WAKE, soonest)))
+                for worker in self._crew():
                     for index, ended in worker.attend():
                         on_result(payloads[index], ended)
                     if worker.gone:
-                        worker.stop()
-                        crew.remove(worker)
                         waiting.extendleft(worker.unbegun())
-        finally:
-            for worker in crew:
-                worker.stop()
+                        self._dismiss(worker)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End all workers."""
+        for worker in self._crew():
+            self._dismiss(worker)
+        deadline = time.monotonic() + _DEATH_LIMIT
+        for worker in self._dying:
+            worker.bury(max(0.0, deadline - time.monotonic()))
+        self._dying.clear()
+        self._folder.cleanup()
+
+    def _crew(self) -> list[_Worker]:
+        return [w for w in self._places if w is not None]
+
+    def _recruit(self, needed: int) -> None:
+        for place, worker in enumerate(self._places):
+            if worker is None and len(self._crew()) < needed:
+                environment = self._environments[place % len(self._environments)]
+                self._places[place] = _Worker(Path(self._folder.name), *self._start, environment)
+
+    def _dismiss(self, worker: _Worker) -> None:
+        # A process that is killed while its kernel spins on a GPU takes a while to die; nobody waits for it.
+        self._places[self._places.index(worker)] = None
+        worker.stop()
+        self._dying = [w for w in self._dying if not w.bury(0.0)]
+        if not worker.bury(0.0):
+            self._dying.append(worker)
 
 
 class _Worker:
@@ -122,6 +195,7 @@ class _Worker:
         function: Callable[[Any, Report], Any],
         prepare: Callable[[], None] | None,
         time_limit: float,
+        environment: Mapping[str, str],
     ) -> None:
         context = multiprocessing.get_context("spawn")
         handle, name = tempfile.mkstemp(dir=folder)
@@ -132,6 +206,7 @@ class _Worker:
             target=_work, args=(theirs, name, function, prepare), daemon=True, name="flexconf-worker"
         )
         self.time_limit = time_limit
+        self.environment = environment
         self.prepared = False
         self.gone = False
         self.task: int | None = None
@@ -139,7 +214,7 @@ class _Worker:
         self.stage = ""
         self.offset = 0
         self.deadline = time.monotonic() + _START_LIMIT
-        with _uninterrupted():
+        with _uninterrupted(), _environment(environment):
             self.process.start()
         theirs.close()
 
@@ -219,10 +294,14 @@ class _Worker:
         return " ".join(text[-_TAIL:].split())
 
     def stop(self) -> None:
-        """Kill it, if it lives, and let go of it."""
+        """Kill it, if it lives, and hear no more of it."""
         self.process.kill()
-        self.process.join()
         self.connection.close()
+
+    def bury(self, patience: float) -> bool:
+        """Wait up to `patience` seconds for its death; whether it is dead."""
+        self.process.join(patience)
+        return not self.process.is_alive()
 
 
 def _cause(code: int | None) -> tuple[str, str]:
@@ -244,6 +323,21 @@ def _uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """A process started here sees these variables; this one has its own back afterwards."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _work(
@@ -269,10 +363,16 @@ def _work(
             return
         connection.send(("begun", None))
         try:
-            message = pickle.dumps(("done", function(payload, lambda stage: connection.send(("stage", stage)))))
+            result = function(payload, lambda stage: connection.send(("stage", stage)))
+            last = isinstance(result, Last)
+            message = pickle.dumps(("done", result.result if isinstance(result, Last) else result))
         except BaseException as error:
+            last = False
             message = pickle.dumps(("failed", (type(error).__name__, str(error), _portable(error))))
         connection.send_bytes(message)
+        if last:
+            # Nothing of this process is to be trusted, its own ways of ending included.
+            os._exit(0)
 
 
 def _portable(error: BaseException) -> BaseException | None:

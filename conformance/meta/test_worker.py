@@ -62,6 +62,12 @@ def misbehave(what: str, report: Report) -> object:
         case "talk":
             print(*range(4000), sep="\n", file=sys.stderr, flush=True)
             os._exit(1)
+        case "broken":
+            return worker.Last(f"{os.getpid()}")
+        case "who":
+            return f"{os.getpid()}"
+        case "where":
+            return os.environ.get("FLEXCONF_PLACE", "nowhere")
         case "noise":
             print("noise of a task that went well", file=sys.stderr, flush=True)
             print("noise on stdout", flush=True)
@@ -188,3 +194,40 @@ def test_an_error_of_the_receiver_stops_the_workers(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         worker.run_many(["a", "hang"], misbehave, workers=2, time_limit=500.0, on_result=refuse)
     assert time.monotonic() - started < 60
+
+
+def test_a_process_that_calls_itself_broken_is_not_used_again() -> None:
+    with worker.Crew(misbehave, workers=1) as crew:
+        ended: list[object] = []
+        crew.run(["who", "broken", "who", "who"], lambda _, result: ended.append(result))
+    first, broken, second, third = ended
+    assert first == broken
+    assert first != second
+    assert second == third
+
+
+def test_a_crew_keeps_its_workers_from_one_list_to_the_next() -> None:
+    ended: list[object] = []
+    with worker.Crew(misbehave, workers=1) as crew:
+        crew.run(["who"], lambda _, result: ended.append(result))
+        crew.run(["who"], lambda _, result: ended.append(result))
+        crew.run(["abort", "who"], lambda _, result: ended.append(result))
+    assert ended[0] == ended[1]
+    assert isinstance(ended[2], Lost)
+    assert ended[3] != ended[0]
+
+
+def test_workers_get_their_environments_round_robin_and_so_do_their_successors() -> None:
+    places = [{"FLEXCONF_PLACE": "a"}, {"FLEXCONF_PLACE": "b"}]
+    with worker.Crew(misbehave, workers=3, environments=places) as crew:
+        ended: list[object] = []
+        crew.run(["where"] * 30, lambda _, result: ended.append(result))
+        assert set(ended) <= {"a", "b"}
+        started = [w.environment["FLEXCONF_PLACE"] if w else None for w in crew._places]
+        assert started == ["a", "b", "a"]
+        crew.run(["abort"] * 6, lambda *_: None)
+        crew.run(["where"] * 30, lambda _, result: ended.append(result))
+        started = [w.environment["FLEXCONF_PLACE"] if w else None for w in crew._places]
+        assert started == ["a", "b", "a"]
+    assert "FLEXCONF_PLACE" not in os.environ
+    assert len(ended) == 60
