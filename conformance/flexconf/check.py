@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import re
 import sys
@@ -10,15 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from flexconf import modtext, worker
+from flexconf import caches, devices, modtext, subjects, worker
 from flexconf.case import BlockSpec, Capture, Case, Problem
 from flexconf.errors import InputError
 from flexconf.outcome import Outcome, Stage, Symptom
-from flexconf.run import CaseTask, Result, judge, of_lost, prepare_worker
-from flexconf.worker import Lost, Report
+from flexconf.run import CaseTask, Result, environments, judge, limit_for, of_lost, prepare_worker
+from flexconf.worker import Last, Lost, Report
 
 if TYPE_CHECKING:
     from flexconf.inputs import Inputs
+    from flexconf.subjects.trial import Options
 
 R = TypeVar("R")
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -31,8 +33,9 @@ class CheckTask:
 
     case: Case
     functions: tuple[tuple[modtext.Kind, str], ...]
-    vector_width: int | None
     path: tuple[str, ...]
+    subject: str = "reference.host"
+    options: Options | None = None
 
 
 def task(
@@ -42,7 +45,8 @@ def task(
     buffers: Sequence[str] = (),
     problem: Problem | None = None,
     block: tuple[int, int] = (128, 128),
-    vector_width: int | None = None,
+    subject: str = "reference.host",
+    options: Options | None = None,
 ) -> CheckTask:
     """The task for mods given as text or as `module:function`. Raises InputError for anything that cannot be run."""
     if score_mod is None and mask_mod is None:
@@ -78,15 +82,24 @@ def task(
         problem=problem or Problem(),
         block=BlockSpec(q=block[0], kv=block[1]),
     )
-    return CheckTask(case, cast(Any, functions), vector_width, ("",))
+    return CheckTask(case, cast(Any, functions), ("",), subject, options)
 
 
-def check(what: CheckTask, time_limit: float = worker.DEFAULT_TIME_LIMIT) -> Result:
+def check(what: CheckTask, time_limit: float | None = None) -> Result:
     """Run the task in an isolated worker. Raises InputError when the mods or the problem are at fault."""
+    subject = subjects.get(what.subject)
+    if subject.needs_gpu:
+        devices.require(f"subject {what.subject}")
+    if what.functions and subject.device != "cpu":
+        raise InputError(
+            "a function reads its own tensors, which are where its module put them; "
+            f"for {what.subject} give the mod as text, with --buffer, so that its tensors are made on the GPU"
+        )
     ended = _in_a_worker(what, run_check, time_limit)
     if isinstance(ended, Lost):
-        ended = of_lost(CaseTask(what.case, "reference.host", what.vector_width), ended)
-    if ended.symptom is Symptom.REFUSED and ended.stage in _USERS_FAULT:
+        ended = of_lost(CaseTask(what.case, what.subject, what.options), ended)
+    of_reference = subjects.get(what.subject).is_reference
+    if of_reference and ended.symptom is Symptom.REFUSED and ended.stage in _USERS_FAULT:
         raise InputError(f"refused while {_DOING[ended.stage]}: {ended.message}")
     return judge(what.case, ended)
 
@@ -94,7 +107,7 @@ def check(what: CheckTask, time_limit: float = worker.DEFAULT_TIME_LIMIT) -> Res
 _DOING = {Stage.TRACE: "tracing", Stage.ELIGIBILITY: "checking the inputs", Stage.RENDER: "lowering"}
 
 
-def kernel_text(what: CheckTask, time_limit: float = worker.DEFAULT_TIME_LIMIT) -> str:
+def kernel_text(what: CheckTask, time_limit: float | None = None) -> str:
     """The text that the task's mods render to, made in an isolated worker. Raises InputError."""
     ended = _in_a_worker(what, run_render, time_limit)
     if isinstance(ended, Lost):
@@ -102,16 +115,20 @@ def kernel_text(what: CheckTask, time_limit: float = worker.DEFAULT_TIME_LIMIT) 
     return ended
 
 
-def _in_a_worker(what: CheckTask, function: Callable[[CheckTask, Report], R], time_limit: float) -> R | Lost:
+def _in_a_worker(
+    what: CheckTask, function: Callable[[CheckTask, Report], R | Last[R]], time_limit: float | None
+) -> R | Lost:
     results: list[R | Lost] = []
-    worker.run_many(
-        [what],
-        function,
-        workers=1,
-        time_limit=time_limit,
-        on_result=lambda _, ended: results.append(ended),
-        prepare=prepare_worker,
-    )
+    with caches.fresh() as variables:
+        worker.run_many(
+            [what],
+            function,
+            workers=1,
+            time_limit=time_limit or limit_for(what.subject),
+            on_result=lambda _, ended: results.append(ended),
+            prepare=functools.partial(prepare_worker, what.subject),
+            environments=environments(what.subject, 1, variables),
+        )
     (ended,) = results
     if isinstance(ended, Lost) and isinstance(ended.error, InputError):
         raise ended.error
@@ -120,13 +137,13 @@ def _in_a_worker(what: CheckTask, function: Callable[[CheckTask, Report], R], ti
 
 def run_check(what: CheckTask, report: Report) -> Outcome:
     """In the worker: import the functions, make the inputs, run."""
-    from flexconf.subjects import reference
+    from flexconf.subjects import trial
 
     report("inputs")
     given = _inputs(what)
     report("a trial in PyTorch")
     _refuse_indices_out_of_range(given)
-    return reference.run_case(what.case, "reference.host", what.vector_width, report, given=given)
+    return trial.run_case(what.case, what.subject, what.options, report, given=given)
 
 
 def run_render(what: CheckTask, report: Report) -> str:
@@ -179,7 +196,7 @@ def _refuse_indices_out_of_range(given: Inputs) -> None:
 
 def of_case(case: Case) -> CheckTask:
     """A catalogue case as a task."""
-    return CheckTask(replace(case), (), None, ())
+    return CheckTask(replace(case), (), ())
 
 
 def _load(spec: str) -> Any:

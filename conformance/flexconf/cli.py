@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -19,6 +20,7 @@ from flexconf.errors import InputError
 if TYPE_CHECKING:
     from flexconf.check import CheckTask
     from flexconf.run import Result
+    from flexconf.subjects.trial import Options
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,6 +34,11 @@ _INTERRUPTED = 130  # what typer itself makes of a Ctrl-C
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one a CPU.")]
+SubjectName = Annotated[str, typer.Option(help="What to test; `flexconf subjects` lists what there is.")]
+FastMath = Annotated[
+    bool, typer.Option("--fast-math", help="Let the mods use approximate GPU instructions, within their own bound.")
+]
+Limit = Annotated[float | None, typer.Option(min=0.1, help="Seconds a case may take; by default 60, or 180 on a GPU.")]
 Width = Annotated[
     int | None,
     typer.Option(
@@ -70,10 +77,12 @@ def _refuse(message: str) -> NoReturn:
 @app.command()
 def run(
     cases: Annotated[list[str] | None, typer.Argument(help="Names or globs, such as `alibi` or `'*@gqa*'`.")] = None,
-    subject: Annotated[str, typer.Option(help="What to test.")] = "reference.host",
+    subject: SubjectName = "reference.host",
     workers: Workers = None,
     vector_width: Width = None,
-    time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds a case may take.")] = 60.0,
+    fast_math: FastMath = False,
+    repeats: Annotated[int, typer.Option(min=1, help="Launches of a case, which must agree bit for bit.")] = 1,
+    time_limit: Limit = None,
     timings: Annotated[bool, typer.Option("--timings", help="Show where the time of a case goes.")] = False,
     results: Annotated[Path | None, typer.Option(help="Also write one JSON line a case to this new file.")] = None,
     as_json: Json = False,
@@ -87,7 +96,7 @@ def run(
     from flexconf import catalogue, tables
     from flexconf import run as runner
 
-    _check_width(vector_width)
+    options = _options(vector_width, fast_math, repeats)
     chosen = catalogue.select(catalogue.load(), cases or [])
     failed: list[Result] = []
     with _progress("cases", len(chosen), hidden=as_json) as advance:
@@ -101,7 +110,7 @@ def run(
             chosen,
             subject=subject,
             workers=workers,
-            vector_width=vector_width,
+            options=options,
             time_limit=time_limit,
             results=results,
             on_result=take,
@@ -131,8 +140,10 @@ def check(
     layout: Annotated[str, typer.Option(help="How q, k and v lie in memory.")] = "contiguous",
     scale: Annotated[float | None, typer.Option(help="Factor on Q K^T; by default 1/sqrt(D).")] = None,
     block_size: Annotated[str, typer.Option(help="Block size of the mask, `q,kv`.")] = "128,128",
+    subject: SubjectName = "reference.host",
     vector_width: Width = None,
-    time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds the check may take.")] = 60.0,
+    fast_math: FastMath = False,
+    time_limit: Limit = None,
     show_kernel: Annotated[bool, typer.Option("--show-kernel", help="Print the rendered kernel as well.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -149,7 +160,11 @@ def check(
     from flexconf import check as checker
     from flexconf import tables
 
-    what = _task(mod, mask, buffer, shape, dtype, layout, scale, block_size, vector_width)
+    what = replace(
+        _task(mod, mask, buffer, shape, dtype, layout, scale, block_size),
+        subject=subject,
+        options=_options(vector_width, fast_math),
+    )
     result = checker.check(what, time_limit)
     if as_json:
         _print_json({**result.outcome.to_json(), "passed": result.passed, "why": result.why})
@@ -180,7 +195,7 @@ def render(
     if what.replace("_", "").replace("@", "").replace("-", "").replace(".", "").isalnum() and what != "score":
         task = checker.of_case(catalogue.select(catalogue.load(), [what])[0])
     else:
-        task = _task(what, mask, buffer, shape, dtype, "contiguous", None, "128,128", None)
+        task = _task(what, mask, buffer, shape, dtype, "contiguous", None, "128,128")
     _print_code(checker.kernel_text(task))
 
 
@@ -200,6 +215,21 @@ def list_cases(
         _print_json([{"name": c.name, "about": c.about, "clauses": c.clauses, "digest": c.digest()} for c in found])
     else:
         _console().print(tables.cases(found))
+
+
+@app.command(name="subjects")
+def list_subjects(as_json: Json = False) -> None:
+    """List what can be tested, and whether it can be here.
+
+    Example: `flexconf subjects`
+    """
+    from flexconf import tables
+
+    found = tables.subject_rows()
+    if as_json:
+        _print_json([{"name": s.name, "about": s.about, "here": not why, "why_not": why or None} for s, why in found])
+    else:
+        _console().print(tables.subjects(found))
 
 
 @app.command()
@@ -278,12 +308,10 @@ def _task(
     layout: str,
     scale: float | None,
     block_size: str,
-    vector_width: int | None,
 ) -> CheckTask:
     from flexconf import check as checker
     from flexconf.case import Problem
 
-    _check_width(vector_width)
     changes: dict[str, Any] = {"dtype": dtype, "layout": layout, "scale": scale}
     problem = Problem.parse_shape(shape, **changes) if shape is not None else Problem(**changes)
     sizes = block_size.split(",")
@@ -295,13 +323,15 @@ def _task(
         buffers=buffers or (),
         problem=problem,
         block=(int(sizes[0]), int(sizes[1])),
-        vector_width=vector_width,
     )
 
 
-def _check_width(width: int | None) -> None:
+def _options(width: int | None, fast_math: bool, repeats: int = 1) -> Options:
+    from flexconf.subjects.trial import Options
+
     if width not in (None, 1, 2, 4, 8):
         raise InputError(f"vector width must be 1, 2, 4 or 8, not {width}")
+    return Options(width, fast_math, repeats)
 
 
 def _console() -> Console:

@@ -20,7 +20,7 @@ from flexconf import modtext, worker
 from flexconf.errors import InputError
 from flexconf.oracles import math64
 from flexconf.oracles.error_model import OPS
-from flexconf.subjects import reference
+from flexconf.subjects import trial
 from flexconf.worker import Lost, Report
 from flexflash.launch.host import VECTOR_WIDTHS, HostLauncher
 
@@ -195,7 +195,7 @@ def run(
         workers=workers or worker.default_workers(),
         time_limit=time_limit,
         on_result=take,
-        prepare=reference.single_threaded,
+        prepare=trial.single_threaded,
     )
     return [row for group in groups for row in done[group.name]]
 

@@ -32,6 +32,7 @@ class Symptom(enum.StrEnum):
     NONFINITE = "nonfinite"
     CRASH = "crash"
     ILLEGAL_ACCESS = "illegal-access"
+    OUT_OF_MEMORY = "out-of-memory"
     TIMEOUT = "timeout"
     NONDETERMINISTIC = "nondeterministic"
     MISSING = "missing"

@@ -2,44 +2,55 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flexconf import worker
+from flexconf import caches, devices, subjects, worker
 from flexconf.case import Case
 from flexconf.errors import InputError
 from flexconf.outcome import Outcome, Stage, Symptom, missing
-from flexconf.worker import Lost, Report
+from flexconf.worker import Last, Lost, Report
 
-SUBJECTS = ("reference.host",)
+if TYPE_CHECKING:
+    from flexconf.expectations import Expectation
+    from flexconf.subjects.trial import Options
+
+GPU_TIME_LIMIT = 180.0
+"""Seconds for a case on a GPU, whose kernel several processes may be compiling at once."""
+
 TIMED = ("inputs", "trace", "eligibility", "render", "compile", "launch", "oracle", "output")
 
 
 @dataclass(frozen=True)
 class CaseTask:
-    """One case on one subject, as it travels to a worker."""
+    """One case on one subject, as it travels to a worker; `options` None for the defaults."""
 
     case: Case
     subject: str
-    vector_width: int | None
+    options: Options | None = None
 
 
 @dataclass(frozen=True)
 class Result:
-    """An outcome held against what its case expects; `passed` is the verdict and `why` explains a failure."""
+    """An outcome held against what its case expects; `passed` is the verdict and `why` explains a failure.
+
+    `expectation` is the known defect that the outcome is an instance of: it passed by being what was expected.
+    """
 
     case: Case
     outcome: Outcome
     passed: bool
     why: str
+    expectation: Expectation | None = None
 
 
 @dataclass(frozen=True)
@@ -48,8 +59,8 @@ class Summary:
 
     `elements` were compared and `excluded` were not, with their `excluded_rows`. `worst` is the largest ratio of error
     to bound and `worst_at` where; `median` the median over cases of their largest ratios. `failures` counts
-    "stage/symptom". `seconds` is wall time; `stage_medians` the median seconds of each stage, and `case_median` of
-    whole cases, in one worker.
+    "stage/symptom", and `known` those that an expectation explains. `seconds` is wall time; `stage_medians` the median
+    seconds of each stage, and `case_median` of whole cases, in one worker.
     """
 
     subject: str
@@ -57,6 +68,7 @@ class Summary:
     passed: int
     refused_as_expected: int
     failures: dict[str, int]
+    known: dict[str, int]
     elements: int
     excluded: int
     excluded_rows: int
@@ -84,39 +96,53 @@ def run(
     *,
     subject: str = "reference.host",
     workers: int | None = None,
-    vector_width: int | None = None,
-    time_limit: float = worker.DEFAULT_TIME_LIMIT,
+    options: Options | None = None,
+    time_limit: float | None = None,
     results: Path | None = None,
+    expectations: Sequence[Expectation] = (),
     on_result: Callable[[Result], None] = lambda result: None,
 ) -> Summary:
     """Run `cases` and return the summary; `on_result` sees each result as it comes.
 
-    `results` names a file that receives one JSON line a case as it ends. Raises InputError for no cases, an unknown
-    subject, two cases of one name, or a results file that exists or cannot be made.
+    `time_limit` is in seconds a case; by default 60 on a CPU and 180 on a GPU. `results` names a file that receives one
+    JSON line a case as it ends. `expectations` are the known defects in force. Raises InputError for no cases, an
+    unknown subject, one that needs a GPU where there is none, two cases of one name, or a results file that exists or
+    cannot be made.
     """
     if not cases:
         raise InputError("no cases to run; `flexconf cases` lists what there is")
-    if subject not in SUBJECTS:
-        raise InputError(f"unknown subject {subject!r}; there are {', '.join(SUBJECTS)}")
+    what = subjects.get(subject)
+    if what.needs_gpu:
+        devices.require(f"subject {subject}")
     twice = [name for name, n in Counter(c.name for c in cases).items() if n > 1]
     if twice:
         raise InputError(f"two cases are named {twice[0]!r}")
+    known = {case.name: e for case in cases for e in expectations if e.claims(case.name)}
     stream = _Stream(results) if results is not None else None
     workers = workers or worker.default_workers()
-    tasks = [CaseTask(case, subject, vector_width) for case in cases]
+    tasks = [CaseTask(case, subject, options) for case in cases]
     collected: dict[str, Result] = {}
     started = time.perf_counter()
 
     def take(task: CaseTask, ended: Outcome | Lost) -> None:
         outcome = of_lost(task, ended) if isinstance(ended, Lost) else ended
-        result = judge(task.case, outcome)
+        result = judge(task.case, outcome, known.get(task.case.name))
         collected[task.case.name] = result
         if stream is not None:
             stream.write(outcome)
         on_result(result)
 
     try:
-        worker.run_many(tasks, run_task, workers=workers, time_limit=time_limit, on_result=take, prepare=prepare_worker)
+        with caches.fresh() as variables:
+            worker.run_many(
+                tasks,
+                run_task,
+                workers=workers,
+                time_limit=time_limit or limit_for(subject),
+                on_result=take,
+                prepare=functools.partial(prepare_worker, subject),
+                environments=environments(subject, workers, variables),
+            )
     finally:
         if stream is not None:
             stream.close()
@@ -125,6 +151,18 @@ def run(
             lost = missing(case.name, case.digest(), subject, "the case was never run")
             collected[case.name] = judge(case, lost)
     return summarize([collected[c.name] for c in cases], subject, workers, time.perf_counter() - started)
+
+
+def limit_for(subject: str) -> float:
+    """Seconds that a case may take on `subject`, unless the user says otherwise."""
+    return worker.DEFAULT_TIME_LIMIT if subjects.get(subject).device == "cpu" else GPU_TIME_LIMIT
+
+
+def environments(subject: str, workers: int, variables: Mapping[str, str]) -> list[dict[str, str]]:
+    """What each worker is started with: the run's compile caches, and one GPU, chosen round robin."""
+    if subjects.get(subject).device == "cpu":
+        return [dict(variables)]
+    return [{**variables, **devices.assign(place)} for place in range(workers)]
 
 
 class _Stream:
@@ -146,18 +184,20 @@ class _Stream:
         os.close(self._file)
 
 
-def prepare_worker() -> None:
+def prepare_worker(subject: str = "reference.host") -> None:
     """Import what every case needs, once a worker; one thread each, since workers share the cores."""
-    from flexconf.subjects import reference
+    from flexconf.subjects import trial
 
-    reference.single_threaded()
+    trial.single_threaded()
+    subjects.get(subject).load()
 
 
-def run_task(task: CaseTask, report: Report) -> Outcome:
-    """In the worker: one case."""
-    from flexconf.subjects import reference
+def run_task(task: CaseTask, report: Report) -> Outcome | Last[Outcome]:
+    """In the worker: one case. A process whose CUDA context is broken is not used again."""
+    from flexconf.subjects import trial
 
-    return reference.run_case(task.case, task.subject, task.vector_width, report)
+    outcome = trial.run_case(task.case, task.subject, task.options, report)
+    return Last(outcome) if trial.is_broken() else outcome
 
 
 def of_lost(task: CaseTask, lost: Lost) -> Outcome:
@@ -174,24 +214,37 @@ def of_lost(task: CaseTask, lost: Lost) -> Outcome:
     return Outcome(task.case.name, task.case.digest(), task.subject, stage, symptom, message)
 
 
-def judge(case: Case, outcome: Outcome) -> Result:
-    """Hold an outcome against `case.expect`."""
+def judge(case: Case, outcome: Outcome, expectation: Expectation | None = None) -> Result:
+    """Hold an outcome against `case.expect`, and a failure against the known defect that claims the case.
+
+    What the reference must refuse, a production subject may refuse at any stage, or do, and do right.
+    """
+    failed = _why(case, outcome)
+    if failed and expectation is not None and expectation.covers(outcome):
+        return Result(case, outcome, True, "", expectation)
+    return Result(case, outcome, not failed, failed)
+
+
+def _why(case: Case, outcome: Outcome) -> str:
+    """Why the outcome is not what the case expects; "" when it is."""
     at = f"{outcome.stage}: {outcome.symptom}"
     if case.expect == "ok":
-        why = "" if outcome.ok else f"{at}: {outcome.message}"
-        return Result(case, outcome, outcome.ok, why)
+        return "" if outcome.ok else f"{at}: {outcome.message}"
+    if not outcome.subject.startswith("reference."):
+        refused = outcome.symptom is Symptom.REFUSED
+        return "" if refused or outcome.ok else f"expected a refusal or a right result, but {at}: {outcome.message}"
     stage = case.expect.removeprefix("refused:")
     if outcome.symptom is not Symptom.REFUSED or outcome.stage != stage:
-        return Result(case, outcome, False, f"expected {case.expect}, but {at}: {outcome.message}")
+        return f"expected {case.expect}, but {at}: {outcome.message}"
     if case.reason_contains and case.reason_contains not in outcome.message:
-        wanted = f"expected a refusal that says {case.reason_contains!r}, but it says: {outcome.message}"
-        return Result(case, outcome, False, wanted)
-    return Result(case, outcome, True, "")
+        return f"expected a refusal that says {case.reason_contains!r}, but it says: {outcome.message}"
+    return ""
 
 
 def summarize(results: Sequence[Result], subject: str, workers: int, seconds: float) -> Summary:
     """The figures of a run."""
-    comparisons = [(r.case.name, r.outcome.comparison) for r in results if r.outcome.comparison]
+    # A known defect's ratio says nothing about how good the rest is.
+    comparisons = [(r.case.name, r.outcome.comparison) for r in results if r.outcome.comparison and not r.expectation]
     ratios = [(float(c["max_ratio"]), name, c.get("worst")) for name, c in comparisons if c["elements"]]
     worst, worst_at = 0.0, "nothing compared"
     if ratios:
@@ -205,9 +258,8 @@ def summarize(results: Sequence[Result], subject: str, workers: int, seconds: fl
         cases=len(results),
         passed=sum(r.passed for r in results),
         refused_as_expected=sum(r.passed and r.case.expect != "ok" for r in results),
-        failures=dict(
-            sorted(Counter(f"{r.outcome.stage}/{r.outcome.symptom}" for r in results if not r.passed).items())
-        ),
+        failures=_count(r.outcome for r in results if not r.passed),
+        known=_count(r.outcome for r in results if r.expectation is not None),
         elements=sum(int(c["elements"]) for _, c in comparisons),
         excluded=sum(int(c["excluded_elements"]) for _, c in comparisons),
         excluded_rows=sum(int(c["excluded_rows"]) for _, c in comparisons),
@@ -219,3 +271,7 @@ def summarize(results: Sequence[Result], subject: str, workers: int, seconds: fl
         stage_medians=medians,
         case_median=statistics.median(sum(t.values()) for t in timed) if timed else math.nan,
     )
+
+
+def _count(outcomes: Iterable[Outcome]) -> dict[str, int]:
+    return dict(sorted(Counter(f"{o.stage}/{o.symptom}" for o in outcomes).items()))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from flexconf.environment import Environment
     from flexconf.opcheck import Row
     from flexconf.run import Result, Summary
+    from flexconf.subjects import Subject
 
 
 def _table(title: str | None = None, caption: str | None = None) -> Table:
@@ -36,6 +37,7 @@ def summary(s: Summary, timings: bool) -> RenderableType:
     state = Text("PASS", "bold green") if s.ok else Text("FAIL", "bold red")
     facts = Table.grid(padding=(0, 2))
     facts.add_row("verdict", state)
+    facts.add_row("subject", s.subject)
     facts.add_row("cases", _cases(s))
     facts.add_row("elements compared", f"{s.elements:,}")
     if s.elements:
@@ -56,6 +58,9 @@ def _cases(s: Summary) -> str:
     text = f"{s.cases}: {s.passed} passed"
     if s.refused_as_expected:
         text += f" ({s.refused_as_expected} of them refused, as expected)"
+    if s.known:
+        kinds = ", ".join(f"{n} {escape(kind)}" for kind, n in s.known.items())
+        text += f" ({sum(s.known.values())} of them fail as expected: {kinds})"
     if s.cases != s.passed:
         kinds = ", ".join(f"{n} {escape(kind)}" for kind, n in s.failures.items())
         text += f", [bold red]{s.cases - s.passed} failed[/] ({kinds})"
@@ -112,6 +117,33 @@ def cases(found: Sequence[Case]) -> RenderableType:
         if p.layout != "contiguous":
             shape += f" {p.layout}"
         table.add_row(escape(case.name), shape, " ".join(case.clauses), escape(case.about))
+    return table
+
+
+def subject_rows() -> list[tuple[Subject, str]]:
+    """Every subject, and why it cannot be tested here ("" when it can)."""
+    from flexconf import devices, environment
+    from flexconf.subjects import SUBJECTS
+
+    installed = environment.read().packages
+    rows = []
+    for subject in SUBJECTS.values():
+        absent = [name for name in subject.packages if installed.get(name) is None]
+        why = f"{absent[0]} is not installed" if absent else ""
+        if subject.needs_gpu and not devices.count():
+            why = devices.why_none()
+        rows.append((subject, why))
+    return rows
+
+
+def subjects(rows: Sequence[tuple[Subject, str]]) -> RenderableType:
+    """One line a subject."""
+    table = _table()
+    table.add_column("subject", style="bold", no_wrap=True)
+    table.add_column("what", overflow="fold", ratio=1)
+    table.add_column("here", overflow="fold")
+    for subject, why in rows:
+        table.add_row(subject.name, subject.about, Text(why, "yellow") if why else Text("yes", "green"))
     return table
 
 

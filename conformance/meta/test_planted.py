@@ -18,7 +18,7 @@ from torch import Tensor
 from flexconf import catalogue, inputs
 from flexconf.case import Case
 from flexconf.outcome import Outcome
-from flexconf.subjects import reference
+from flexconf.subjects import reference, trial
 from flexflash.launch.host import HostLauncher
 
 
@@ -60,8 +60,8 @@ def _wrong_element(case: Case) -> inputs.Inputs:
     return other
 
 
-def _run(case: Case, launcher: HostLauncher) -> Outcome:
-    return reference.run_case(case, launcher=launcher)
+def _run(case: Case, launcher: Callable[..., HostLauncher]) -> Outcome:
+    return trial.run_case(case, attend=reference.through(launcher))
 
 
 _PEAKED = ("causal", "sliding_window", "document", "softcap", "alibi", "streaming", "dilated", "chunked")
@@ -72,12 +72,12 @@ def _names(*starts: str) -> list[str]:
 
 
 def _caught(launcher: Callable[[], HostLauncher], names: list[str]) -> list[str]:
-    return [n for n in names if not _run(_catalogue()[n], launcher()).ok]
+    return [n for n in names if not _run(_catalogue()[n], launcher).ok]
 
 
 def test_one_ulp_in_one_percent_of_the_probabilities_is_caught() -> None:
     names = [n for n in _names(*_PEAKED) if _catalogue()[n].problem.dtype == "bfloat16"][:12]
-    assert all(_run(_catalogue()[n], HostLauncher()).ok for n in names), "silent without the fault"
+    assert all(_run(_catalogue()[n], HostLauncher).ok for n in names), "silent without the fault"
     caught = _caught(OneUlpInAHundred, names)
     assert len(caught) >= 3, f"caught on {caught} of {names}"
 
@@ -97,12 +97,12 @@ def test_one_wrong_element_of_a_table_is_caught() -> None:
             continue
         honest, changed = inputs.materialize(case), _wrong_element(case)
         # The subject reads the changed table through its own mod; the oracle reads the honest one.
-        lowered = reference.run_case(case, given=changed)
+        lowered = trial.run_case(case, given=changed)
         assert lowered.ok, f"{name}: consistent inputs must pass"
         mixed = dataclasses.replace(
             honest, score_mod=_split(changed.score_mod, honest.score_mod), captures=honest.captures
         )
-        if not reference.run_case(case, given=mixed).ok:
+        if not trial.run_case(case, given=mixed).ok:
             caught.append(name)
     assert len(caught) >= 3, f"caught on {caught} of {names}"
 
@@ -123,7 +123,7 @@ def test_the_bound_is_tight_and_never_exceeded() -> None:
     for case in list(_catalogue().values())[::7]:
         if case.expect != "ok":
             continue
-        outcome = reference.run_case(case)
+        outcome = trial.run_case(case)
         assert outcome.ok, f"{case.name}: {outcome.message}"
         assert outcome.comparison is not None
         if outcome.comparison["elements"]:
@@ -137,4 +137,4 @@ def test_the_bound_is_tight_and_never_exceeded() -> None:
 def test_guarded_captures_stay_unread(width: int) -> None:
     """Captures lie between guard elements; a lane past the last key must not let one in."""
     for name in _names("relative_bias_negative", "relative_bias_1d")[:3]:
-        assert reference.run_case(_catalogue()[name], vector_width=width).ok
+        assert trial.run_case(_catalogue()[name], options=trial.Options(vector_width=width)).ok

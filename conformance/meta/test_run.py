@@ -17,6 +17,7 @@ from flexconf.case import Case
 from flexconf.errors import InputError
 from flexconf.outcome import Outcome, Stage, Symptom
 from flexconf.run import CaseTask, Result, judge, of_lost, summarize
+from flexconf.subjects.trial import Options
 from flexconf.worker import Lost
 
 PLAIN = Case("plain", score_mod="score")
@@ -99,7 +100,7 @@ def test_a_refusal_is_expected_with_its_stage_and_text(symptom: str, stage: str,
     ids=lambda value: value.how if isinstance(value, Lost) else "",
 )
 def test_a_lost_case_is_a_failure_with_the_stage_it_reached(lost: Lost, symptom: str, stage: str) -> None:
-    task = CaseTask(PLAIN, "reference.host", None)
+    task = CaseTask(PLAIN, "reference.host")
     found = of_lost(task, lost)
     assert (found.case, found.case_digest) == ("plain", PLAIN.digest())
     assert (found.symptom, found.stage) == (symptom, stage)
@@ -205,7 +206,7 @@ def test_two_cases_of_the_catalogue_through_workers(tmp_path: Path) -> None:
     chosen = catalogue.select(catalogue.load(), ["alibi", "refused_cumsum"])
     file = tmp_path / "results.jsonl"
     seen: list[Result] = []
-    summary = runner.run(chosen, workers=1, vector_width=4, results=file, on_result=seen.append)
+    summary = runner.run(chosen, workers=1, options=Options(vector_width=4), results=file, on_result=seen.append)
     assert summary.ok
     assert (summary.cases, summary.refused_as_expected, summary.workers) == (2, 1, 1)
     outcomes = {o.case: o for o in (Outcome.from_json(json.loads(line)) for line in file.read_text().splitlines())}

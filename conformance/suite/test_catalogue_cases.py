@@ -7,7 +7,7 @@ import pytest
 from flexconf import catalogue
 from flexconf.case import Case
 from flexconf.run import judge
-from flexconf.subjects import reference
+from flexconf.subjects import trial
 
 
 def _cases() -> list[object]:
@@ -19,5 +19,5 @@ def _cases() -> list[object]:
 
 @pytest.mark.parametrize("case", _cases())
 def test_case(case: Case) -> None:
-    result = judge(case, reference.run_case(case))
+    result = judge(case, trial.run_case(case))
     assert result.passed, result.why

@@ -1,68 +1,55 @@
-"""The reference lowering as a subject: `reference.host` runs the rendered text on the CPU.
-
-`run_case` is the whole life of one case in one process: inputs, lowering, launch, oracle, comparison.
-"""
+"""The reference lowering as subjects: its text on the CPU, in a plain GPU kernel, and in flash-attn-4."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 import flexflash
-from flexconf import compare, inputs
-from flexconf.case import Case
-from flexconf.oracles import math64
-from flexconf.outcome import Outcome, Stage, Symptom
-from flexflash.launch.host import HostLauncher
+from flexconf.canary import Canary
+from flexconf.inputs import Inputs
+from flexconf.subjects.trial import Attend, Attended, Options, Refused, StageClock, raised_by
+from flexflash.eligibility import FLASH_ATTN_4
 
 
-class StageClock:
-    """Seconds spent in each stage; told of every stage as it begins, it passes the news on."""
+def host(given: Inputs, clock: StageClock, options: Options) -> Attended:
+    """`reference.host`."""
+    from flexflash.launch.host import HostLauncher
 
-    def __init__(self, listener: Callable[[str], None] | None = None) -> None:
-        self.seconds: dict[str, float] = {}
-        self.stage: str | None = None
-        self._since = 0.0
-        self._listener = listener
-
-    def enter(self, stage: str) -> None:
-        """Close the running stage and begin `stage`; coming back to a stage adds to it."""
-        self.close()
-        self.stage, self._since = stage, time.perf_counter()
-        if self._listener is not None:
-            self._listener(stage)
-
-    def close(self) -> None:
-        """Close the running stage."""
-        if self.stage is not None:
-            spent = time.perf_counter() - self._since
-            self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + spent
-            self.stage = None
+    return _attend(given, clock, options, HostLauncher(options.vector_width, clock.enter))
 
 
-def run_case(
-    case: Case,
-    subject: str = "reference.host",
-    vector_width: int | None = None,
-    stage: Callable[[str], None] | None = None,
-    launcher: HostLauncher | None = None,
-    given: inputs.Inputs | None = None,
-) -> Outcome:
-    """Run `case` on `subject` and compare with float64 mathematics, element by element.
+def simt(given: Inputs, clock: StageClock, options: Options) -> Attended:
+    """`reference.simt`."""
+    from flexflash.launch.simt import SimtLauncher
 
-    `stage` is told of each stage as it begins (inputs, trace, eligibility, render, compile, launch, oracle,
-    output), so that the parent of a dying process knows where it died. `launcher` overrides the default one, for
-    tests that plant a fault; `given` the case's own inputs, for mods that are no text. A refusal by the lowering is an
-    outcome; InputError and defects of the harness raise.
-    """
-    clock = StageClock(stage)
-    clock.enter("inputs")
-    given = given if given is not None else inputs.materialize(case)
-    host = launcher if launcher is not None else HostLauncher(vector_width)
-    host.on_stage = clock.enter
-    kernel: flexflash.RenderedKernel | None = None
+    return _attend(given, clock, options, SimtLauncher(options.vector_width, clock.enter))
+
+
+def fa4(given: Inputs, clock: StageClock, options: Options) -> Attended:
+    """`reference.fa4`. What flash-attn-4 asserts about its arguments is a refusal."""
+    from flexflash.launch.fa4 import Fa4Launcher
+
+    try:
+        return _attend(given, clock, options, Fa4Launcher(clock.enter))
+    except (AssertionError, NotImplementedError, ValueError) as error:
+        if not raised_by(error, "flash_attn.cute."):
+            raise
+        raise Refused("compile", f"{type(error).__name__}: {error}") from error
+
+
+def through(make: Callable[..., flexflash.Launcher]) -> Attend:
+    """The reference lowering with a launcher of the caller's, `make(on_stage=...)`, for tests that plant a fault."""
+
+    def attend(given: Inputs, clock: StageClock, options: Options) -> Attended:
+        return _attend(given, clock, options, make(on_stage=clock.enter))
+
+    return attend
+
+
+def _attend(given: Inputs, clock: StageClock, options: Options, launcher: flexflash.Launcher) -> Attended:
     try:
         kernel = flexflash.lower(
             given.q,
@@ -71,75 +58,42 @@ def run_case(
             given.score_mod,
             given.block_mask,
             given.scale,
-            profile=host.profile,
+            _kernel_options(options, launcher),
+            profile=launcher.profile,
             on_stage=clock.enter,
         )
-        out, lse = kernel.allocate()
-        if 0 not in (*out.shape[:3], given.k.shape[2]):
-            host.run(kernel, kernel.arguments(given.q, given.k, given.v, out, lse))
     except flexflash.FlexFlashError as error:
-        clock.close()
-        return _outcome(case, subject, error.stage, Symptom.REFUSED, str(error), clock, given)
-    except Exception as error:  # the compiler's own exceptions have no common base
-        reached = clock.stage or "launch"
-        clock.close()
-        message = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-        return _outcome(case, subject, reached, Symptom.CRASH, message, clock, given)
-    clock.enter("oracle")
-    certified = math64.attention(
-        given.q,
-        given.k,
-        given.v,
-        score_mod=given.score_mod,
-        mask_mod=given.mask_mod,
-        block_mask=given.block_mask,
-        scale=given.scale,
-    )
-    clock.enter("output")
-    comparison = compare.compare(out, lse, certified)
-    clock.close()
-    where = Stage.LSE if comparison.worst and comparison.worst.get("tensor") == "lse" else Stage.OUTPUT
-    return Outcome(
-        case=case.name,
-        case_digest=case.digest(),
-        subject=subject,
-        stage=where,
-        symptom=Symptom(comparison.symptom),
-        message=comparison.reason,
-        comparison=comparison.to_json(),
-        timings=clock.seconds,
-        digests={
-            **given.digests,
-            "kernel": kernel.digest,
-            "out": inputs.digest(out),
-            "lse": inputs.digest(lse),
-        },
+        raise Refused(error.stage, str(error)) from error
+
+    def launch() -> tuple[Canary, Canary]:
+        dense_lse = (kernel.lse_size[1] * kernel.lse_size[2], kernel.lse_size[2], 1)
+        out = Canary.around(kernel.output_size, kernel.output_stride, 0.0, given.q)
+        lse = Canary.around(kernel.lse_size, dense_lse, float("-inf"), given.q.new_empty(0, dtype=torch.float32))
+        if 0 not in (*kernel.output_size[:3], given.k.shape[2]):
+            launcher.run(kernel, kernel.arguments(given.q, given.k, given.v, out.tensor, lse.tensor))
+        return out, lse
+
+    def again() -> tuple[Tensor, Tensor]:
+        out, lse = launch()
+        return out.tensor, lse.tensor
+
+    out, lse = launch()
+    clock.enter("launch")
+    trespassed = [name for name, canary in (("the output", out), ("the LSE", lse)) if not canary.intact()]
+    return Attended(
+        out=out.tensor,
+        lse=lse.tensor,
+        again=again,
+        digests={"kernel": kernel.digest},
+        trespass=f"memory around {' and '.join(trespassed)} was written" if trespassed else "",
     )
 
 
-def _outcome(
-    case: Case,
-    subject: str,
-    stage: str,
-    symptom: Symptom,
-    message: str,
-    clock: StageClock,
-    given: inputs.Inputs,
-) -> Outcome:
-    known = {s.value for s in Stage}
-    return Outcome(
-        case=case.name,
-        case_digest=case.digest(),
-        subject=subject,
-        stage=Stage(stage if stage in known else "launch"),
-        symptom=symptom,
-        message=message,
-        comparison=None,
-        timings=clock.seconds,
-        digests=dict(given.digests),
-    )
-
-
-def single_threaded() -> None:
-    """One thread a worker: the workers share the cores, and float32 sums keep one order."""
-    torch.set_num_threads(1)
+def _kernel_options(options: Options, launcher: flexflash.Launcher) -> dict[str, object]:
+    asked: dict[str, object] = {}
+    if options.fast_math:
+        asked["fast_math"] = True
+    # flash-attn-4 takes the width from the text; the other launchers are told.
+    if options.vector_width is not None and launcher.profile is FLASH_ATTN_4:
+        asked["SCORE_MOD_VEC_SIZE"] = options.vector_width
+    return asked

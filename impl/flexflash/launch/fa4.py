@@ -18,7 +18,8 @@ from .module import load
 class Fa4Launcher:
     """Runs kernels through `flash_attn.cute`; tensors must be on one CUDA device.
 
-    `on_stage` is called with "launch" before the call: flash-attn-4 compiles and launches in one step.
+    `on_stage` is called with "compile" before the call: flash-attn-4 compiles and launches in one step, and the launch
+    is over only when the device is.
     """
 
     on_stage: Callable[[str], None] = lambda stage: None
@@ -33,7 +34,7 @@ class Fa4Launcher:
         device = arguments["OUT"].device
         if device.type != "cuda" or len(devices) != 1:
             raise InputError(f"flash-attn-4 needs all tensors on one CUDA device, not {sorted(map(str, devices))}")
-        self.on_stage("launch")
+        self.on_stage("compile")
         # flash-attn-4 takes the current device's current stream; the guard makes that the tensors' own device.
         with torch.cuda.device(device):
             getattr(load(kernel.text), ENTRY)(self, **arguments)

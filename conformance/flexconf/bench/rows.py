@@ -1,0 +1,123 @@
+"""Whether what was timed is right: float64 attention for a few rows, the same ones for every provider."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flexconf.bench.workloads import Built
+
+LIMIT = 4.0
+"""Units that a right provider may be off by.
+
+A unit is an ulp of the output's dtype at the size of the row's sum of p |v|. Rounding P and the output takes about
+one; a tanh of 11 bits in a score_mod, which flash-attn-4's own softcap and fast_math have, about two more. A wrong
+mask, scale, capture or head is tens to thousands.
+"""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """R sampled rows, at `b`, `h`, `q` (R,).
+
+    float64: `out` (R, Dv), `lse` (R,), natural log, and `size` (R, Dv), the sum of p |v|.
+    """
+
+    b: Tensor
+    h: Tensor
+    q: Tensor
+    out: Tensor
+    lse: Tensor
+    size: Tensor
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a comparison found. `elements` of the output were compared; `ulp` is the largest error in units (see
+    `LIMIT`), `lse` that of the logsumexp in half ulps of 1 in the output's dtype, None when there is none to compare.
+    """
+
+    elements: int
+    ulp: float
+    lse: float | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether something was compared, and all of it is near enough. NaN is not."""
+        return self.elements > 0 and self.ulp <= LIMIT and (self.lse is None or self.lse <= LIMIT)
+
+    def worse(self, other: Check) -> Check:
+        """Both together: all elements, the larger errors."""
+        lse = [x for x in (self.lse, other.lse) if x is not None]
+        return Check(self.elements + other.elements, _largest(self.ulp, other.ulp), _largest(*lse) if lse else None)
+
+    @property
+    def why(self) -> str:
+        """What is wrong, in a few words; "" for nothing."""
+        if not self.elements:
+            return "nothing was compared"
+        wrong = []
+        if not self.ulp <= LIMIT:
+            wrong.append(f"the output is off by {self.ulp:.3g} ulp")
+        if self.lse is not None and not self.lse <= LIMIT:
+            wrong.append(f"the LSE by {self.lse:.3g} units")
+        return ", ".join(wrong)
+
+
+def exact(built: Built, count: int, seed: int = 0) -> Rows:
+    """Float64 attention for `count` rows on the tensors' own device: the first, the last, and others at random."""
+    w = built.workload
+    every = w.B * w.H * w.M
+    others = torch.randperm(every, generator=torch.Generator().manual_seed(seed))[: min(count, every)].tolist()
+    chosen = sorted(dict.fromkeys([0, every - 1, *others]))[: max(count, 0)] if count < 2 else None
+    if chosen is None:
+        chosen = list(dict.fromkeys([0, every - 1, *others]))[:count]
+    places = [(n // (w.H * w.M), n // w.M % w.H, n % w.M) for n in chosen]
+    results = [_row(built, *place) for place in places]
+    device, wide = built.q.device, built.v.shape[-1]
+
+    def stack(which: int, *size: int) -> Tensor:
+        empty = torch.empty(0, *size, dtype=torch.float64, device=device)
+        return torch.stack([r[which] for r in results]) if results else empty
+
+    index = torch.tensor(places, dtype=torch.int64, device=device).reshape(-1, 3)
+    return Rows(index[:, 0], index[:, 1], index[:, 2], stack(0, wide), stack(1), stack(2, wide))
+
+
+def _row(built: Built, b: int, h: int, q: int) -> tuple[Tensor, Tensor, Tensor]:
+    w, device = built.workload, built.q.device
+    head = h // (w.H // w.Hkv)
+    keys, values = built.k[b, head].double(), built.v[b, head].double()
+    scores = (keys @ built.q[b, h, q].double()) * built.scale
+    at = [torch.tensor(n, device=device) for n in (b, h, q)]
+    kv = torch.arange(w.N, device=device)
+    if built.exact_score_mod is not None:
+        scores = built.exact_score_mod(scores, at[0], at[1], at[2], kv)
+    if built.mask_mod is not None:
+        scores = scores.masked_fill(~built.mask_mod(at[0], at[1], at[2], kv), -math.inf)
+    lse = torch.logsumexp(scores, 0)
+    weights = torch.exp(scores - lse) if bool(torch.isfinite(lse)) else torch.zeros_like(scores)
+    return weights @ values, lse, weights @ values.abs()
+
+
+def check(rows: Rows, out: Tensor, lse: Tensor | None) -> Check:
+    """Compare `out` (B, H, M, Dv) and, where there is one, `lse` (B, H, M) with the exact rows."""
+    where = (rows.b, rows.h, rows.q)
+    if not rows.out.numel():
+        return Check(0, 0.0, None)
+    format_ = torch.finfo(out.dtype)
+    unit = torch.exp2(torch.floor(torch.log2(rows.size.clamp_min(format_.tiny)))) * format_.eps
+    ulp = ((out[where].double() - rows.out).abs() / unit).nan_to_num(math.inf, math.inf)
+    off = None
+    if lse is not None:
+        seen = lse[where].double()
+        error = torch.where(seen == rows.lse, 0.0, (seen - rows.lse).abs()) / (format_.eps / 2)
+        off = float(error.nan_to_num(math.inf, math.inf).max())
+    return Check(rows.out.numel(), float(ulp.max()), off)
+
+
+def _largest(*values: float) -> float:
+    return math.nan if any(math.isnan(v) for v in values) else max(values)

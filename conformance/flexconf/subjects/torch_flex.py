@@ -1,0 +1,104 @@
+"""PyTorch's own flex_attention as subjects: compiled with BACKEND FLASH or TRITON, and eager.
+
+Nothing is adjusted: an LSE of another base, an unwritten row, a refusal are what the user gets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import flex_attention
+
+from flexconf.inputs import Inputs
+from flexconf.subjects.trial import Attended, Options, Refused, StageClock, raised_by
+
+
+def flash(given: Inputs, clock: StageClock, options: Options) -> Attended:
+    """`torch-flash`."""
+    return _attend(given, clock, {"BACKEND": "FLASH"})
+
+
+def triton(given: Inputs, clock: StageClock, options: Options) -> Attended:
+    """`torch-triton`."""
+    return _attend(given, clock, {"BACKEND": "TRITON"})
+
+
+def eager(given: Inputs, clock: StageClock, options: Options) -> Attended:
+    """`torch-eager`."""
+    return _attend(given, clock, None)
+
+
+def _attend(given: Inputs, clock: StageClock, kernel_options: dict[str, Any] | None) -> Attended:
+    # A process runs many cases; what it compiled for one must not count against the next.
+    torch.compiler.reset()
+    function: Callable[..., Any] = flex_attention
+    keywords: dict[str, Any] = {
+        "score_mod": given.score_mod,
+        "block_mask": given.block_mask,
+        "scale": given.scale,
+        "enable_gqa": given.q.shape[1] != given.k.shape[1],
+        "return_lse": True,
+    }
+    if kernel_options is not None:
+        function = torch.compile(flex_attention, dynamic=False, fullgraph=True)
+        keywords["kernel_options"] = kernel_options
+
+    def again() -> tuple[Tensor, Tensor]:
+        out, lse = function(given.q, given.k, given.v, **keywords)
+        return out.detach(), lse.detach()
+
+    clock.enter("trace")
+    try:
+        with torch.no_grad():
+            out, lse = again()
+    except Exception as error:
+        _judge(error, clock)
+        raise
+    clock.enter("launch")
+    return Attended(out, lse, again)
+
+
+def _judge(error: Exception, clock: StageClock) -> None:
+    """Enter the stage in which the compilation of a flex_attention failed, or raise Refused for a clear no.
+
+    torch.compile wraps what its parts raise; the chain of causes says which part it was.
+    """
+    chain = list(_chain(error))
+    modules = [type(e).__module__ or "" for e in chain]
+    text = " ".join(str(error).split())
+    if isinstance(error, torch.OutOfMemoryError) or "CUDA error" in text or "CUDA_ERROR" in text:
+        clock.enter("launch")
+        return
+    if "flash attention cannot be used" in text.lower() or "flash attention is not" in text.lower():
+        raise Refused("eligibility", _shown(text)) from error
+    lowering = any("LoweringException" in type(e).__name__ for e in chain) or "LoweringException" in text
+    if lowering or any(m.startswith("torch._inductor") for m in modules):
+        if any(isinstance(e, NotImplementedError) for e in chain) or "NotImplementedError" in text:
+            raise Refused("render", _shown(text)) from error
+        clock.enter("render")
+        return
+    if any(m.startswith("torch._dynamo") for m in modules) or raised_by(error, "torch._dynamo"):
+        if any(type(e).__name__ in ("Unsupported", "UserError") for e in chain):
+            raise Refused("trace", _shown(text)) from error
+        clock.enter("trace")
+        return
+    clock.enter("compile")
+    says_no = isinstance(error, (NotImplementedError, AssertionError, ValueError))
+    if says_no and raised_by(error, "flash_attn.cute."):
+        raise Refused("compile", _shown(f"{type(error).__name__}: {text}")) from error
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _shown(text: str) -> str:
+    """The first 500 characters, without the advice on debugging that torch appends."""
+    for tail in (" Set TORCHDYNAMO_VERBOSE", " You can suppress this exception", " Set TORCH_LOGS"):
+        text = text.partition(tail)[0]
+    return text[:500]

@@ -1,0 +1,218 @@
+"""The whole life of one case in one process: inputs, the subject's attention, oracle, comparison."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from flexconf import compare, devices, inputs
+from flexconf.case import Case
+from flexconf.inputs import Inputs
+from flexconf.oracles import math64
+from flexconf.outcome import Outcome, Stage, Symptom
+from flexconf.subjects import get
+
+_OUT_OF_BOUNDS = ("illegal memory access", "ILLEGAL_ADDRESS", "misaligned address", "MISALIGNED_ADDRESS")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a case is run.
+
+    `vector_width`: the keys that a mod sees at once, 1, 2, 4 or 8; None for the subject's own choice. `fast_math`:
+    the kernel option of that name, with its own bound. `repeats`: launches, all of which must agree bit for bit (L9.3).
+    """
+
+    vector_width: int | None = None
+    fast_math: bool = False
+    repeats: int = 1
+
+
+@dataclass(frozen=True)
+class Attended:
+    """What a subject returned. `again` runs it once more into fresh tensors; `digests` name what it ran.
+
+    `trespass` says what was written outside the output and its LSE, "" for nothing.
+    """
+
+    out: Tensor
+    lse: Tensor
+    again: Callable[[], tuple[Tensor, Tensor]] | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
+    trespass: str = ""
+
+
+class Attend(Protocol):
+    """A subject's way from inputs to (B, H, M, Dv) and (B, H, M); tells the clock of its stages. Raises Refused."""
+
+    def __call__(self, given: Inputs, clock: StageClock, options: Options) -> Attended: ...
+
+
+class Refused(Exception):
+    """The subject says no, and says why, before any kernel exists."""
+
+    def __init__(self, stage: str, message: str) -> None:
+        super().__init__(message)
+        self.stage = stage
+
+
+class StageClock:
+    """Seconds spent in each stage; told of every stage as it begins, it passes the news on."""
+
+    def __init__(self, listener: Callable[[str], None] | None = None) -> None:
+        self.seconds: dict[str, float] = {}
+        self.stage: str | None = None
+        self._since = 0.0
+        self._listener = listener
+
+    def enter(self, stage: str) -> None:
+        """Close the running stage and begin `stage`; coming back to a stage adds to it."""
+        self.close()
+        self.stage, self._since = stage, time.perf_counter()
+        if self._listener is not None:
+            self._listener(stage)
+
+    def close(self) -> None:
+        """Close the running stage."""
+        if self.stage is not None:
+            spent = time.perf_counter() - self._since
+            self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + spent
+            self.stage = None
+
+
+def run_case(
+    case: Case,
+    subject: str = "reference.host",
+    options: Options | None = None,
+    stage: Callable[[str], None] | None = None,
+    *,
+    attend: Attend | None = None,
+    given: Inputs | None = None,
+) -> Outcome:
+    """Run `case` on `subject` and compare with float64 mathematics, element by element.
+
+    `stage` is told of each stage as it begins (inputs, trace, eligibility, render, compile, launch, oracle,
+    output), so that the parent of a dying process knows where it died. `attend` takes the place of the subject's own,
+    for tests that plant a fault; `given` are the case's inputs, on the CPU, for mods that are no text. A refusal is an
+    outcome; InputError and defects of the harness raise.
+    """
+    options = options if options is not None else Options()
+    what = get(subject)
+    on_gpu = what.device == "cuda" or (what.device == "any" and devices.count() > 0)
+    clock = StageClock(stage)
+    clock.enter("inputs")
+    exact = given if given is not None else inputs.materialize(case)
+    theirs = inputs.materialize(case, "cuda") if on_gpu else exact
+
+    def ended(where: str, symptom: Symptom, message: str, digests: Mapping[str, str]) -> Outcome:
+        clock.close()
+        known = {s.value for s in Stage}
+        at = Stage(where if where in known else "launch")
+        return Outcome(
+            case.name, case.digest(), subject, at, symptom, message, None, clock.seconds, {**exact.digests, **digests}
+        )
+
+    digests: Mapping[str, str] = {}
+    try:
+        attended = (attend if attend is not None else what.load())(theirs, clock, options)
+        digests = attended.digests
+        clock.enter("launch")
+        _wait(theirs)
+        flake = _repeat(attended, options.repeats)
+    except Refused as refusal:
+        return ended(refusal.stage, Symptom.REFUSED, str(refusal), digests)
+    except Exception as error:  # compilers' own exceptions have no common base
+        return ended(clock.stage or "launch", *_classified(error), digests)
+    out, lse = attended.out.cpu(), attended.lse.cpu()
+    digests = {**digests, "out": inputs.digest(out), "lse": inputs.digest(lse)}
+    if attended.trespass:
+        return ended("output", Symptom.WRONG, attended.trespass, digests)
+    if flake:
+        return ended("output", Symptom.NONDETERMINISTIC, flake, digests)
+    clock.enter("oracle")
+    certified = math64.attention(
+        exact.q,
+        exact.k,
+        exact.v,
+        score_mod=exact.score_mod,
+        mask_mod=exact.mask_mod,
+        block_mask=exact.block_mask,
+        scale=exact.scale,
+    )
+    clock.enter("output")
+    comparison = compare.compare(out, lse, certified)
+    clock.close()
+    in_lse = comparison.worst is not None and comparison.worst["tensor"] == "lse"
+    return Outcome(
+        case=case.name,
+        case_digest=case.digest(),
+        subject=subject,
+        stage=Stage.LSE if in_lse else Stage.OUTPUT,
+        symptom=Symptom(comparison.symptom),
+        message=comparison.reason,
+        comparison=comparison.to_json(),
+        timings=clock.seconds,
+        digests={**exact.digests, **digests},
+    )
+
+
+def is_broken() -> bool:
+    """Whether this process's CUDA context has met an error that stays, so that nothing more can run in it."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return False
+    try:
+        torch.cuda.synchronize()
+    except Exception:
+        return True
+    return False
+
+
+def raised_by(error: BaseException, package: str) -> bool:
+    """Whether the innermost frame of `error` is code of `package`, such as "flash_attn.cute."."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return bool(frames) and str(frames[-1][0].f_globals.get("__name__", "")).startswith(package)
+
+
+def single_threaded() -> None:
+    """One thread a worker: the workers share the cores, and float32 sums keep one order."""
+    torch.set_num_threads(1)
+
+
+def _wait(given: Inputs) -> None:
+    if given.q.is_cuda:
+        torch.cuda.synchronize(given.q.device)
+
+
+def _repeat(attended: Attended, repeats: int) -> str:
+    """Launch again until `repeats` are done; what differs from the first launch, "" for nothing."""
+    if repeats > 1 and attended.again is None:
+        return ""
+    for n in range(2, repeats + 1):
+        assert attended.again is not None
+        for name, first, other in zip(("out", "lse"), (attended.out, attended.lse), attended.again(), strict=True):
+            if first.shape != other.shape:
+                return f"launch {n} of {repeats} gave {name} another shape: {tuple(other.shape)}"
+            differs = _bits(first) != _bits(other)
+            if bool(differs.any()):
+                return f"launch {n} of {repeats} differs from the first in {int(differs.sum())} elements of {name}"
+    return ""
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().view({2: torch.int16, 4: torch.int32}[tensor.element_size()])
+
+
+def _classified(error: Exception) -> tuple[Symptom, str]:
+    text = " ".join(str(error).split())
+    message = f"{type(error).__name__}: {text[:500]}"
+    if isinstance(error, torch.OutOfMemoryError):
+        return Symptom.OUT_OF_MEMORY, message
+    if any(sign in text for sign in _OUT_OF_BOUNDS):
+        return Symptom.ILLEGAL_ACCESS, message
+    return Symptom.CRASH, message
