@@ -39,6 +39,8 @@ def summary(s: Summary, timings: bool) -> RenderableType:
     facts.add_row("verdict", state)
     facts.add_row("subject", s.subject)
     facts.add_row("cases", _cases(s))
+    if s.not_asked:
+        facts.add_row("not asked", f"{s.not_asked} cases that state what the reference must refuse")
     facts.add_row("elements compared", f"{s.elements:,}")
     if s.elements:
         facts.add_row("elements excluded", f"{s.excluded:,} (in {s.excluded_rows:,} rows that are not decidable)")

@@ -46,14 +46,14 @@ def _attend(given: Inputs, clock: StageClock, kernel_options: dict[str, Any] | N
         function = torch.compile(flex_attention, dynamic=False, fullgraph=True)
         keywords["kernel_options"] = kernel_options
 
-    def again() -> tuple[Tensor, Tensor]:
-        out, lse = function(given.q, given.k, given.v, **keywords)
-        return out.detach(), lse.detach()
+    def again() -> tuple[Tensor | None, Tensor | None]:
+        with torch.no_grad():
+            out, lse = function(given.q, given.k, given.v, **keywords)
+        return out, lse
 
     clock.enter("trace")
     try:
-        with torch.no_grad():
-            out, lse = again()
+        out, lse = again()
     except Exception as error:
         _judge(error, clock)
         raise

@@ -6,12 +6,13 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from flexconf import compare, devices, inputs
+from flexconf import compare, devices, inputs, kept
 from flexconf.case import Case
 from flexconf.inputs import Inputs
 from flexconf.oracles import math64
@@ -36,14 +37,15 @@ class Options:
 
 @dataclass(frozen=True)
 class Attended:
-    """What a subject returned. `again` runs it once more into fresh tensors; `digests` name what it ran.
+    """What a subject returned; None for a tensor that it did not.
 
-    `trespass` says what was written outside the output and its LSE, "" for nothing.
+    `again` runs it once more into fresh tensors; `digests` name what it ran. `trespass` says what was written outside
+    the output and its LSE, "" for nothing.
     """
 
-    out: Tensor
-    lse: Tensor
-    again: Callable[[], tuple[Tensor, Tensor]] | None = None
+    out: Tensor | None
+    lse: Tensor | None
+    again: Callable[[], tuple[Tensor | None, Tensor | None]] | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
     trespass: str = ""
 
@@ -94,13 +96,14 @@ def run_case(
     *,
     attend: Attend | None = None,
     given: Inputs | None = None,
+    keep: Path | None = None,
 ) -> Outcome:
     """Run `case` on `subject` and compare with float64 mathematics, element by element.
 
     `stage` is told of each stage as it begins (inputs, trace, eligibility, render, compile, launch, oracle,
     output), so that the parent of a dying process knows where it died. `attend` takes the place of the subject's own,
-    for tests that plant a fault; `given` are the case's inputs, on the CPU, for mods that are no text. A refusal is an
-    outcome; InputError and defects of the harness raise.
+    for tests that plant a fault; `given` are the case's inputs, on the CPU, for mods that are no text. `keep` is a
+    folder that receives the output and LSE. A refusal is an outcome; InputError and defects of the harness raise.
     """
     options = options if options is not None else Options()
     what = get(subject)
@@ -129,8 +132,11 @@ def run_case(
         return ended(refusal.stage, Symptom.REFUSED, str(refusal), digests)
     except Exception as error:  # compilers' own exceptions have no common base
         return ended(clock.stage or "launch", *_classified(error), digests)
-    out, lse = attended.out.cpu(), attended.lse.cpu()
-    digests = {**digests, "out": inputs.digest(out), "lse": inputs.digest(lse)}
+    out, lse = (t.detach().cpu() if t is not None else None for t in (attended.out, attended.lse))
+    returned = {name: t for name, t in (("out", out), ("lse", lse)) if t is not None}
+    digests = {**digests, **{name: inputs.digest(t) for name, t in returned.items()}}
+    if keep is not None:
+        kept.save(keep, case.name, subject, returned)
     if attended.trespass:
         return ended("output", Symptom.WRONG, attended.trespass, digests)
     if flake:
@@ -196,8 +202,10 @@ def _repeat(attended: Attended, repeats: int) -> str:
     for n in range(2, repeats + 1):
         assert attended.again is not None
         for name, first, other in zip(("out", "lse"), (attended.out, attended.lse), attended.again(), strict=True):
-            if first.shape != other.shape:
-                return f"launch {n} of {repeats} gave {name} another shape: {tuple(other.shape)}"
+            if first is None or other is None:
+                continue
+            if first.shape != other.shape or first.dtype != other.dtype:
+                return f"launch {n} of {repeats} gave {name} another shape or dtype"
             differs = _bits(first) != _bits(other)
             if bool(differs.any()):
                 return f"launch {n} of {repeats} differs from the first in {int(differs.sum())} elements of {name}"
@@ -205,7 +213,7 @@ def _repeat(attended: Attended, repeats: int) -> str:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().view({2: torch.int16, 4: torch.int32}[tensor.element_size()])
+    return tensor.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
 
 
 def _classified(error: Exception) -> tuple[Symptom, str]:
