@@ -50,7 +50,7 @@ class Workload:
     @property
     def shape(self) -> str:
         """The sizes, in one line."""
-        heads = f"H{self.H}" if self.H == self.Hkv else f"H{self.H} Hkv{self.Hkv}"
+        heads = f"H{self.H}" if self.Hkv == self.H else f"H{self.H} Hkv{self.Hkv}"
         length = f"S{self.M}" if self.M == self.N else f"M{self.M} N{self.N}"
         return f"B{self.B} {heads} {length} D{self.D} {self.dtype}"
 
@@ -81,9 +81,7 @@ WORKLOADS: dict[str, Workload] = {
             own={"window_size": (mods.WINDOW, 0)},
             sdpa=None,
         ),
-        Workload(
-            "document", "causal in 8 packed documents, captured int32 ids", mask="document", own=None, sdpa=None
-        ),
+        Workload("document", "causal in 8 packed documents, captured int32 ids", mask="document", own=None, sdpa=None),
         Workload("decode", "one query a sequence, 4 query heads to a key/value head", B=16, H=32, Hkv=8, M=1),
         Workload(
             "short", "causal, short", M=512, N=512, D=64, mask="causal", own={"causal": True}, sdpa={"is_causal": True}

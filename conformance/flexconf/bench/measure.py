@@ -1,0 +1,180 @@
+"""One workload, all its providers, in one process: compile, check, time by turns, check again."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from flexconf.bench import rows as checking
+from flexconf.bench.clock import Call, Timer, cold
+from flexconf.bench.providers import Provider, Refused, is_refusal
+from flexconf.bench.record import FAILED, OK, REFUSED, WRONG, Measurement, Settings, quantile
+from flexconf.bench.rows import Check, Rows
+from flexconf.bench.workloads import Built
+
+_SHOWN = 300
+
+
+class Poisoned(Exception):
+    """The process is no longer fit to measure in, and `provider` made it so during `phase`."""
+
+    def __init__(self, provider: str, phase: str, message: str) -> None:
+        super().__init__(message)
+        self.provider, self.phase = provider, phase
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What all measurements of a workload share."""
+
+    workload: str
+    flops: int
+    bytes: int
+
+    def ended(self, provider: str, status: str, reason: str) -> Measurement:
+        """A measurement without a time."""
+        return Measurement(self.workload, provider, status, reason, flops=self.flops, bytes=self.bytes)
+
+
+@dataclass
+class _Running:
+    """A provider that computes: what it is called with, and what is known of it so far."""
+
+    call: Call
+    compile: float
+    check: Check
+    times: list[float] = field(default_factory=list)
+    host: float | None = None
+    graph: float | None = None
+    graph_reason: str = ""
+
+
+def measure(
+    built: Built,
+    providers: Sequence[Provider],
+    timer: Timer,
+    settings: Settings,
+    report: Callable[[str], None] = lambda stage: None,
+    without_graph: Sequence[str] = (),
+) -> list[Measurement]:
+    """Measure `providers` on one workload, in their order.
+
+    They take turns, `settings.rounds` of them, so that clocks and heat are shared. `report` hears "<phase> <provider>"
+    as each begins; `without_graph` are providers whose run must not be captured. Raises Poisoned.
+    """
+    report("exact rows")
+    exact = checking.exact(built, settings.rows)
+    ended: dict[str, Measurement] = {}
+    running: dict[str, _Running] = {}
+    facts = _Facts(built.workload.name, built.workload.flops(built.pairs), built.workload.least_bytes())
+    for provider in providers:
+        report(f"compile {provider.name}")
+        try:
+            running[provider.name] = _start(provider, built, timer, exact)
+        except Exception as error:
+            _alive(timer, provider.name, "compile", error)
+            status = REFUSED if is_refusal(error) else FAILED
+            ended[provider.name] = facts.ended(provider.name, status, _message(error))
+    for _ in range(settings.rounds):
+        for name, state in running.items():
+            if name not in ended:
+                report(f"time {name}")
+                with _noted(ended, facts, name, timer):
+                    state.times += timer.samples(state.call, settings.milliseconds)
+    for name, state in running.items():
+        if name not in ended:
+            report(f"check {name}")
+            with _noted(ended, facts, name, timer):
+                state.check = state.check.worse(checking.check(exact, *state.call()))
+                state.host = timer.host(state.call)
+    for name, state in running.items():
+        if name in ended or not settings.graphs:
+            continue
+        if name in without_graph:
+            state.graph_reason = "its capture ended the process"
+            continue
+        report(f"graph {name}")
+        _graph(name, state, timer, settings, exact)
+    for name, state in running.items():
+        if name not in ended:
+            ended[name] = _measurement(facts, name, state)
+    return [ended[p.name] for p in providers]
+
+
+def _start(provider: Provider, built: Built, timer: Timer, exact: Rows) -> _Running:
+    timer.synchronize()
+    started = time.perf_counter()
+    with cold():
+        call = provider.prepare(built)
+        out, lse = call()
+        timer.synchronize()
+    seconds = time.perf_counter() - started
+    return _Running(call, seconds, checking.check(exact, out, lse))
+
+
+def _graph(name: str, state: _Running, timer: Timer, settings: Settings, exact: Rows) -> None:
+    try:
+        replay, (out, lse) = timer.graph(state.call)
+        out.zero_()
+        replay()
+        timer.synchronize()
+        found = checking.check(exact, out, lse)
+        if not found.ok:
+            state.graph_reason = f"its replay is wrong: {found.why}"
+            return
+        state.graph = statistics.median(timer.samples(replay, settings.milliseconds))
+    except Exception as error:
+        _alive(timer, name, "graph", error)
+        state.graph_reason = _message(error)
+
+
+@contextlib.contextmanager
+def _noted(ended: dict[str, Measurement], facts: _Facts, name: str, timer: Timer) -> Iterator[None]:
+    """A provider's exception becomes its measurement."""
+    try:
+        yield
+    except Exception as error:
+        _alive(timer, name, "time", error)
+        ended[name] = facts.ended(name, FAILED, _message(error))
+
+
+def _alive(timer: Timer, name: str, phase: str, error: Exception) -> None:
+    """Raises Poisoned when the device no longer answers."""
+    try:
+        timer.synchronize()
+    except Exception:
+        raise Poisoned(name, phase, _message(error)) from error
+
+
+def _message(error: BaseException) -> str:
+    text = " ".join(str(error).split())[:_SHOWN]
+    return text if isinstance(error, Refused) else f"{type(error).__name__}: {text}"
+
+
+def _measurement(facts: _Facts, name: str, state: _Running) -> Measurement:
+    low = median = high = None
+    if state.times:
+        low, median, high = (quantile(state.times, part) for part in (0.2, 0.5, 0.8))
+    right = state.check.ok and bool(state.times)
+    return Measurement(
+        workload=facts.workload,
+        provider=name,
+        status=OK if right else WRONG if state.times else FAILED,
+        reason=state.check.why or ("" if state.times else "it was never timed"),
+        median=median,
+        low=low,
+        high=high,
+        samples=len(state.times),
+        graph=state.graph,
+        graph_reason=state.graph_reason,
+        host=state.host,
+        compile=state.compile,
+        checked=state.check.elements,
+        ulp=state.check.ulp,
+        lse=state.check.lse,
+        flops=facts.flops,
+        bytes=facts.bytes,
+    )

@@ -1,0 +1,248 @@
+"""What a bench leaves: measurements, and the file that holds them. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from flexconf.errors import InputError
+
+OK, WRONG, REFUSED, FAILED = "ok", "wrong", "refused", "failed"
+STATUSES = (OK, WRONG, REFUSED, FAILED)
+
+_KIND = "flexconf bench gpu"
+_VERSION = 1
+_NUMBERS = ("median", "low", "high", "graph", "host", "compile", "ulp", "lse")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a bench measures.
+
+    `rounds` turns of `milliseconds` for every provider; `rows` of the output are checked; with `graphs`, runs are
+    also timed as CUDA graphs. `quick`: lengths of at most 2048, not comparable with those of a whole bench.
+    """
+
+    rounds: int = 3
+    milliseconds: float = 150.0
+    rows: int = 64
+    graphs: bool = True
+    quick: bool = False
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What became of one provider on one workload.
+
+    `status` is ok, wrong, refused or failed, with a `reason`. Milliseconds of a run: `median`, and the quantiles `low`
+    (20 %) and `high` (80 %) of `samples`; `graph`, the median of a CUDA graph's replay, or `graph_reason` why there is
+    none. `host`: microseconds of CPU a run. `compile`: seconds from the call to the first result. `checked` elements
+    of the output, `ulp` and `lse` the largest errors (see `rows.Check`). `flops`: useful operations of a run; `bytes`:
+    the fewest it can move.
+    """
+
+    workload: str
+    provider: str
+    status: str
+    reason: str = ""
+    median: float | None = None
+    low: float | None = None
+    high: float | None = None
+    samples: int = 0
+    graph: float | None = None
+    graph_reason: str = ""
+    host: float | None = None
+    compile: float | None = None
+    checked: int = 0
+    ulp: float | None = None
+    lse: float | None = None
+    flops: int = 0
+    bytes: int = 0
+
+    @property
+    def ranked(self) -> bool:
+        """Whether its speed counts: it ran, and it is right."""
+        return self.status == OK and bool(self.median) and self.checked > 0
+
+    @property
+    def tflops(self) -> float | None:
+        """Useful TFLOP/s, where the speed counts."""
+        return self.flops / self.median / 1e9 if self.ranked and self.median else None
+
+    @property
+    def bandwidth(self) -> float | None:
+        """TB/s of the fewest bytes that a run can move, where the speed counts."""
+        return self.bytes / self.median / 1e9 if self.ranked and self.median else None
+
+    @property
+    def spread(self) -> float | None:
+        """Half of the distance between the quantiles, as a part of the median."""
+        if not self.median or self.low is None or self.high is None:
+            return None
+        return (self.high - self.low) / 2 / self.median
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; an error that is no finite number is text."""
+        return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, data: Any) -> Measurement:
+        """The inverse of `to_json`. Raises InputError."""
+        try:
+            plain: dict[str, Any] = {
+                k: float(v) if k in _NUMBERS and v is not None else v for k, v in dict(data).items()
+            }
+            made = cls(**plain)
+            if made.status not in STATUSES or not all(isinstance(x, str) for x in (made.workload, made.provider)):
+                raise ValueError("a workload, a provider or a status is wrong")
+            return made
+        except (TypeError, ValueError) as error:
+            raise InputError(f"not a measurement: {error}") from None
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One bench. `environment` is that of `flexconf env --json`; `finished` is False while workloads are to come."""
+
+    settings: Settings
+    environment: Mapping[str, Any]
+    measurements: Sequence[Measurement] = ()
+    workloads: Mapping[str, Any] = field(default_factory=dict)
+    started: str = ""
+    finished: bool = True
+
+    @property
+    def ok(self) -> bool:
+        """Whether something was measured, and nothing was wrong or failed."""
+        statuses = {m.status for m in self.measurements}
+        return any(m.ranked for m in self.measurements) and not statuses & {WRONG, FAILED}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "kind": _KIND,
+            "version": _VERSION,
+            "started": self.started,
+            "finished": self.finished,
+            "settings": asdict(self.settings),
+            "environment": dict(self.environment),
+            "workloads": dict(self.workloads),
+            "measurements": [m.to_json() for m in self.measurements],
+        }
+
+    @classmethod
+    def from_json(cls, data: Any, where: str) -> Recording:
+        """The inverse of `to_json`; `where` names the file in messages. Raises InputError."""
+        if not isinstance(data, dict) or data.get("kind") != _KIND:
+            raise InputError(f"{where}: not a file that `flexconf bench gpu --out` has written")
+        if data.get("version") != _VERSION:
+            raise InputError(f"{where}: its format is version {data.get('version')!r}, this flexconf reads {_VERSION}")
+        try:
+            known = {f.name for f in fields(Settings)}
+            return cls(
+                settings=Settings(**{k: v for k, v in data["settings"].items() if k in known}),
+                environment=dict(data["environment"]),
+                measurements=[Measurement.from_json(m) for m in data["measurements"]],
+                workloads=dict(data["workloads"]),
+                started=str(data["started"]),
+                finished=bool(data["finished"]),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError, InputError) as error:
+            raise InputError(f"{where}: damaged: {error}") from None
+
+
+def read(path: Path) -> Recording:
+    """The recording of a file. Raises InputError."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise InputError(f"{path}: not a JSON file") from None
+    return Recording.from_json(data, str(path))
+
+
+class File:
+    """A new file that holds a whole recording at every moment, however the process ends."""
+
+    def __init__(self, path: Path, first: Recording) -> None:
+        """Raises InputError when the file exists or cannot be made."""
+        self._path = path
+        try:
+            temporary = self._written(first)
+            try:
+                os.link(temporary, path)  # unlike a rename, this refuses to replace
+            finally:
+                os.unlink(temporary)
+        except FileExistsError:
+            raise InputError(f"{path} exists; name a new file, so that no result is overwritten") from None
+        except OSError as error:
+            raise InputError(f"{path} cannot be written: {error.strerror}") from None
+
+    def write(self, recording: Recording) -> None:
+        """Replace the content."""
+        os.replace(self._written(recording), self._path)
+
+    def _written(self, recording: Recording) -> str:
+        folder = self._path.parent
+        handle, name = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=folder)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(recording.to_json(), file, indent=1, allow_nan=False)
+            file.write("\n")
+            os.fchmod(file.fileno(), 0o644)
+        return name
+
+
+@dataclass(frozen=True)
+class Change:
+    """One provider on one workload, before and after. `ratio` is the new time over the old one.
+
+    `verdict`: faster, slower, same (within noise: the ranges between the 20 % and 80 % quantiles overlap), or what
+    keeps the two from being compared.
+    """
+
+    workload: str
+    provider: str
+    before: Measurement | None
+    after: Measurement | None
+    ratio: float | None
+    verdict: str
+
+
+def compare(before: Recording, after: Recording) -> list[Change]:
+    """What changed between two benches. Raises InputError when they have nothing in common."""
+    if before.settings.quick != after.settings.quick:
+        raise InputError("one of the two is a --quick bench, of other lengths; they cannot be compared")
+    old = {(m.workload, m.provider): m for m in before.measurements}
+    new = {(m.workload, m.provider): m for m in after.measurements}
+    if not old.keys() & new.keys():
+        raise InputError("the two benches have no workload and provider in common")
+    for name in before.workloads.keys() & after.workloads.keys():
+        if before.workloads[name] != after.workloads[name]:
+            raise InputError(f"workload {name!r} is of another size in the two; they cannot be compared")
+    return [_change(key, old.get(key), new.get(key)) for key in dict.fromkeys([*old, *new])]
+
+
+def _change(key: tuple[str, str], a: Measurement | None, b: Measurement | None) -> Change:
+    if a is None or b is None:
+        return Change(*key, a, b, None, "only after" if a is None else "only before")
+    if not (a.ranked and b.ranked):
+        return Change(*key, a, b, None, a.status if a.status == b.status else f"{a.status}, then {b.status}")
+    assert a.median and b.median and a.low and a.high and b.low and b.high
+    verdict = "same" if a.low <= b.high and b.low <= a.high else "faster" if b.median < a.median else "slower"
+    return Change(*key, a, b, b.median / a.median, verdict)
+
+
+def quantile(values: Sequence[float], part: float) -> float:
+    """The `part` quantile, linear between neighbours."""
+    ordered = sorted(values)
+    place = part * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)

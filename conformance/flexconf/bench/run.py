@@ -1,0 +1,160 @@
+"""A bench: every workload in a process of its own, so that no provider takes down what others have to say."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from flexconf import caches, environment, worker
+from flexconf.bench.record import FAILED, Measurement, Recording, Settings
+from flexconf.bench.workloads import Workload
+from flexconf.worker import Last, Lost, Report
+
+TIME_LIMIT = 400.0
+_PHASES = ("compile", "time", "check", "graph")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One workload with its providers, as it travels to a worker."""
+
+    workload: Workload
+    providers: tuple[str, ...]
+    settings: Settings
+    without_graph: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Broken:
+    """The process of a task is unfit for more; `provider` did it during `phase`."""
+
+    provider: str
+    phase: str
+    message: str
+
+
+Function = Callable[[Task, Report], list[Measurement] | Last[list[Measurement] | Broken]]
+
+
+def run(
+    tasks: Sequence[Task],
+    settings: Settings,
+    *,
+    on_workload: Callable[[Workload, Sequence[Measurement]], None] = lambda workload, measurements: None,
+    on_progress: Callable[[Recording], None] = lambda recording: None,
+    on_stage: Callable[[str], None] = lambda stage: None,
+    function: Function | None = None,
+    prepare: Callable[[], None] | None = None,
+    time_limit: float = TIME_LIMIT,
+) -> Recording:
+    """Measure one task after another. `on_workload` gets each one's measurements as it ends, `on_progress` all so far.
+
+    A provider that ends its process, or leaves it unfit, is `failed`, and the workload is measured anew without it.
+    `time_limit`: seconds of one workload. `function` and `prepare` take the place of the worker's own in tests.
+    """
+    recording = start(tasks, settings)
+    prepare = prepare if function is not None else prepare_worker
+    with tempfile.TemporaryDirectory(prefix="flexconf-bench-", ignore_cleanup_errors=True) as folder:
+        # Compile times are of compilers that have seen nothing yet.
+        variables = caches.variables(folder) | {"FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED": "0"}
+        for task in tasks:
+            on_stage(task.workload.name)
+            found = _workload(task, function or run_task, prepare, variables, time_limit)
+            recording = dataclasses.replace(recording, measurements=[*recording.measurements, *found])
+            on_workload(task.workload, found)
+            on_progress(recording)
+    recording = dataclasses.replace(recording, finished=True)
+    on_progress(recording)
+    return recording
+
+
+def start(tasks: Sequence[Task], settings: Settings) -> Recording:
+    """The recording in which nothing is measured yet."""
+    sizes = ("B", "H", "Hkv", "M", "N", "D", "dtype", "about")
+    return Recording(
+        settings=settings,
+        environment=environment.read().to_json(),
+        workloads={t.workload.name: {s: getattr(t.workload, s) for s in sizes} for t in tasks},
+        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        finished=False,
+    )
+
+
+def _workload(
+    task: Task,
+    function: Function,
+    prepare: Callable[[], None] | None,
+    variables: dict[str, str],
+    time_limit: float,
+) -> list[Measurement]:
+    """Measure one workload, again and again, each time without the provider that spoilt it."""
+    failed: dict[str, Measurement] = {}
+    while True:
+        left = tuple(name for name in task.providers if name not in failed)
+        if not left:
+            return [failed[name] for name in task.providers]
+        ended: list[list[Measurement] | Broken | Lost] = []
+        worker.run_many(
+            [dataclasses.replace(task, providers=left)],
+            function,
+            workers=1,
+            time_limit=time_limit,
+            on_result=lambda _, result, ended=ended: ended.append(result),  # type: ignore[misc]
+            prepare=prepare,
+            environments=(variables,),
+        )
+        result = ended[0]
+        if isinstance(result, list):
+            every = failed | {m.provider: m for m in result}
+            return [every[name] for name in task.providers]
+        broken = _blame(result)
+        if broken.phase == "graph" and broken.provider not in task.without_graph:
+            task = dataclasses.replace(task, without_graph=(*task.without_graph, broken.provider))
+            continue
+        # Without a culprit, nobody can be left out: all have failed.
+        for name in (broken.provider,) if broken.provider in left else left:
+            failed[name] = Measurement(task.workload.name, name, FAILED, f"{broken.phase}: {broken.message}")
+
+
+def _blame(ended: Broken | Lost) -> Broken:
+    if isinstance(ended, Broken):
+        return ended
+    phase, _, provider = ended.stage.partition(" ")
+    message = worker.describe(dataclasses.replace(ended, stage=""))
+    return Broken(provider, phase, message) if phase in _PHASES else Broken("", ended.stage or "start", message)
+
+
+def prepare_worker() -> None:
+    """Import all that takes long, so that it is in nobody's compile time; make the CUDA context."""
+    import importlib.util
+
+    import torch
+
+    for name in ("torch._dynamo", "torch._inductor.compile_fx", "triton.testing", "cutlass.cute", "flexflash"):
+        importlib.import_module(name)
+    if importlib.util.find_spec("flash_attn") is not None:
+        importlib.import_module("flash_attn.cute.interface")
+    warm = torch.randn(1024, 1024, device="cuda")
+    (warm @ warm).sum().item()
+
+
+def run_task(task: Task, report: Report) -> Last[list[Measurement] | Broken]:
+    """In the worker: one workload. Its process is not used again."""
+    import torch
+
+    from flexconf.bench.clock import DeviceTimer
+    from flexconf.bench.measure import Poisoned, measure
+    from flexconf.bench.providers import PROVIDERS
+    from flexconf.bench.workloads import build
+
+    report("inputs")
+    wide = torch.cuda.get_device_capability()[0] in (10, 11)
+    built = build(task.workload, "cuda", (256, 128) if wide else (128, 128))
+    chosen = [PROVIDERS[name] for name in task.providers]
+    try:
+        return Last(measure(built, chosen, DeviceTimer(), task.settings, report, task.without_graph))
+    except Poisoned as error:
+        return Last(Broken(error.provider, error.phase, str(error)))
