@@ -131,7 +131,7 @@ def test_useful_work_counts_both_products_of_every_head() -> None:
 def test_eager_flex_attention_passes_on_every_workload(name: str) -> None:
     built = workloads.build(small(name), "cpu")
     found = rows.check(rows.exact(built, 12), *eager(built))
-    assert found.ok and found.elements == 12 * 64, found
+    assert found.ok and found.elements == min(12, 8 * built.workload.M) * 64, found
     assert 0 < found.ulp < 2 and found.lse is not None and found.lse < 1
 
 
@@ -251,7 +251,7 @@ def test_the_arguments_of_torch_compile(name: str) -> None:
 def test_cudnn_refuses_in_words_on_a_cpu() -> None:
     built = workloads.build(small("causal"), "cpu")
     (found,) = measure(built, [PROVIDERS["cudnn"]], FakeTimer(), SETTINGS)
-    assert found.status == REFUSED and "No available kernel" in found.reason
+    assert found.status == REFUSED and "No viable backend" in found.reason
 
 
 @pytest.mark.parametrize("name", ["alibi", "document"])
@@ -472,7 +472,7 @@ def test_a_recording_survives_its_file(tmp_path: Path) -> None:
 def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(text)
-    with pytest.raises(InputError, match="a.json"):
+    with pytest.raises(InputError, match=r"a\.json"):
         record.read(path)
 
 
@@ -490,7 +490,7 @@ def test_changes_know_noise() -> None:
 
 
 def test_what_cannot_be_compared_is_refused() -> None:
-    with pytest.raises(InputError, match="nothing|no workload"):
+    with pytest.raises(InputError, match="no workload"):
         record.compare(recording(took(1.0, "a")), recording(took(1.0, "b")))
     with pytest.raises(InputError, match="quick"):
         record.compare(recording(took(1.0)), recording(took(1.0), settings=Settings(quick=True)))

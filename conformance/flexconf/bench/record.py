@@ -95,10 +95,8 @@ class Measurement:
     def from_json(cls, data: Any) -> Measurement:
         """The inverse of `to_json`. Raises InputError."""
         try:
-            plain: dict[str, Any] = {
-                k: float(v) if k in _NUMBERS and v is not None else v for k, v in dict(data).items()
-            }
-            made = cls(**plain)
+            plain: dict[str, Any] = dict(data)
+            made = cls(**plain | {k: float(plain[k]) for k in _NUMBERS if plain.get(k) is not None})
             if made.status not in STATUSES or not all(isinstance(x, str) for x in (made.workload, made.provider)):
                 raise ValueError("a workload, a provider or a status is wrong")
             return made
