@@ -1,0 +1,93 @@
+"""Inputs in storages of exactly their size: an overread leaves the allocation, and the tool sees it.
+
+`flexconf.layouts` puts guards around every tensor, which show a wrong read in the result; to a memory checker the
+guards are the program's own memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
+
+from flexconf import modtext
+from flexconf.inputs import Inputs
+
+_ALIGNMENT = 64  # elements; what `layouts` counts its offsets from
+
+
+def tighten(given: Inputs) -> Inputs:
+    """The same inputs, on the same device, without guards before and after.
+
+    Shapes, strides, values, and which tensors share a storage stay; so does a start off the alignment, with up to 63
+    elements before it. Elements between those of a view (steps, padded rows) are the view's own memory. The mods are
+    compiled anew over the new captures, so a case must have its mods as text.
+    """
+    named = {"q": given.q, "k": given.k, "v": given.v}
+    tensors = named | {f"capture {name}": t for name, t in given.captures.items()}
+    fresh = _apart(tensors)
+    captures = {name: fresh[f"capture {name}"] for name in given.captures}
+    case = given.case
+    mods = {
+        kind: modtext.compile_mod(text, kind, captures, case.constants(), case.name) if text is not None else None
+        for kind, text in _texts(given).items()
+    }
+    return dataclasses.replace(
+        given,
+        q=fresh["q"],
+        k=fresh["k"],
+        v=fresh["v"],
+        captures=captures,
+        score_mod=mods["score"],
+        mask_mod=mods["mask"],
+        block_mask=_block_mask(given, mods["mask"]),
+    )
+
+
+def _texts(given: Inputs) -> dict[modtext.Kind, str | None]:
+    return {"score": given.case.score_mod, "mask": given.case.mask_mod}
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Clone every storage from the first element that a tensor reads to the last, and make the views anew."""
+    shared: dict[int, list[str]] = {}
+    for name, tensor in tensors.items():
+        # Empty tensors have no storage to share.
+        key = tensor.untyped_storage().data_ptr() or -len(shared) - 1
+        shared.setdefault(key, []).append(name)
+    fresh: dict[str, Tensor] = {}
+    for names in shared.values():
+        first = min(tensors[n].storage_offset() for n in names)
+        last = max(tensors[n].storage_offset() + _extent(tensors[n]) for n in names)
+        lead = first % _ALIGNMENT
+        base = tensors[names[0]].detach()
+        span = base.as_strided((lead + max(last - first, 0),), (1,), first - lead).clone()
+        for name in names:
+            tensor = tensors[name]
+            view = span.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset() - first + lead)
+            fresh[name] = view.requires_grad_() if tensor.requires_grad else view
+    return fresh
+
+
+def _extent(tensor: Tensor) -> int:
+    if 0 in tensor.shape:
+        return 0
+    return 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def _block_mask(given: Inputs, mask_mod: object) -> BlockMask | None:
+    old = given.block_mask
+    if old is None:
+        return None
+    made: BlockMask = BlockMask.from_kv_blocks(  # type: ignore[no-untyped-call, unused-ignore]
+        old.kv_num_blocks,
+        old.kv_indices,
+        old.full_kv_num_blocks,
+        old.full_kv_indices,
+        BLOCK_SIZE=old.BLOCK_SIZE,
+        mask_mod=mask_mod if given.case.mask_mod is not None else None,  # type: ignore[arg-type]
+        seq_lengths=old.seq_lengths,
+    )
+    return made
