@@ -1,17 +1,29 @@
-"""pytest: the `clause` marker, the report of which clauses were exercised, and a count of skips by reason."""
+"""pytest: the `clause` marker and the report of which clauses were exercised, GPU tests, a count of skips by reason.
+
+GPU tests run in a worker process of their own, one for every pytest process, on a GPU chosen round robin: a test that
+breaks its CUDA context breaks no other. Without a GPU they are skipped, and counted.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from flexconf import caches, devices, figures
+
+if TYPE_CHECKING:
+    from flexconf.isolated import Isolated
+
 _PROPERTY = "flexconf-clauses"
+_FIGURES = "flexconf-figures"
+_AT_A_TIME = 2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,8 +33,44 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "clause(*numbers): the clauses of docs/lowering.md that this test exercises")
-    config.addinivalue_line("markers", "gpu: needs a CUDA device")
+    config.addinivalue_line("markers", "gpu(count=1): needs that many CUDA devices")
     config.pluginmanager.register(_Clauses(config), "flexconf-clauses")
+    if hasattr(config, "workerinput"):
+        return
+    # Caches for the whole session: xdist's workers inherit the environment of this process.
+    stack = contextlib.ExitStack()
+    os.environ.update(stack.enter_context(caches.fresh()))
+    config.add_cleanup(lambda: os.environ.pop(caches.FOLDER, None))
+    config.add_cleanup(stack.close)
+    # GPU cases take seconds and the rest milliseconds: handed out a few at a time, no process is left with a heap.
+    if getattr(config.option, "maxschedchunk", 0) is None and devices.count():
+        config.option.maxschedchunk = _AT_A_TIME
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The long ones first, so that none is begun last.
+    items.sort(key=lambda item: item.get_closest_marker("gpu") is None)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    mark = item.get_closest_marker("gpu")
+    if mark is None:
+        return
+    needed = int(mark.kwargs.get("count", 1))
+    if devices.count() == 0:
+        pytest.skip(devices.why_none())
+    if devices.count() < needed:
+        pytest.skip(f"{needed} CUDA devices are needed, there is {devices.count()}")
+
+
+@pytest.fixture(scope="session")
+def gpu() -> Iterator[Isolated]:
+    """This pytest process's own worker, on its own GPU."""
+    from flexconf.isolated import Isolated
+
+    place = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    with Isolated(int(place) if place.isdecimal() else 0, prepare="reference.fa4") as isolated:
+        yield isolated
 
 
 class _Clauses:
@@ -32,6 +80,7 @@ class _Clauses:
         self.path = config.getoption("--clause-report")
         self.outcomes: dict[str, dict[str, str]] = defaultdict(dict)
         self.skips: Counter[str] = Counter()
+        self.figures: list[dict[str, Any]] = []
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, Any, None]:
@@ -43,6 +92,8 @@ class _Clauses:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or report.outcome != "passed":
             for name, cited in report.user_properties:
+                if name == _FIGURES and isinstance(cited, (list, tuple)):
+                    self.figures.extend(cited)
                 if name == _PROPERTY and isinstance(cited, (list, tuple)):
                     for number in cited:
                         self.outcomes[str(number)][report.nodeid] = report.outcome
@@ -50,6 +101,8 @@ class _Clauses:
             self.skips[report.longrepr[2].removeprefix("Skipped: ")] += 1
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        for line in figures.lines(self.figures):
+            terminalreporter.write_line(line)
         for reason, count in sorted(self.skips.items()):
             terminalreporter.write_line(f"skipped {count}: {reason}")
 

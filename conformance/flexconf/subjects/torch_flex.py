@@ -5,6 +5,7 @@ Nothing is adjusted: an LSE of another base, an unwritten row, a refusal are wha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -64,31 +65,35 @@ def _attend(given: Inputs, clock: StageClock, kernel_options: dict[str, Any] | N
 def _judge(error: Exception, clock: StageClock) -> None:
     """Enter the stage in which the compilation of a flex_attention failed, or raise Refused for a clear no.
 
-    torch.compile wraps what its parts raise; the chain of causes says which part it was.
+    torch.compile wraps what its parts raise: the chain of causes says which part it was, and its end what it said. A
+    clear no names the operation or the argument, before a kernel is compiled.
     """
     chain = list(_chain(error))
-    modules = [type(e).__module__ or "" for e in chain]
     text = " ".join(str(error).split())
+    said = _shown(chain[-1])
+    kinds = {f"{type(e).__module__}.{type(e).__name__}" for e in chain}
     if isinstance(error, torch.OutOfMemoryError) or "CUDA error" in text or "CUDA_ERROR" in text:
         clock.enter("launch")
-        return
-    if "flash attention cannot be used" in text.lower() or "flash attention is not" in text.lower():
-        raise Refused("eligibility", _shown(text)) from error
-    lowering = any("LoweringException" in type(e).__name__ for e in chain) or "LoweringException" in text
-    if lowering or any(m.startswith("torch._inductor") for m in modules):
-        if any(isinstance(e, NotImplementedError) for e in chain) or "NotImplementedError" in text:
-            raise Refused("render", _shown(text)) from error
+    elif "torch._inductor.exc.LoweringException" in kinds or "LoweringException" in text:
+        if "cannot be used" in text or "is not available" in text:
+            raise Refused("eligibility", said) from error
+        if any(isinstance(e, NotImplementedError) for e in chain) or "UNSUPPORTED CUTEDSL OPERATION" in text:
+            raise Refused("render", said) from error
         clock.enter("render")
-        return
-    if any(m.startswith("torch._dynamo") for m in modules) or raised_by(error, "torch._dynamo"):
-        if any(type(e).__name__ in ("Unsupported", "UserError") for e in chain):
-            raise Refused("trace", _shown(text)) from error
+    elif any(kind.startswith("torch._inductor.") for kind in kinds):
+        clock.enter("render")
+    elif any(kind.startswith("torch._dynamo.exc.") for kind in kinds):
+        if kinds & {"torch._dynamo.exc.Unsupported", "torch._dynamo.exc.UserError"}:
+            raise Refused("trace", said) from error
         clock.enter("trace")
-        return
-    clock.enter("compile")
-    says_no = isinstance(error, (NotImplementedError, AssertionError, ValueError))
-    if says_no and raised_by(error, "flash_attn.cute."):
-        raise Refused("compile", _shown(f"{type(error).__name__}: {text}")) from error
+    elif raised_by(error, "torch.nn.attention."):
+        # flex_attention's own checks of its arguments.
+        raise Refused("trace", said) from error
+    else:
+        clock.enter("compile")
+        refusal = isinstance(error, (NotImplementedError, AssertionError, ValueError))
+        if refusal and raised_by(error, "flash_attn.cute."):
+            raise Refused("compile", said) from error
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -97,8 +102,10 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _shown(text: str) -> str:
-    """The first 500 characters, without the advice on debugging that torch appends."""
+def _shown(error: BaseException) -> str:
+    """The first 400 characters, without colours, rulers, and the advice on debugging that torch appends."""
+    text = re.sub(r"\x1b\[[0-9;]*m|={5,}", " ", str(error))
+    text = " ".join(text.split())
     for tail in (" Set TORCHDYNAMO_VERBOSE", " You can suppress this exception", " Set TORCH_LOGS"):
         text = text.partition(tail)[0]
-    return text[:500]
+    return f"{type(error).__name__}: {text[:400]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from flexconf import compare, devices, inputs, kept
 from flexconf.case import Case
 from flexconf.inputs import Inputs
 from flexconf.oracles import math64
+from flexconf.oracles.math64 import Certified
 from flexconf.outcome import Outcome, Stage, Symptom
 from flexconf.subjects import get
 
@@ -142,15 +144,7 @@ def run_case(
     if flake:
         return ended("output", Symptom.NONDETERMINISTIC, flake, digests)
     clock.enter("oracle")
-    certified = math64.attention(
-        exact.q,
-        exact.k,
-        exact.v,
-        score_mod=exact.score_mod,
-        mask_mod=exact.mask_mod,
-        block_mask=exact.block_mask,
-        scale=exact.scale,
-    )
+    certified = certify(exact, options)
     clock.enter("output")
     comparison = compare.compare(out, lse, certified)
     clock.close()
@@ -165,6 +159,19 @@ def run_case(
         comparison=comparison.to_json(),
         timings=clock.seconds,
         digests={**exact.digests, **digests},
+    )
+
+
+def certify(exact: Inputs, options: Options) -> Certified:
+    """What float64 mathematics allows for inputs on the CPU, run with `options`."""
+    return math64.attention(
+        exact.q,
+        exact.k,
+        exact.v,
+        score_mod=exact.score_mod,
+        mask_mod=exact.mask_mod,
+        block_mask=exact.block_mask,
+        scale=exact.scale,
     )
 
 
@@ -217,7 +224,7 @@ def _bits(tensor: Tensor) -> Tensor:
 
 
 def _classified(error: Exception) -> tuple[Symptom, str]:
-    text = " ".join(str(error).split())
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())  # CuTe colours its errors
     message = f"{type(error).__name__}: {text[:500]}"
     if isinstance(error, torch.OutOfMemoryError):
         return Symptom.OUT_OF_MEMORY, message

@@ -1,0 +1,39 @@
+"""What a test session compared on GPUs, summed up for its last lines."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def lines(figures: Iterable[Mapping[str, Any]]) -> list[str]:
+    """One line a subject: cases, elements, worst and median ratio, the witness' opinions.
+
+    A figure is {"subject", "passed", "known", "elements", "ratio", "opinion", "between"}, of one case on one subject.
+    """
+    by_subject: dict[str, list[Mapping[str, Any]]] = {}
+    for figure in figures:
+        by_subject.setdefault(str(figure["subject"]), []).append(figure)
+    return [f"{subject}: {_line(of)}" for subject, of in sorted(by_subject.items())]
+
+
+def _line(of: list[Mapping[str, Any]]) -> str:
+    known = sum(bool(f["known"]) for f in of)
+    parts = [f"{len(of)} cases, {sum(bool(f['passed']) for f in of)} passed"]
+    if known:
+        parts[0] += f" ({known} of them known defects)"
+    sound = [f for f in of if not f["known"] and f["elements"]]
+    ratios = [float(f["ratio"]) for f in sound]
+    parts.append(f"{sum(int(f['elements']) for f in sound):,} elements")
+    if ratios:
+        worst = math.nan if any(math.isnan(r) for r in ratios) else max(ratios)
+        parts.append(f"worst ratio {worst:.3f}, median {statistics.median(ratios):.3f}")
+    opinions = Counter(str(f["opinion"]) for f in of if f["opinion"] is not None)
+    if opinions:
+        between = sum(int(f["between"]) for f in of if f["opinion"] == "agrees")
+        counted = ", ".join(f"{verdict} {n}" for verdict, n in sorted(opinions.items()))
+        parts.append(f"Triton's opinion: {counted}; {between:,} elements compared with it")
+    return ", ".join(parts)
