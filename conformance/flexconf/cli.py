@@ -1,4 +1,4 @@
-"""The command line: `flexconf run | check | render | cases | ops | clauses | env`."""
+"""The command line: `flexconf run | check | render | cases | subjects | ops | clauses | bench | sanitize | env`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from flexconf.bench import cli as bench
 from flexconf.errors import InputError
+from flexconf.sanitize import cli as sanitize
 
 if TYPE_CHECKING:
     from flexconf.check import CheckTask
@@ -29,6 +31,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Conformance and differential tests for the flex flash lowering: FlexAttention mods to CuTeDSL kernels.",
 )
+
+app.add_typer(bench.app, name="bench")
+sanitize.register(app)
 
 _INTERRUPTED = 130  # what typer itself makes of a Ctrl-C
 
