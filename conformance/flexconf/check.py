@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from flexconf import caches, devices, modtext, subjects, worker
+from flexconf import caches, modtext, subjects, worker
 from flexconf.case import BlockSpec, Capture, Case, Problem
 from flexconf.errors import InputError
 from flexconf.outcome import Outcome, Stage, Symptom
@@ -87,9 +87,7 @@ def task(
 
 def check(what: CheckTask, time_limit: float | None = None) -> Result:
     """Run the task in an isolated worker. Raises InputError when the mods or the problem are at fault."""
-    subject = subjects.get(what.subject)
-    if subject.needs_gpu:
-        devices.require(f"subject {what.subject}")
+    subject = subjects.require(what.subject)
     if what.functions and subject.device != "cpu":
         raise InputError(
             "a function reads its own tensors, which are where its module put them; "

@@ -229,8 +229,9 @@ def list_subjects(as_json: Json = False) -> None:
     Example: `flexconf subjects`
     """
     from flexconf import tables
+    from flexconf.subjects import SUBJECTS
 
-    found = tables.subject_rows()
+    found = [(subject, subject.why_not()) for subject in SUBJECTS.values()]
     if as_json:
         _print_json([{"name": s.name, "about": s.about, "here": not why, "why_not": why or None} for s, why in found])
     else:

@@ -12,7 +12,8 @@ from typing import Any
 def lines(figures: Iterable[Mapping[str, Any]]) -> list[str]:
     """One line a subject: cases, elements, worst and median ratio, the witness' opinions.
 
-    A figure is {"subject", "passed", "known", "elements", "ratio", "opinion", "between"}, of one case on one subject.
+    A figure is {"subject", "passed", "known", "elements", "ratio", "opinion", "between"}, of one case on one subject,
+    or {"subject", "absent"} with the reason why it was not run.
     """
     by_subject: dict[str, list[Mapping[str, Any]]] = {}
     for figure in figures:
@@ -20,7 +21,12 @@ def lines(figures: Iterable[Mapping[str, Any]]) -> list[str]:
     return [f"{subject}: {_line(of)}" for subject, of in sorted(by_subject.items())]
 
 
-def _line(of: list[Mapping[str, Any]]) -> str:
+def _line(given: list[Mapping[str, Any]]) -> str:
+    absent = Counter(str(f["absent"]) for f in given if "absent" in f)
+    of = [f for f in given if "absent" not in f]
+    missed = [f"not run {n} times: {why}" for why, n in sorted(absent.items())]
+    if not of:
+        return ", ".join(missed)
     known = sum(bool(f["known"]) for f in of)
     parts = [f"{len(of)} cases, {sum(bool(f['passed']) for f in of)} passed"]
     if known:
@@ -36,4 +42,4 @@ def _line(of: list[Mapping[str, Any]]) -> str:
         between = sum(int(f["between"]) for f in of if f["opinion"] == "agrees")
         counted = ", ".join(f"{verdict} {n}" for verdict, n in sorted(opinions.items()))
         parts.append(f"Triton's opinion: {counted}; {between:,} elements compared with it")
-    return ", ".join(parts)
+    return ", ".join([*parts, *missed])

@@ -40,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # Caches for the whole session: xdist's workers inherit the environment of this process.
     stack = contextlib.ExitStack()
     os.environ.update(stack.enter_context(caches.fresh()))
-    config.add_cleanup(lambda: os.environ.pop(caches.FOLDER, None))
+    stack.callback(os.environ.pop, caches.FOLDER, None)
     config.add_cleanup(stack.close)
     # GPU cases take seconds and the rest milliseconds: handed out a few at a time, no process is left with a heap.
     if getattr(config.option, "maxschedchunk", 0) is None and devices.count():

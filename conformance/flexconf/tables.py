@@ -122,22 +122,6 @@ def cases(found: Sequence[Case]) -> RenderableType:
     return table
 
 
-def subject_rows() -> list[tuple[Subject, str]]:
-    """Every subject, and why it cannot be tested here ("" when it can)."""
-    from flexconf import devices, environment
-    from flexconf.subjects import SUBJECTS
-
-    installed = environment.read().packages
-    rows = []
-    for subject in SUBJECTS.values():
-        absent = [name for name in subject.packages if installed.get(name) is None]
-        why = f"{absent[0]} is not installed" if absent else ""
-        if subject.needs_gpu and not devices.count():
-            why = devices.why_none()
-        rows.append((subject, why))
-    return rows
-
-
 def subjects(rows: Sequence[tuple[Subject, str]]) -> RenderableType:
     """One line a subject."""
     table = _table()

@@ -547,15 +547,15 @@ def test_without_a_gpu_there_is_one_sentence() -> None:
     assert isinstance(ended.exception, InputError) and "needs a GPU" in str(ended.exception)
 
 
-def test_without_a_package_there_is_one_sentence() -> None:
-    unknown = Reference("reference", "", ("no_such_package",), HostLauncher)
-    original = providers.PROVIDERS["reference"]
-    providers.PROVIDERS["reference"] = unknown
-    try:
-        with pytest.raises(InputError, match="no_such_package"):
-            providers.require(["reference"])
-    finally:
-        providers.PROVIDERS["reference"] = original
+def test_without_a_package_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"triton": True, "flash_attn": False}
+    monkeypatch.setattr(providers.importlib.util, "find_spec", lambda name: there[name] or None)
+    with pytest.raises(InputError, match="flash_attn"):
+        providers.require(["cudnn", "reference"])
+    providers.require(["cudnn"])
+    there["triton"] = False
+    with pytest.raises(InputError, match="triton"):
+        providers.require(["cudnn"])
 
 
 @pytest.mark.parametrize(
@@ -575,12 +575,20 @@ def test_bad_input(arguments: tuple[str, ...], helps: str) -> None:
 def test_the_plan_and_the_file(gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[Task] = []
 
-    def one_by_one(payloads: Sequence[Task], function: Any, *, on_result: Any, **rest: Any) -> None:
-        asked.extend(payloads)
-        for task in payloads:
-            on_result(task, [took(1.0, n, workload=task.workload.name) for n in task.providers])
+    class Pretended:
+        def __init__(self, function: Any, **rest: Any) -> None: ...
 
-    monkeypatch.setattr(run.worker, "run_many", one_by_one)
+        def __enter__(self) -> Pretended:
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+
+        def run(self, payloads: Sequence[Task], on_result: Any) -> None:
+            asked.extend(payloads)
+            for task in payloads:
+                on_result(task, [took(1.0, n, workload=task.workload.name) for n in task.providers])
+
+    monkeypatch.setattr(run, "Crew", Pretended)
     path = tmp_path / "bench.json"
     ended = invoke("gpu", "--quick", "--out", str(path))
     assert ended.exit_code == 0, ended.output

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flexconf import caches, catalogue, devices, figures, inputs, kept, subjects, tables
+from flexconf import caches, catalogue, devices, figures, inputs, kept, subjects
 from flexconf.canary import Canary
 from flexconf.case import Case
 from flexconf.errors import InputError
@@ -96,14 +96,17 @@ def test_launches_that_differ_in_one_bit_are_nondeterministic() -> None:
 # ------------------------------------------------------------------------------------------- subjects and devices
 
 
-def test_every_subject_can_be_loaded_and_is_described() -> None:
+def test_every_subject_is_described_and_loads_or_says_why_not() -> None:
     for subject in subjects.SUBJECTS.values():
-        assert callable(subject.load())
         assert subject.about
         assert subject.packages
+        if subject.why_not():
+            with pytest.raises(InputError, match=f"subject {subject.name} cannot run here: "):
+                subjects.require(subject.name)
+        else:
+            assert callable(subject.load())
     with pytest.raises(InputError, match=r"unknown subject 'fa4'; there are reference\.host"):
         subjects.get("fa4")
-    assert [s.name for s, _ in tables.subject_rows()] == list(subjects.SUBJECTS)
 
 
 @pytest.mark.parametrize(
@@ -245,3 +248,5 @@ def test_a_session_ends_with_its_figures() -> None:
         "reference.simt: 1 cases, 0 passed, 0 elements",
     ]
     assert figures.lines([]) == []
+    absent = {"subject": "torch-triton", "absent": "triton is not installed"}
+    assert figures.lines([absent, absent]) == ["torch-triton: not run 2 times: triton is not installed"]

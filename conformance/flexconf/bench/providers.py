@@ -207,7 +207,9 @@ def of(built_for: tuple[str, ...], chosen: Sequence[str]) -> list[str]:
 
 
 def require(chosen: Sequence[str]) -> None:
-    """Raises InputError when a package that they need is not there."""
+    """Raises InputError when a package that they, or the timer, need is not there."""
+    if importlib.util.find_spec("triton") is None:
+        raise InputError("runs are timed with the package triton, which is not installed; pip install triton")
     for name in chosen:
         for package in PROVIDERS[name].needs:
             if importlib.util.find_spec(package) is None:

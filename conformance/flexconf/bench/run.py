@@ -1,17 +1,20 @@
-"""A bench: every workload in a process of its own, so that no provider takes down what others have to say."""
+"""A bench: measured in a worker, so that no provider takes down what others have to say."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
+import gc
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from flexconf import caches, environment, worker
+from flexconf import caches, devices, environment, worker
 from flexconf.bench.record import FAILED, Measurement, Recording, Settings
 from flexconf.bench.workloads import Workload
-from flexconf.worker import Last, Lost, Report
+from flexconf.worker import Crew, Last, Lost, Report
 
 TIME_LIMIT = 400.0
 _PHASES = ("compile", "time", "check", "graph")
@@ -36,7 +39,7 @@ class Broken:
     message: str
 
 
-Function = Callable[[Task, Report], list[Measurement] | Last[list[Measurement] | Broken]]
+Function = Callable[[Task, Report], list[Measurement] | Broken | Last[list[Measurement] | Broken]]
 
 
 def run(
@@ -59,13 +62,16 @@ def run(
     prepare = prepare if function is not None else prepare_worker
     with tempfile.TemporaryDirectory(prefix="flexconf-bench-", ignore_cleanup_errors=True) as folder:
         # Compile times are of compilers that have seen nothing yet.
-        variables = caches.variables(folder) | {"FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED": "0"}
-        for task in tasks:
-            on_stage(task.workload.name)
-            found = _workload(task, function or run_task, prepare, variables, time_limit)
-            recording = dataclasses.replace(recording, measurements=[*recording.measurements, *found])
-            on_workload(task.workload, found)
-            on_progress(recording)
+        variables = caches.variables(folder) | {"FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED": "0"} | devices.assign(0)
+        with Crew(
+            function or run_task, workers=1, time_limit=time_limit, prepare=prepare, environments=[variables]
+        ) as crew:
+            for task in tasks:
+                on_stage(task.workload.name)
+                found = _workload(task, crew)
+                recording = dataclasses.replace(recording, measurements=[*recording.measurements, *found])
+                on_workload(task.workload, found)
+                on_progress(recording)
     recording = dataclasses.replace(recording, finished=True)
     on_progress(recording)
     return recording
@@ -83,13 +89,7 @@ def start(tasks: Sequence[Task], settings: Settings) -> Recording:
     )
 
 
-def _workload(
-    task: Task,
-    function: Function,
-    prepare: Callable[[], None] | None,
-    variables: dict[str, str],
-    time_limit: float,
-) -> list[Measurement]:
+def _workload(task: Task, crew: Crew[Task, list[Measurement] | Broken]) -> list[Measurement]:
     """Measure one workload, again and again, each time without the provider that spoilt it."""
     failed: dict[str, Measurement] = {}
     while True:
@@ -97,15 +97,7 @@ def _workload(
         if not left:
             return [failed[name] for name in task.providers]
         ended: list[list[Measurement] | Broken | Lost] = []
-        worker.run_many(
-            [dataclasses.replace(task, providers=left)],
-            function,
-            workers=1,
-            time_limit=time_limit,
-            on_result=lambda _, result, ended=ended: ended.append(result),  # type: ignore[misc]
-            prepare=prepare,
-            environments=(variables,),
-        )
+        crew.run([dataclasses.replace(task, providers=left)], functools.partial(_keep, ended))
         result = ended[0]
         if isinstance(result, list):
             every = failed | {m.provider: m for m in result}
@@ -117,6 +109,10 @@ def _workload(
         # Without a culprit, nobody can be left out: all have failed.
         for name in (broken.provider,) if broken.provider in left else left:
             failed[name] = Measurement(task.workload.name, name, FAILED, f"{broken.phase}: {broken.message}")
+
+
+def _keep(ended: list[Any], task: Task, result: object) -> None:
+    ended.append(result)
 
 
 def _blame(ended: Broken | Lost) -> Broken:
@@ -141,8 +137,8 @@ def prepare_worker() -> None:
     (warm @ warm).sum().item()
 
 
-def run_task(task: Task, report: Report) -> Last[list[Measurement] | Broken]:
-    """In the worker: one workload. Its process is not used again."""
+def run_task(task: Task, report: Report) -> list[Measurement] | Broken | Last[list[Measurement] | Broken]:
+    """In the worker: one workload. A process that a provider has broken is not used again."""
     import torch
 
     from flexconf.bench.clock import DeviceTimer
@@ -151,10 +147,14 @@ def run_task(task: Task, report: Report) -> Last[list[Measurement] | Broken]:
     from flexconf.bench.workloads import build
 
     report("inputs")
+    # What was compiled for one workload must not count against the next.
+    torch.compiler.reset()
+    gc.collect()
+    torch.cuda.empty_cache()
     wide = torch.cuda.get_device_capability()[0] in (10, 11)
     built = build(task.workload, "cuda", (256, 128) if wide else (128, 128))
     chosen = [PROVIDERS[name] for name in task.providers]
     try:
-        return Last(measure(built, chosen, DeviceTimer(), task.settings, report, task.without_graph))
+        return measure(built, chosen, DeviceTimer(), task.settings, report, task.without_graph)
     except Poisoned as error:
         return Last(Broken(error.provider, error.phase, str(error)))

@@ -35,7 +35,8 @@ class Opinion:
 def opinion(subject: Mapping[str, Tensor], witness: Mapping[str, Tensor], certified: Certified) -> Opinion:
     """Hold `subject` against `witness`, each {"out": (B, H, M, Dv), "lse": (B, H, M)}.
 
-    The distance allowed is twice the certified bound: either may lie at its end. Elements without a finite bound are not compared.
+    The distance allowed is twice the certified bound: either may lie at its end. Elements without a finite bound are
+    not compared.
     """
     if "out" not in witness or "lse" not in witness or witness["out"].shape != certified.out.shape:
         return Opinion("none", "Triton gave no output and LSE of this shape")

@@ -159,7 +159,7 @@ def decide(process: Ended) -> Decision:
     for case in process.cases:
         if case.name not in process.begun:
             continue
-        if case.name in own and own[case.name]:
+        if own.get(case.name):
             decision.results.append(_result(case, process.ended[case.name][1], own[case.name]))
         elif case.name in own and trusted:
             decision.results.append(_result(case, process.ended[case.name][1], []))
@@ -281,8 +281,9 @@ class _Session:
         extra: list[str] = []
         if self.tool == "memcheck":
             # An access error ends its kernel, not the context: later cases keep running. A failing call of the
-            # driver's interface that its caller handles is no access error.
-            extra = ["--destroy-on-device-error", "kernel", "--report-api-errors", "no"]
+            # driver's interface that its caller handles is no access error. Padding parts allocations that would
+            # otherwise touch, so that the next one does not take in an overread.
+            extra = ["--destroy-on-device-error", "kernel", "--report-api-errors", "no", "--padding", "4096"]
         target = ["--subject", self.subject, "--events", str(events), "--log", str(log)]
         if self.tool == "memcheck":
             target.append("--tight")

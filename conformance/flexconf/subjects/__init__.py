@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from dataclasses import dataclass
+from importlib import metadata
 from typing import TYPE_CHECKING, Literal
 
+from flexconf import devices
 from flexconf.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,8 +21,8 @@ _FLASH = ("torch", "nvidia-cutlass-dsl", "flash-attn-4")
 class Subject:
     """One subject. `packages` are those whose versions decide its results; `device` where it runs.
 
-    `function` is "module:name" of its `Attend`, imported only where it runs. `device` "any" means a GPU if there is
-    one.
+    `function` is "module:name" of its `Attend`, imported only where it runs, `imports` what takes long to import and is
+    no part of a case's time. `device` "any" means a GPU if there is one.
     """
 
     name: str
@@ -27,6 +30,7 @@ class Subject:
     device: Literal["cpu", "cuda", "any"]
     packages: tuple[str, ...]
     function: str
+    imports: tuple[str, ...] = ()
 
     @property
     def needs_gpu(self) -> bool:
@@ -38,11 +42,29 @@ class Subject:
         """Whether it runs the text that the reference lowering renders."""
         return self.name.startswith("reference.")
 
+    def why_not(self) -> str:
+        """Why it cannot run here; "" when it can."""
+        absent = [name for name in self.packages if not _installed(name)]
+        if absent:
+            return f"{absent[0]} is not installed"
+        return devices.why_none() if self.needs_gpu and not devices.count() else ""
+
     def load(self) -> Attend:
-        """Its function."""
+        """Its function, and all that it takes to call it."""
+        for name in self.imports:
+            importlib.import_module(name)
         module, _, name = self.function.partition(":")
         found: Attend = getattr(importlib.import_module(module), name)
         return found
+
+
+@functools.cache
+def _installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 SUBJECTS: dict[str, Subject] = {
@@ -54,6 +76,7 @@ SUBJECTS: dict[str, Subject] = {
             "cpu",
             ("torch", "nvidia-cutlass-dsl"),
             "flexconf.subjects.reference:host",
+            ("flexflash.launch.host",),
         ),
         Subject(
             "reference.simt",
@@ -61,6 +84,7 @@ SUBJECTS: dict[str, Subject] = {
             "cuda",
             ("torch", "nvidia-cutlass-dsl"),
             "flexconf.subjects.reference:simt",
+            ("flexflash.launch.simt",),
         ),
         Subject(
             "reference.fa4",
@@ -68,6 +92,7 @@ SUBJECTS: dict[str, Subject] = {
             "cuda",
             _FLASH,
             "flexconf.subjects.reference:fa4",
+            ("flexflash.launch.fa4", "flash_attn.cute.interface"),
         ),
         Subject(
             "torch-flash",
@@ -75,6 +100,7 @@ SUBJECTS: dict[str, Subject] = {
             "cuda",
             _FLASH,
             "flexconf.subjects.torch_flex:flash",
+            ("flash_attn.cute.interface", "torch._dynamo"),
         ),
         Subject(
             "torch-triton",
@@ -82,6 +108,7 @@ SUBJECTS: dict[str, Subject] = {
             "cuda",
             ("torch", "triton"),
             "flexconf.subjects.torch_flex:triton",
+            ("triton", "torch._dynamo"),
         ),
         Subject(
             "torch-eager",
@@ -99,3 +126,12 @@ def get(name: str) -> Subject:
     if name not in SUBJECTS:
         raise InputError(f"unknown subject {name!r}; there are {', '.join(SUBJECTS)}")
     return SUBJECTS[name]
+
+
+def require(name: str) -> Subject:
+    """The subject of that name. Raises InputError when there is none, or it cannot run here."""
+    subject = get(name)
+    why = subject.why_not()
+    if why:
+        raise InputError(f"subject {name} cannot run here: {why}; `flexconf subjects` shows which can")
+    return subject
