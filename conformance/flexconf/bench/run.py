@@ -89,7 +89,7 @@ def start(tasks: Sequence[Task], settings: Settings) -> Recording:
     )
 
 
-def _workload(task: Task, crew: Crew[Task, list[Measurement] | Broken]) -> list[Measurement]:
+def _workload(task: Task, crew: Crew[Task, Any]) -> list[Measurement]:
     """Measure one workload, again and again, each time without the provider that spoilt it."""
     failed: dict[str, Measurement] = {}
     while True:
