@@ -24,9 +24,9 @@ def workload(w: Workload, measurements: Sequence[Measurement]) -> RenderableType
     """One line a provider, and below them why one was not measured or does not count."""
     table = _table(f"{w.name}  [not bold]{escape(w.shape)}, {escape(w.about)}[/]")
     memory = w.M <= _MEMORY_BOUND
-    names = ["ms", "+- %", "TB/s" if memory else "TFLOP/s", "of torch-\nflash", "of torch-\ntriton"]
+    names = ["ms", "+- %", "TB/s" if memory else "TFLOP/s", "vs\nflash", "vs\ntriton"]
     table.add_column("provider", style="bold", no_wrap=True)
-    for name in (*names, "graph\nms", "host\nus", "compile\ns", "ulp", "LSE", "note"):
+    for name in (*names, "graph\nms", "host\nus", "compile\ns", "ulp", "note"):
         table.add_column(name, justify="right", no_wrap=True)
     rivals = {m.provider: m for m in measurements}
     notes: list[str] = []
@@ -45,8 +45,7 @@ def workload(w: Workload, measurements: Sequence[Measurement]) -> RenderableType
             _figure(m.graph, 4),
             _figure(m.host, 3),
             _figure(m.compile, 3),
-            _figure(m.ulp, 2),
-            _figure(m.lse, 2),
+            "" if m.ulp is None else f"{m.ulp:.1f}",
             " ".join(marks),
         )
     below = Table.grid(padding=(0, 1))
@@ -68,9 +67,10 @@ def summary(recording: Recording) -> RenderableType:
     facts.add_row("gpu", ", ".join(_gpus(recording.environment)) or "none")
     facts.add_row(
         "columns",
-        "ms: median of single runs, L2 cleared, +- half of the distance from the 20 % to the 80 % quantile; TFLOP/s of "
-        "useful work; of torch-flash: its ms over the provider's, above 1 is faster; graph: the run as a CUDA graph; "
-        "host: CPU time of a run; ulp: largest error of the output, at the size of the row's sum of p |v|",
+        "ms: median of single runs, L2 cleared, +- half of the distance from the 20 % to the 80 % quantile; TFLOP/s: "
+        "useful work; vs flash, vs triton: torch-flash's or torch-triton's ms over the provider's, above 1 is faster; "
+        "graph: the run as a CUDA graph; host: CPU time of a run; ulp: largest error of the output, at the size of the "
+        "row's sum of p |v|",
     )
     return facts
 
