@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import cutlass
 import cutlass.cute as cute
@@ -19,20 +19,11 @@ from cutlass.cute.runtime import from_dlpack
 from ..eligibility import HOST, Profile
 from ..errors import InputError
 from ..kernel import ENTRY, RenderedKernel
+from .block_lists import BlockSparseTensors
 from .module import load
 
 VECTOR_WIDTHS = (1, 2, 4, 8)
 Mod = Callable[..., Any]
-
-
-class BlockSparseTensors(NamedTuple):
-    """The block lists in flash-attn-4's order: partial blocks first, then full ones."""
-
-    mask_block_cnt: torch.Tensor
-    mask_block_idx: torch.Tensor
-    full_block_cnt: torch.Tensor
-    full_block_idx: torch.Tensor
-    block_size: tuple[int, int]
 
 
 @dataclass
