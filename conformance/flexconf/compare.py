@@ -20,7 +20,7 @@ Symptom = Literal["ok", "wrong", "nonfinite", "missing"]
 class Worst(TypedDict):
     """The element with the largest ratio (or the first special value out of place)."""
 
-    tensor: Literal["out", "lse"]
+    tensor: Literal["out", "lse", "scores"]
     index: list[int]
     observed: float
     expected: float
@@ -70,7 +70,7 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Part:
-    name: Literal["out", "lse"]
+    name: Literal["out", "lse", "scores"]
     elements: int
     excluded: int
     over: tuple[int, int, int]
@@ -126,6 +126,34 @@ def compare(out: Tensor | None, lse: Tensor | None, certified: Certified) -> Com
     )
 
 
+def compare_scores(observed: Tensor, expected: Tensor, bound: Tensor) -> Comparison:
+    """Compares modified scores (B, H, M, N) with certified ones of the same shape; a bound of inf excludes an element.
+
+    Comparing nothing fails, unless there are no scores.
+    """
+    rows = expected.shape[:-1].numel()
+    if not expected.numel():
+        reason = f"the problem has no scores (shape {tuple(expected.shape)}); there is nothing to compare"
+        return Comparison(True, "ok", reason, 0, 0, rows, 0, 0.0, 0, 0, 0, 0, None, empty=True)
+    part = _part("scores", observed, expected, bound, torch.ones(()).bool())
+    symptom, reason = _verdict(part.elements, part.special, part.over[0], part.max_ratio, rows, 0, part)
+    return Comparison(
+        passed=symptom == "ok",
+        symptom=symptom,
+        reason=reason,
+        elements=part.elements,
+        excluded_elements=part.excluded,
+        rows=rows,
+        excluded_rows=0,
+        max_ratio=part.max_ratio,
+        over_1=part.over[0],
+        over_half=part.over[1],
+        over_tenth=part.over[2],
+        special_mismatches=part.special,
+        worst=part.worst,
+    )
+
+
 def _malformed(name: str, tensor: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> tuple[Symptom, str] | None:
     if tensor is None:
         return "missing", f"{name} was not returned"
@@ -136,7 +164,9 @@ def _malformed(name: str, tensor: Tensor | None, shape: torch.Size, dtype: torch
     return None
 
 
-def _part(name: Literal["out", "lse"], observed: Tensor, expected: Tensor, bound: Tensor, kept: Tensor) -> _Part:
+def _part(
+    name: Literal["out", "lse", "scores"], observed: Tensor, expected: Tensor, bound: Tensor, kept: Tensor
+) -> _Part:
     seen = observed.detach().to(device="cpu", dtype=torch.float64)
     compared = kept & (bound < math.inf)
     same = (seen == expected) | (seen.isnan() & expected.isnan())

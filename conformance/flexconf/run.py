@@ -201,7 +201,7 @@ def run_task(task: CaseTask, report: Report) -> Outcome | Last[Outcome]:
     """In the worker: one case. A process whose CUDA context is broken is not used again."""
     from flexconf.subjects import trial
 
-    outcome = trial.run_case(task.case, task.subject, task.options, report, keep=task.keep)
+    outcome = subjects.get(task.subject).run(task.case, task.options, report, task.keep)
     return Last(outcome) if trial.is_broken() else outcome
 
 

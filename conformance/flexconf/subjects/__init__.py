@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from flexconf import devices
 from flexconf.errors import InputError
 
 if TYPE_CHECKING:
-    from flexconf.subjects.trial import Attend
+    from flexconf.case import Case
+    from flexconf.outcome import Outcome
+    from flexconf.subjects.trial import Attend, Options
 
 _FLASH = ("torch", "nvidia-cutlass-dsl", "flash-attn-4")
 
@@ -31,6 +35,7 @@ class Subject:
     packages: tuple[str, ...]
     function: str
     imports: tuple[str, ...] = ()
+    life: str = "flexconf.subjects.trial:run_case"
 
     @property
     def needs_gpu(self) -> bool:
@@ -53,9 +58,18 @@ class Subject:
         """Its function, and all that it takes to call it."""
         for name in self.imports:
             importlib.import_module(name)
-        module, _, name = self.function.partition(":")
-        found: Attend = getattr(importlib.import_module(module), name)
+        found: Attend = _named(self.function)
         return found
+
+    def run(self, case: Case, options: Options | None, report: Callable[[str], None], keep: Path | None) -> Outcome:
+        """The outcome of a case, in this process."""
+        outcome: Outcome = _named(self.life)(case, self.name, options, report, keep=keep)
+        return outcome
+
+
+def _named(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 @functools.cache
@@ -70,6 +84,15 @@ def _installed(package: str) -> bool:
 SUBJECTS: dict[str, Subject] = {
     s.name: s
     for s in (
+        Subject(
+            "reference.mods",
+            "the rendered mods alone, on the CPU: scores in, scores out",
+            "cpu",
+            ("torch", "nvidia-cutlass-dsl"),
+            "flexconf.subjects.reference:host",
+            ("flexflash.launch.host",),
+            "flexconf.subjects.mods:run_case",
+        ),
         Subject(
             "reference.host",
             "the reference lowering on the CPU: mods through the CuTe compiler, a plain softmax around them",

@@ -133,7 +133,7 @@ def run_case(
     except Refused as refusal:
         return ended(refusal.stage, Symptom.REFUSED, str(refusal), digests)
     except Exception as error:  # compilers' own exceptions have no common base
-        return ended(clock.stage or "launch", *_classified(error), digests)
+        return ended(clock.stage or "launch", *error_symptom(error), digests)
     out, lse = (t.detach().cpu() if t is not None else None for t in (attended.out, attended.lse))
     returned = {name: t for name, t in (("out", out), ("lse", lse)) if t is not None}
     digests = {**digests, **{name: inputs.digest(t) for name, t in returned.items()}}
@@ -223,7 +223,8 @@ def _bits(tensor: Tensor) -> Tensor:
     return tensor.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
 
 
-def _classified(error: Exception) -> tuple[Symptom, str]:
+def error_symptom(error: Exception) -> tuple[Symptom, str]:
+    """(symptom, message) of an exception that a subject let go."""
     text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())  # CuTe colours its errors
     message = f"{type(error).__name__}: {text[:500]}"
     if isinstance(error, torch.OutOfMemoryError):

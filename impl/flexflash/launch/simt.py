@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import cutlass
 import cutlass.cute as cute
@@ -44,6 +44,7 @@ class SimtLauncher:
     vector_width: int | None = None
     on_stage: Callable[[str], None] = lambda stage: None
     profile: Profile = SIMT
+    rescales: ClassVar[bool] = True  # for tests that plant a fault
     _compiled: dict[tuple[Any, ...], Callable[..., None]] = field(default_factory=dict, repr=False)
     _digest: str = field(default="", repr=False)
 
@@ -109,7 +110,8 @@ class SimtLauncher:
         stream = _current_stream(q.device)
         plan = _Plan(
             width=width,
-            chunk=self.chunk(),
+            chunk=CHUNK,
+            rescales=self.rescales,
             scale=softmax_scale,
             block_size=(int(block_size[0]), int(block_size[1])),
             walks_lists=block_sparse_tensors is not None,
@@ -131,10 +133,6 @@ class SimtLauncher:
         self.on_stage("launch")
         compiled(*operands, *((stream,) if stream is not None else ()))
 
-    def chunk(self) -> int:
-        """Keys that are scored before the running maximum is looked at; a multiple of every vector width."""
-        return CHUNK
-
 
 @dataclass(frozen=True)
 class _Plan:
@@ -142,6 +140,7 @@ class _Plan:
 
     width: int
     chunk: int
+    rescales: bool
     scale: float
     block_size: tuple[int, int]
     walks_lists: bool
@@ -381,9 +380,10 @@ def _gather_up(
         if top > state[0]:
             shrink = cute.math.exp(state[0] - top)
             state[0] = top
-            state[1] = state[1] * shrink
-            for d in cutlass.range(plan.value_dim, unroll=UNROLL):
-                total[d] = total[d] * shrink
+            if cutlass.const_expr(plan.rescales):
+                state[1] = state[1] * shrink
+                for d in cutlass.range(plan.value_dim, unroll=UNROLL):
+                    total[d] = total[d] * shrink
         for n in cutlass.range(start, end):
             weight = cute.math.exp(scores[n - start] - top)
             # A key that is masked, or too far below to matter, is not read.

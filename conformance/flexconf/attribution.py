@@ -1,0 +1,188 @@
+"""Who is wrong? A case that fails is run again on other layers; the first that is wrong is named, in a sentence.
+
+The same rendered text runs alone, on the CPU, in a plain kernel and in flash-attn-4; beside them stand PyTorch's own
+lowerings of the same mods. Which of them are right and which are wrong says where the fault lies, and never more than
+what was run can say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from flexconf.case import Case
+from flexconf.outcome import Outcome, Stage
+
+MODS, HOST, SIMT, FA4 = "reference.mods", "reference.host", "reference.simt", "reference.fa4"
+FLASH, TRITON, EAGER = "torch-flash", "torch-triton", "torch-eager"
+REFERENCE = (MODS, HOST, SIMT, FA4)
+LAYERS = (*REFERENCE, FLASH, TRITON, EAGER)
+_BEFORE_A_KERNEL = (Stage.TRACE, Stage.ELIGIBILITY, Stage.RENDER)
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """`layer` is where the fault lies, `sentence` says so and why, `evidence` is "stage/symptom" of what was run.
+
+    Layers: codegen, lowering, block lists, GPU compiler, simt kernel, flash-attn-4, torch-flash, torch-triton,
+    torch-eager, oracle, not reproduced, undecided.
+    """
+
+    layer: str
+    sentence: str
+    evidence: Mapping[str, str] = field(default_factory=dict)
+
+
+def attribute(subject: str, observed: Mapping[str, Outcome | None]) -> Attribution:
+    """The layer to blame for the failure of `subject`, from what was observed of the layers; None is "not run".
+
+    `observed` holds `subject` itself. A pure function.
+    """
+    seen = _Seen({name: outcome for name, outcome in observed.items() if outcome is not None})
+    if subject not in seen.outcomes:
+        return seen.verdict("undecided", f"{subject} was not run again")
+    if seen.right(subject):
+        return seen.verdict("not reproduced", f"{subject} is right when it is run again: it is flaky, or was disturbed")
+    if not any(seen.right(name) for name in LAYERS) and seen.wrong(EAGER) and seen.wrong(HOST):
+        wrong = ", ".join(name for name in LAYERS if seen.wrong(name))
+        return seen.verdict("oracle", f"everything that was run is wrong ({wrong}): suspect the oracle or the case")
+    if subject in REFERENCE:
+        return _of_reference(subject, seen)
+    return _of_production(subject, seen)
+
+
+def investigate(case: Case, subject: str, run: Callable[[Case, str], Outcome], available: Sequence[str]) -> Attribution:
+    """Run `case` again on `subject` and on as many other layers as it takes, and attribute.
+
+    `run(case, subject)` gives an outcome however the case ended; `available` are the subjects that can run here.
+    """
+    observed: dict[str, Outcome | None] = {subject: run(case, subject)}
+
+    def look(*names: str) -> None:
+        for name in names:
+            if name not in observed:
+                observed[name] = run(case, name) if name in available else None
+
+    again = observed[subject]
+    assert again is not None
+    if again.ok:
+        return attribute(subject, observed)
+    if subject not in REFERENCE:
+        look(HOST)
+        look(*(() if again.stage in _BEFORE_A_KERNEL else (SIMT, FA4)))
+        if not any(o is not None and o.ok for name, o in observed.items() if name != subject):
+            look(MODS, SIMT, FA4, TRITON, EAGER)
+        return attribute(subject, observed)
+    look(MODS)
+    if subject in (SIMT, FA4):
+        look(HOST)
+    if all(o is None or not o.ok for o in observed.values()):
+        look(HOST, EAGER)  # is anything right?
+    elif subject in (SIMT, FA4) and _is_right(observed[HOST]):
+        look(SIMT, FA4)
+    return attribute(subject, observed)
+
+
+def _is_right(outcome: Outcome | None) -> bool:
+    return outcome is not None and outcome.ok
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What was run."""
+
+    outcomes: Mapping[str, Outcome]
+
+    def right(self, name: str) -> bool:
+        return name in self.outcomes and self.outcomes[name].ok
+
+    def wrong(self, name: str) -> bool:
+        return name in self.outcomes and not self.outcomes[name].ok
+
+    def how(self, name: str) -> str:
+        """Such as "wrong at output"."""
+        outcome = self.outcomes[name]
+        return f"{outcome.symptom} at {outcome.stage}"
+
+    def verdict(self, layer: str, sentence: str) -> Attribution:
+        evidence = {name: f"{o.stage}/{o.symptom}" for name, o in self.outcomes.items()}
+        return Attribution(layer, sentence, evidence)
+
+
+def _of_reference(subject: str, seen: _Seen) -> Attribution:
+    if seen.wrong(MODS):
+        first = seen.outcomes[MODS]
+        if first.stage in _BEFORE_A_KERNEL:
+            return seen.verdict("lowering", f"the reference lowering does not render it ({seen.how(MODS)})")
+        return seen.verdict("codegen", f"the mods alone are wrong already, on the CPU ({seen.how(MODS)}): codegen")
+    if seen.wrong(HOST):
+        if seen.right(MODS):
+            return seen.verdict(
+                "block lists",
+                f"the mods alone are right, but attention around them on the CPU is not ({seen.how(HOST)}): "
+                "the block lists, the arguments or the template",
+            )
+        return seen.verdict("lowering", f"it is wrong on the CPU ({seen.how(HOST)}); the mods alone were not run")
+    if not seen.right(HOST):
+        return seen.verdict("undecided", f"{subject} is {seen.how(subject)}; the CPU was not asked")
+    if seen.wrong(SIMT):
+        if seen.right(FA4):
+            return seen.verdict(
+                "simt kernel",
+                f"right on the CPU and in flash-attn-4, but {seen.how(SIMT)} in the plain kernel: the plain kernel",
+            )
+        if seen.wrong(FA4):
+            return seen.verdict(
+                "GPU compiler",
+                f"right on the CPU, but {seen.how(SIMT)} in the plain kernel and {seen.how(FA4)} in flash-attn-4: "
+                "CuTe's GPU compiler, or the driver",
+            )
+        return seen.verdict(
+            "GPU compiler",
+            f"right on the CPU, but {seen.how(SIMT)} in the plain kernel: CuTe's GPU compiler, the driver, or the "
+            "plain kernel; flash-attn-4 was not run",
+        )
+    if seen.right(SIMT):
+        return seen.verdict(
+            "flash-attn-4",
+            f"right on the CPU and in the plain kernel, but {seen.how(FA4)} in flash-attn-4: its attention kernel, or "
+            "its walk over the block lists",
+        )
+    return seen.verdict(
+        "flash-attn-4",
+        f"right on the CPU, but {seen.how(FA4)} in flash-attn-4: flash-attn-4, or CuTe's GPU compiler; the plain "
+        "kernel was not run",
+    )
+
+
+_NAMES = {
+    FLASH: "PyTorch's FLASH lowering",
+    TRITON: "PyTorch's Triton lowering",
+    EAGER: "PyTorch eager, or a difference of contract",
+}
+
+
+def _of_production(subject: str, seen: _Seen) -> Attribution:
+    own = _NAMES[subject]
+    failed = seen.outcomes[subject]
+    witnesses = [name for name in LAYERS if name != subject and seen.right(name)]
+    if not witnesses:
+        return seen.verdict("undecided", f"{subject} is {seen.how(subject)}, and nothing that was run is right")
+    said = f"{' and '.join(witnesses)} {'is' if len(witnesses) == 1 else 'are'} right"
+    early = failed.stage in _BEFORE_A_KERNEL
+    if subject == FLASH and not early and seen.wrong(FA4):
+        if seen.right(HOST) and seen.right(SIMT):
+            return seen.verdict(
+                "flash-attn-4",
+                f"{subject} is {seen.how(subject)} and reference.fa4 is {seen.how(FA4)}, while {said}: flash-attn-4",
+            )
+        return seen.verdict(
+            "undecided",
+            f"{subject} is {seen.how(subject)}, but so is what the reference has on a GPU ({seen.how(FA4)}), "
+            f"while {said}",
+        )
+    if subject == FLASH and not early and FA4 not in seen.outcomes:
+        return seen.verdict(
+            "torch-flash", f"{subject} is {seen.how(subject)}, while {said}: {own}, or flash-attn-4, which was not run"
+        )
+    return seen.verdict(subject, f"{subject} is {seen.how(subject)}, while {said}: {own}")
