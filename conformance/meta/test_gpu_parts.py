@@ -105,7 +105,7 @@ def test_every_subject_is_described_and_loads_or_says_why_not() -> None:
                 subjects.require(subject.name)
         else:
             assert callable(subject.load())
-    with pytest.raises(InputError, match=r"unknown subject 'fa4'; there are reference\.host"):
+    with pytest.raises(InputError, match=r"unknown subject 'fa4'; there are reference\.mods, reference\.host"):
         subjects.get("fa4")
 
 

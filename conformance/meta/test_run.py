@@ -168,7 +168,7 @@ def test_what_cannot_be_run_is_refused_before_any_worker(tmp_path: Path, monkeyp
         runner.run([])
     with pytest.raises(InputError, match="two cases are named 'plain'"):
         runner.run([PLAIN, REFUSED, PLAIN])
-    with pytest.raises(InputError, match=r"unknown subject 'magic'; there are reference\.host"):
+    with pytest.raises(InputError, match=r"unknown subject 'magic'; there are reference\.mods, reference\.host"):
         runner.run([PLAIN], subject="magic")
     written = tmp_path / "results.jsonl"
     written.write_text("from another run\n")

@@ -79,10 +79,10 @@ def changes(found: Iterable[Change], before: Recording, after: Recording) -> Ren
     """Two benches side by side."""
     table = _table()
     for name in ("workload", "provider"):
-        table.add_column(name, style="bold", no_wrap=True)
+        table.add_column(name, style="bold", overflow="fold")
     for name in ("before\nms", "+- %", "after\nms", "+- %", "after /\nbefore"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", overflow="fold")
+    table.add_column("verdict", overflow="fold", min_width=6)
     colours = {"faster": "green", "slower": "red"}
     for c in found:
         cells = []
