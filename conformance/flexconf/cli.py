@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from flexconf.bench import cli as bench
 from flexconf.errors import InputError
+from flexconf.fuzz import cli as fuzz
 from flexconf.sanitize import cli as sanitize
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ app = typer.Typer(
 
 app.add_typer(bench.app, name="bench")
 sanitize.register(app)
+fuzz.register(app)
 
 _INTERRUPTED = 130  # what typer itself makes of a Ctrl-C
 
@@ -82,6 +84,9 @@ def _refuse(message: str) -> NoReturn:
 @app.command()
 def run(
     cases: Annotated[list[str] | None, typer.Argument(help="Names or globs, such as `alibi` or `'*@gqa*'`.")] = None,
+    file: Annotated[
+        list[Path] | None, typer.Option(help="Cases of this file instead of the catalogue's. Repeatable.")
+    ] = None,
     subject: SubjectName = "reference.host",
     workers: Workers = None,
     vector_width: Width = None,
@@ -102,7 +107,7 @@ def run(
     from flexconf import run as runner
 
     options = _options(vector_width, fast_math, repeats)
-    chosen = catalogue.select(catalogue.load(), cases or [])
+    chosen = catalogue.select(catalogue.load(file or None), cases or [])
     failed: list[Result] = []
     with _progress("cases", len(chosen), hidden=as_json) as advance:
 

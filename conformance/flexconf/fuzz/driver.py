@@ -1,0 +1,400 @@
+"""One driver: rounds of a Hypothesis test whose examples run on a worker process of the driver's own.
+
+The test fails for a failure that no finding explains. Its exception's type is made for the family of the failure, so
+Hypothesis keeps families apart, and it shrinks one failure a round. Another failure that turns up meanwhile stays on
+record and is found again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import os
+import random
+import time
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from multiprocessing import parent_process
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from flexconf import findings
+from flexconf.case import Case
+from flexconf.compare import MAX_EXCLUDED_ROWS
+from flexconf.findings import Finding
+from flexconf.fuzz import coverage, outline
+from flexconf.fuzz.stream import Reader, Record, Writer, next_rounds
+from flexconf.outcome import Outcome, Stage, Symptom, merge
+from flexconf.run import run_task
+
+if TYPE_CHECKING:
+    from flexconf.isolated import Task
+
+SHRINK_SECONDS = 60.0
+EXAMPLES = 250
+_LEFT_OVER = 5  # failures that nothing explained, kept as they are at the end
+_REMEMBERED = 20_000  # examples whose outcome is remembered
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A fuzzing run.
+
+    `seconds` of generation, `workers` drivers; `time_limit` seconds an example, None for the subject's own.
+    `shrink_seconds`: what making one failure smaller may take. `examples` a round. `stop_after`: end when so many new
+    findings are there, None for never. `cases` and `widths` are "module:function" of strategies, `task` what a worker
+    runs. `check_repro`: run a finding's repro.py before it is kept.
+    """
+
+    subject: str
+    folder: Path
+    seconds: float
+    workers: int = 1
+    seed: int = 0
+    time_limit: float | None = None
+    shrink_seconds: float = SHRINK_SECONDS
+    examples: int = EXAMPLES
+    stop_after: int | None = None
+    cases: str = "flexconf.strategies:cases"
+    widths: str = "flexconf.strategies:vector_widths"
+    task: Task = run_task
+    check_repro: bool = True
+
+
+class Runs(Protocol):
+    """Where an example is run: an `Isolated`, or a stand-in in tests."""
+
+    def run(self, case: Case, subject: str, options: Any = None, keep: Path | None = None) -> Outcome: ...
+
+
+class Defect(AssertionError):
+    """What the test raises for a failure; every family of failures has a subclass."""
+
+
+@functools.cache
+def defect_type(family: str) -> type[Defect]:
+    """The exception of a family of failures."""
+    name = "".join(word.capitalize() for word in "".join(c if c.isalnum() else " " for c in family).split())
+    return type(f"{name}Defect", (Defect,), {})
+
+
+class OutOfTime(BaseException):
+    """The run is over. No Exception, so that Hypothesis does not take it for a failure of the test."""
+
+
+class Broken(BaseException):
+    """The harness failed, and says why; no failure of the test either."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What an example came to; `family` and `traits` of a failure."""
+
+    outcome: Outcome
+    verdict: str
+    why: str
+    family: str = ""
+    traits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failing example, and where it is recorded."""
+
+    case: Case
+    width: int
+    outcome: Outcome
+    family: str
+    record: str
+    examples: int
+    seconds: float
+
+
+def discarded(outcome: Outcome) -> str:
+    """Why an example proves nothing; "" when it does."""
+    compared = outcome.comparison
+    if compared is not None:
+        if int(compared["excluded_rows"]) > MAX_EXCLUDED_ROWS * int(compared["rows"]):
+            return "more than 1 % of the rows are indeterminate"
+        if not compared["elements"] and int(compared["excluded_elements"]):
+            return "no element has a bound"
+    if outcome.symptom is Symptom.REFUSED and outcome.stage is Stage.ELIGIBILITY:
+        return "refused by the eligibility rules"
+    if outcome.symptom is Symptom.MISSING and outcome.message.startswith("InputError"):
+        return f"not a case: {outcome.message.partition(': ')[2][:120]}"
+    return ""
+
+
+@dataclass
+class Driver:
+    """The state of one driver. `until` is the time (of `time.monotonic`) at which generation ends."""
+
+    plan: Plan
+    number: int
+    runs: Runs
+    until: float
+    fresh: Callable[[], None] = lambda: None
+    parent_alive: Callable[[], bool] = lambda: True
+    known: list[Finding] = field(default_factory=list)
+    seen: dict[tuple[str, int], Judged] = field(default_factory=dict)
+    aside: dict[str, Failure] = field(default_factory=dict)
+    new: list[str] = field(default_factory=list)
+    round: int = 0
+    index: int = 0
+    examples: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    def drive(self) -> None:
+        """Rounds until the time is over."""
+        earlier = [r for r in Reader(self.plan.folder).new() if r.place[0] == self.number]
+        self.round = next_rounds(iter(earlier)).get(self.number, 0)
+        self._take_up(earlier)
+        self.writer = Writer(self.plan.folder, self.number)
+        try:
+            while not self._over():
+                self._one_round()
+                self.round += 1
+            self._keep_left_overs()
+        finally:
+            self.writer.close()
+
+    def _over(self) -> bool:
+        done = self.plan.stop_after is not None and len(self.new) >= self.plan.stop_after
+        return done or time.monotonic() >= self.until
+
+    def _take_up(self, records: Iterable[Record]) -> None:
+        """The failures that a run which was killed has left on record."""
+        from flexconf import catalogue
+
+        self.known = findings.load_all(self.plan.folder)
+        for record in records:
+            if record.verdict != "failed" or not record.toml:
+                continue
+            (case,) = catalogue.load_text(record.toml, record.ident)
+            outcome = Outcome(
+                case.name, case.digest(), self.plan.subject, Stage(record.stage), Symptom(record.symptom), record.why
+            )
+            self._set_aside(Failure(case, record.width, outcome, findings.family(outcome), record.ident, 0, 0.0))
+
+    # ------------------------------------------------------------------------------------------------- one round
+
+    def _one_round(self) -> None:
+        """One run of the test. What it finds is kept when it ends, however it ends."""
+        import hypothesis
+        from hypothesis.database import DirectoryBasedExampleDatabase
+
+        self.index = 0
+        if len(self.seen) > _REMEMBERED:
+            self.seen.clear()
+        turn = _Round(self)
+        database = DirectoryBasedExampleDatabase(self.plan.folder / "examples" / str(self.number))
+        settings = hypothesis.settings(
+            max_examples=self.plan.examples,
+            database=database,
+            deadline=None,
+            derandomize=False,
+            phases=(hypothesis.Phase.reuse, hypothesis.Phase.generate, hypothesis.Phase.shrink),
+            suppress_health_check=list(hypothesis.HealthCheck),
+            report_multiple_bugs=False,
+            print_blob=False,
+            verbosity=hypothesis.Verbosity.quiet,
+        )
+
+        def example(case: Case, width: int) -> None:
+            turn.example(case, width)
+
+        given = hypothesis.given(_strategy(self.plan.cases), _strategy(self.plan.widths))(example)
+        test = settings(hypothesis.seed(round_seed(self.plan.seed, self.number, self.round))(given))
+        try:
+            test()
+        except (Defect, hypothesis.errors.Flaky):
+            # Outcomes are remembered, so that the test is not flaky; if Hypothesis thinks so, the failure stands.
+            pass
+        except OutOfTime:
+            pass
+        if turn.best is not None:
+            self._keep(turn.best, minimised=turn.finished)
+
+    def judge(self, case: Case, width: int, shrinking: bool) -> Judged:
+        """Run an example, unless it has been, and put it on record."""
+        key = (case.digest(), width)
+        found = self.seen.get(key)
+        if found is not None:
+            return found
+        if not self.parent_alive():
+            os._exit(1)
+        started = time.monotonic()
+        outcome = self._run(case, width)
+        seconds = time.monotonic() - started
+        sketch = outline.of_case(case)
+        found = self._judged(case, width, outcome, sketch)
+        self.seen[key] = found
+        compared = outcome.comparison
+        failed = found.verdict in ("failed", "duplicate")
+        record = Record(
+            ident=f"{self.number}/{self.round}/{self.index}",
+            case=key[0],
+            width=width,
+            graph=sketch.graph,
+            stage=str(outcome.stage),
+            symptom=str(outcome.symptom),
+            verdict=found.verdict,  # type: ignore[arg-type]
+            ratio=_ratio(compared["max_ratio"]) if compared is not None and compared["elements"] else None,
+            keys=tuple(coverage.keys(case, width, sketch)) if found.verdict != "discarded" else (),
+            seconds=round(seconds, 4),
+            why=found.why,
+            shrinking=shrinking,
+            toml=case.to_toml() if failed else "",
+        )
+        self.writer.write(record)
+        self.index += 1
+        self.examples += 1
+        if found.verdict == "failed":
+            self._set_aside(self.failure(case, width, found, record.ident))
+        return found
+
+    def failure(self, case: Case, width: int, found: Judged, ident: str = "") -> Failure:
+        """A failing example with what is known of it."""
+        ident = ident or f"{self.number}/{self.round}/{max(self.index - 1, 0)}"
+        since = time.monotonic() - self.began
+        return Failure(case, width, found.outcome, found.family, ident, self.examples, since)
+
+    def _run(self, case: Case, width: int, keep: Path | None = None) -> Outcome:
+        from flexconf.errors import InputError
+        from flexconf.subjects.trial import Options
+
+        try:
+            return self.runs.run(case, self.plan.subject, Options(vector_width=width), keep)
+        except (InputError, OSError) as error:
+            raise Broken(f"{type(error).__name__}: {error}") from error
+
+    def _judged(self, case: Case, width: int, outcome: Outcome, sketch: outline.Outline) -> Judged:
+        if outcome.ok:
+            return Judged(outcome, "ok", "")
+        why = discarded(outcome)
+        if why:
+            return Judged(outcome, "discarded", why)
+        family = findings.family(outcome)
+        having = findings.traits(case, width, sketch)
+        known = findings.explaining(self.known, family, having)
+        if known is not None:
+            return Judged(outcome, "duplicate", known.ident, family, having)
+        return Judged(outcome, "failed", " ".join(outcome.message.split())[:300], family, having)
+
+    def explained(self, found: Judged) -> bool:
+        """Whether a finding, by now, explains a failure."""
+        return findings.explaining(self.known, found.family, found.traits) is not None
+
+    # ------------------------------------------------------------------------------------------------- findings
+
+    def _set_aside(self, failure: Failure) -> None:
+        """Remember the smallest failure of each family, in case that it is never found again."""
+        there = self.aside.get(failure.family)
+        smaller = there is None or findings.size(failure.case, failure.width) < findings.size(there.case, there.width)
+        if smaller and not self._explains(failure):
+            self.aside[failure.family] = failure
+
+    def _explains(self, failure: Failure) -> bool:
+        having = findings.traits(failure.case, failure.width, outline.of_case(failure.case))
+        return findings.explaining(self.known, failure.family, having) is not None
+
+    def _keep_left_overs(self) -> None:
+        for failure in list(self.aside.values())[:_LEFT_OVER]:
+            self.known = findings.load_all(self.plan.folder)
+            if not self._explains(failure):
+                self._keep(failure, minimised=False)
+
+    def _keep(self, failure: Failure, *, minimised: bool) -> None:
+        """Confirm a failure in a fresh process and write its folder."""
+        from flexconf.fuzz import keeping
+
+        self.known = findings.load_all(self.plan.folder)
+        self.fresh()
+        again, files = keeping.examine(failure.case, failure.width, self._run)
+        confirmed = (again.stage, again.symptom) == (failure.outcome.stage, failure.outcome.symptom)
+        outcome = failure.outcome
+        if not confirmed and not discarded(again):
+            outcome = merge([failure.outcome, dataclasses.replace(again, case=outcome.case)]) or outcome
+        finding = dataclasses.replace(
+            findings.of(failure.case, failure.width, outcome, failure.family),
+            minimised=minimised,
+            confirmed=confirmed,
+            found_at=failure.record,
+            examples=failure.examples,
+            seconds=round(failure.seconds, 2),
+        )
+        text, said = keeping.repro(failure.case, failure.width, again if confirmed else outcome, self.plan.check_repro)
+        finding = dataclasses.replace(finding, repro=said)
+        if findings.save(self.plan.folder, finding, failure.case, {**files, "repro.py": text}):
+            self.new.append(finding.ident)
+        self.known = findings.load_all(self.plan.folder)
+        self.aside = {k: f for k, f in self.aside.items() if not self._explains(f)}
+
+
+class _Round:
+    """The body of one run of the test: which failure it is after, and the smallest example of it."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
+        self.family = ""
+        self.best: Failure | None = None
+        self.least: tuple[int, ...] = ()
+        self.first: tuple[int, float] = (0, 0.0)
+        self.deadline = 0.0
+        self.finished = True
+
+    def example(self, case: Case, width: int) -> None:
+        """One example. Raises a Defect for the failure that this round is after."""
+        driver = self.driver
+        after = self.best is not None
+        if not after and driver._over():
+            raise OutOfTime
+        if after and (case.digest(), width) not in driver.seen and time.monotonic() > self.deadline:
+            self.finished = False
+            return  # nothing new is tried: Hypothesis soon has nothing left
+        found = driver.judge(case, width, shrinking=after)
+        if found.verdict not in ("failed", "duplicate"):
+            return
+        if self.best is None:
+            if driver.explained(found):
+                return
+            driver.known = findings.load_all(driver.plan.folder)  # another driver may have found it meanwhile
+            if driver.explained(found):
+                return
+            self.family = found.family
+            self.deadline = time.monotonic() + driver.plan.shrink_seconds
+            self.first = (driver.examples, time.monotonic() - driver.began)
+        if found.family != self.family or driver.explained(found):
+            return
+        least = findings.size(case, width)
+        if self.best is None or least < self.least:
+            failure = driver.failure(case, width, found)
+            record = self.best.record if self.best is not None else failure.record
+            self.best = dataclasses.replace(failure, record=record, examples=self.first[0], seconds=self.first[1])
+            self.least = least
+        raise defect_type(self.family)(found.outcome.message)
+
+
+def round_seed(seed: int, driver: int, turn: int) -> int:
+    """The seed of a round, of (seed, driver, round)."""
+    return random.Random(f"flexconf {seed}/{driver}/{turn}").getrandbits(64) ^ zlib.crc32(b"round")
+
+
+@functools.cache
+def _strategy(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)()
+
+
+def _ratio(value: object) -> float | None:
+    """A ratio as a finite number: what is infinite or no number says nothing more than the symptom does."""
+    number = float(value) if isinstance(value, int | float | str) else float("nan")
+    return round(number, 6) if abs(number) < float("inf") else None
+
+
+def parent_is_alive() -> bool:
+    """Whether the process that started this one lives."""
+    parent = parent_process()
+    return parent is None or parent.is_alive()

@@ -1,0 +1,106 @@
+"""Where a result is wrong: the worst elements as data, and a map of each head for the eye."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flexconf.oracles.math64 import Certified
+
+_WORST = 200
+_HEADS = 8
+_CELLS = (48, 96)
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """`worst`: elements beyond their bound, the worst first; `counts` by tensor (beyond, compared); `picture`: text."""
+
+    worst: tuple[dict[str, Any], ...]
+    counts: Mapping[str, tuple[int, int]]
+    picture: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"counts": {k: list(v) for k, v in self.counts.items()}, "worst": list(self.worst)}
+
+
+def of(observed: Mapping[str, Tensor], certified: Certified) -> Mismatch:
+    """Hold `out` (B, H, M, Dv) and `lse` (B, H, M), as far as they are there, against what is certified."""
+    kept = ~certified.excluded
+    worst: list[dict[str, Any]] = []
+    counts: dict[str, tuple[int, int]] = {}
+    pictures: list[str] = []
+    for name, expected, bound, compared in (
+        ("out", certified.out, certified.out_bound, kept.unsqueeze(-1) & (certified.out_bound < math.inf)),
+        ("lse", certified.lse, certified.lse_bound, kept & (certified.lse_bound < math.inf)),
+    ):
+        seen = observed.get(name)
+        if seen is None or seen.shape != expected.shape:
+            continue
+        ratio = _ratio(seen.double(), expected, bound, compared)
+        beyond = ratio > 1
+        counts[name] = (int(beyond.sum()), int(compared.sum()))
+        order = ratio.flatten().argsort(descending=True, stable=True)[: min(_WORST, int(beyond.sum()))]
+        for flat in order.tolist():
+            at = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), ratio.shape))
+            worst.append(
+                {
+                    "tensor": name,
+                    "index": list(at),
+                    "observed": _plain(float(seen[at])),
+                    "expected": _plain(float(expected[at])),
+                    "bound": _plain(float(bound[at])),
+                }
+            )
+        pictures.append(_picture(name, ratio, compared))
+    return Mismatch(tuple(worst), counts, "\n".join(pictures))
+
+
+def _ratio(seen: Tensor, expected: Tensor, bound: Tensor, compared: Tensor) -> Tensor:
+    """Error over bound; inf where one side is special and the other is not, 0 where nothing is compared."""
+    same = (seen == expected) | (seen.isnan() & expected.isnan())
+    ratio = ((seen - expected).abs() / bound).nan_to_num(nan=math.inf, posinf=math.inf)
+    return torch.where(compared & ~same, ratio, 0.0)
+
+
+def _plain(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
+
+
+def _picture(name: str, ratio: Tensor, compared: Tensor) -> str:
+    """Each head: queries downwards, and for `out` head dim to the right. A cell shows the worst of its elements."""
+    across = "head dim" if ratio.dim() == 4 else "one column"
+    lines = [f"{name}: rows are queries, columns are {across}; . within, + up to 10 bounds, # more, x not compared"]
+    shown = compared.expand(ratio.shape)
+    if ratio.dim() == 3:
+        ratio, shown = ratio.unsqueeze(-1), shown.unsqueeze(-1)
+    B, H = ratio.shape[:2]
+    for b, h in [(b, h) for b in range(B) for h in range(H)][:_HEADS]:
+        lines.append(f"b={b} h={h}")
+        lines += _cells(ratio[b, h], shown[b, h])
+    if B * H > _HEADS:
+        lines.append(f"... and {B * H - _HEADS} more heads")
+    return "\n".join(lines) + "\n"
+
+
+def _cells(ratio: Tensor, shown: Tensor) -> list[str]:
+    rows, columns = ratio.shape
+    if not rows or not columns:
+        return []
+    down, right = (max(1, -(-n // most)) for n, most in zip((rows, columns), _CELLS, strict=True))
+    lines = []
+    for top in range(0, rows, down):
+        cells = []
+        for left in range(0, columns, right):
+            part = ratio[top : top + down, left : left + right]
+            worst = float(part.max())
+            none = not bool(shown[top : top + down, left : left + right].any())
+            cells.append("x" if none else "." if worst <= 1 else "+" if worst <= 10 else "#")
+        lines.append("".join(cells))
+    return lines

@@ -1,0 +1,692 @@
+"""A finding as a standalone script: only torch and the library at fault, ready to be pasted into an issue.
+
+The script computes float64 attention itself, one score at a time, with the same source of the mods, and compares with
+a bound that the oracle gave. It exits 1 while the defect is there, 0 when it is gone, 2 when it cannot be run.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import linecache
+import math
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flexconf import devices, inputs, layouts, modtext
+from flexconf.case import Capture, Case
+from flexconf.inputs import Inputs
+from flexconf.outcome import Outcome, Stage, Symptom
+from flexconf.subjects import trial
+
+__all__ = ["CANNOT_RUN", "GONE", "THERE", "render"]
+
+THERE, GONE, CANNOT_RUN = 1, 0, 2
+
+_LITERAL = 16  # elements of a tensor that are written out as they are
+_LISTED = 64  # the same, where the values must be the case's own
+_PACKED_WIDTH = 96
+_DEADLY = (Symptom.ILLEGAL_ACCESS, Symptom.TIMEOUT, Symptom.OUT_OF_MEMORY)
+_CHILD_LIMIT = 300
+
+
+def render(case: Case, subject: str, outcome: Outcome, *, width: int | None = None, exact: bool = False) -> str:
+    """The text of the script for what `outcome` says of `case` on `subject`.
+
+    With `exact`, tensors hold the case's own values; otherwise values of simple arithmetic in the same range take their
+    place where those are many. `width` is the vector width of a subject that can be told. Raises InputError.
+    """
+    make = TEMPLATES.get(subject)
+    if make is None:
+        make = _project
+    return make(case, subject, outcome, width, exact)
+
+
+# ------------------------------------------------------------------------------------------------- tensors as text
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A tensor and the expression that makes it."""
+
+    text: str
+    tensor: Tensor
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype)
+
+
+def _number(value: bool | int | float) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+    return repr(value)
+
+
+def _nested(values: object) -> str:
+    return f"[{', '.join(map(_nested, values))}]" if isinstance(values, list) else _number(values)  # type: ignore[arg-type]
+
+
+def _literal(tensor: Tensor) -> _Written:
+    return _Written(f"torch.tensor({_nested(tensor.tolist())}, dtype={_dtype(tensor)})", tensor)
+
+
+def _packed(tensor: Tensor) -> _Written:
+    """Every bit, compressed."""
+    raw = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    code = base64.b64encode(zlib.compress(raw, 9)).decode()
+    lines = [code[i : i + _PACKED_WIDTH] for i in range(0, len(code), _PACKED_WIDTH)]
+    body = "\n".join(f'    "{line}"' for line in lines)
+    return _Written(f"unpacked({_dtype(tensor)}, {tuple(tensor.shape)},\n{body}\n)", tensor)
+
+
+def _written(tensor: Tensor, place: int, exact: bool) -> _Written:
+    """`tensor` or, unless `exact`, one like it; `place` tells the tensors of a script apart."""
+    plain = tensor.detach().cpu().contiguous()
+    shape = tuple(plain.shape)
+    if plain.numel() == 0:
+        return _Written(f"torch.zeros({shape}, dtype={_dtype(plain)})", plain)
+    first = plain.reshape(-1)[0].item()
+    if plain.dim() == 0 or plain.numel() == 1:
+        return _literal(plain)
+    if bool((plain == plain.reshape(-1)[0]).all()):
+        return _Written(f"torch.full({shape}, {_number(first)}, dtype={_dtype(plain)})", plain)
+    counted = torch.arange(shape[-1]).to(plain.dtype).expand(shape) if plain.dtype != torch.bool else None
+    if counted is not None and bool((plain == counted).all()):
+        along = f"torch.arange({shape[-1]}).to({_dtype(plain)})"
+        return _Written(along if plain.dim() == 1 else f"{along}.expand({shape}).contiguous()", plain)
+    if plain.numel() <= (_LISTED if exact else _LITERAL):
+        return _literal(plain)
+    if exact:
+        return _packed(plain)
+    found = _simple(plain, place)
+    return found if found is not None else _packed(plain)
+
+
+def _simple(plain: Tensor, place: int) -> _Written | None:
+    """Other values in the same range, by whole numbers."""
+    shape, count = tuple(plain.shape), plain.numel()
+    step, start = 37 + 2 * place, 11 * place
+    counting = f"torch.arange({count})"
+    n = torch.arange(count)
+    if plain.dtype == torch.bool:
+        tensor = (n * step + start) % 3 == 0
+        return _Written(f"(({counting} * {step} + {start}) % 3 == 0).view({shape})", tensor.view(shape))
+    if not plain.is_floating_point():
+        low, high = int(plain.min()), int(plain.max())
+        span = high - low + 1
+        if span > 1 << 40:
+            return None
+        tensor = ((n * step + start) % span + low).to(plain.dtype)
+        shift = f" + {low}" if low > 0 else f" - {-low}" if low else ""
+        text = f"(({counting} * {step} + {start}) % {span}{shift}).to({_dtype(plain)}).view({shape})"
+        return _Written(text, tensor.view(shape))
+    finite = plain[plain.isfinite()].double()
+    if not finite.numel():
+        return None
+    # Multiples of 1/16 from -2 to 2, exact in every float dtype, times a power of two; only positive if those were.
+    largest = float(finite.abs().max())
+    factor = 2.0 ** round(math.log2(largest / 2)) if largest else 1.0
+    low = 1 if float(finite.min()) >= 0 else -32
+    values = ((n * step + start) % (33 - low) + low) / 16 * factor
+    shift = f" + {low}" if low > 0 else f" - {-low}"
+    scaled = "" if factor == 1 else f" * {_number(factor)}"
+    text = f"((({counting} * {step} + {start}) % {33 - low}{shift}) / 16{scaled})"
+    specials = plain[~plain.isfinite()]
+    if specials.numel():
+        special = float(specials[0])
+        values = torch.where(n % 5 == 1, torch.tensor(special, dtype=values.dtype), values)
+        text = f"torch.where({counting} % 5 == 1, {_number(special)}, {text})"
+    return _Written(f"{text}.to({_dtype(plain)}).view({shape})", values.to(plain.dtype).view(shape))
+
+
+def _laid_out(name: str, capture: Capture, values: Tensor) -> tuple[str, Tensor]:
+    """(statement that lays `name` out as the capture is, its values afterwards); "" for what is contiguous."""
+    layout = layouts.parse(capture.layout)
+    rank, shape = values.dim(), tuple(values.shape)
+    match layout.kind:
+        case "transposed":
+            return f"{name} = {name}.transpose(-1, -2).contiguous().transpose(-1, -2)", values
+        case "permuted" if rank > 1:
+            order = layout.numbers or tuple(reversed(range(rank)))
+            back = tuple(order.index(i) for i in range(rank))
+            return f"{name} = {name}.permute({order}).contiguous().permute({back})", values
+        case "stepped" if rank:
+            step = layout.numbers[0] if layout.numbers else 2
+            return f"{name} = {name}.repeat_interleave({step}, -1)[..., ::{step}]", values
+        case "padded" if rank:
+            pad = layout.numbers[0] if layout.numbers else 3
+            guards = f"{name}[..., :1].repeat_interleave({pad}, -1)"
+            return f"{name} = torch.cat([{name}, {guards}], -1)[..., :-{pad}]", values
+        case "expanded" if rank:
+            text, once = name, values
+            for dimension in layout.numbers or (0,):
+                text, once = f"{text}.narrow({dimension}, 0, 1)", once.narrow(dimension, 0, 1)
+            return f"{name} = {text}.expand({shape})", once.expand(shape)
+        case "offset":
+            shift = layout.numbers[0] if layout.numbers else 7
+            flat = f"torch.cat([{name}.new_zeros({shift}), {name}.flatten()])"
+            return f"{name} = {flat}[{shift}:].view({shape})", values
+    return "", values
+
+
+_PLACED: Mapping[str, str] = {
+    "bmhd": "{x}.transpose(1, 2).contiguous().transpose(1, 2)",
+    "expanded_heads": "{x}[:, :1].expand({x}.shape)",
+    "expanded_batch": "{x}[:1].expand({x}.shape)",
+    "padded": "torch.nn.functional.pad({x}, (0, 8))[..., :-8]",
+    "offset": "torch.cat([{x}.new_zeros(8), {x}.flatten()])[8:].view({x}.shape)",
+}
+_PACK = "[x.transpose(1, 2) for x in torch.cat([x.transpose(1, 2) for x in ({})], 2).split([{}], 2)]"
+
+
+def _qkv_lines(case: Case, given: Inputs, exact: bool) -> tuple[list[str], dict[str, Tensor]]:
+    lines: list[str] = []
+    tensors: dict[str, Tensor] = {}
+    layout = case.problem.layout
+    for place, (name, tensor) in enumerate((("q", given.q), ("k", given.k), ("v", given.v))):
+        written = _written(tensor, place, exact)
+        lines.append(f"{name} = {written.text}")
+        tensors[name] = written.tensor
+        if layout in ("expanded_heads", "expanded_batch") and name != "q" and tensor.numel():
+            dimension = 1 if layout == "expanded_heads" else 0
+            tensors[name] = written.tensor.narrow(dimension, 0, 1).expand(tensor.shape)
+        placed = _PLACED.get(layout)
+        if placed is not None and not (layout.startswith("expanded") and name == "q"):
+            lines.append(f"{name} = {placed.format(x=name)}")
+    names = {"packed_qkv": ("q", "k", "v"), "packed_kv": ("k", "v")}.get(layout)
+    if names is not None:
+        heads = ", ".join("H" if name == "q" else "Hkv" for name in names)
+        lines.append(f"{', '.join(names)} = {_PACK.format(', '.join(names), heads)}")
+    return lines, tensors
+
+
+def _capture_lines(case: Case, given: Inputs, exact: bool) -> tuple[list[str], dict[str, Tensor]]:
+    lines: list[str] = []
+    tensors: dict[str, Tensor] = {}
+    for place, capture in enumerate(case.captures, 3):
+        name, of = capture.name, layouts.parse(capture.layout).of
+        if of is not None:
+            base = tensors[of]
+            backwards = tuple(reversed(range(base.dim())))
+            text, tensor = {
+                "view_of": (f"{of}.view_as({of})", base),
+                "transpose_of": (f"{of}.permute({backwards})", base.permute(backwards)),
+                "last_of": (f"{of}[-1]" if base.dim() else of, base[-1] if base.dim() and base.shape[0] else base),
+            }[layouts.parse(capture.layout).kind]
+            lines.append(f"{name} = {text}")
+            tensors[name] = tensor
+            continue
+        written = _written(given.captures[name], place, exact)
+        lines.append(f"{name} = {written.text}")
+        placed, tensors[name] = _laid_out(name, capture, written.tensor)
+        if placed and written.tensor.numel():
+            lines.append(placed)
+        if capture.requires_grad:
+            lines.append(f"{name}.requires_grad_()")
+    return lines, tensors
+
+
+# ------------------------------------------------------------------------------------------------------- the mods
+
+
+def _mod_source(mod: Callable[..., Tensor], kind: str) -> tuple[str, tuple[str, ...]]:
+    """(source of a factory `make_<kind>_mod`, its parameters), as `modtext.compile_mod` wrote it."""
+    lines = linecache.getlines(mod.__code__.co_filename)
+    source = "".join(lines)
+    found = re.match(r"def make_mod\((.*)\):", source)
+    assert found is not None
+    parameters = tuple(name.strip() for name in found[1].split(",") if name.strip())
+    return source.replace("def make_mod(", f"def make_{kind}_mod(", 1), parameters
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What the template is filled with."""
+
+    given: Inputs
+    qkv: list[str]
+    captures: list[str]
+    mods: dict[str, tuple[str, tuple[str, ...]]]
+
+
+def _parts(case: Case, exact: bool) -> _Parts:
+    """The pieces of the script, and inputs that hold what the script makes."""
+    original = inputs.materialize(case)
+    qkv, tensors = _qkv_lines(case, original, exact)
+    captured, captures = _capture_lines(case, original, exact)
+    mods: dict[str, tuple[str, tuple[str, ...]]] = {}
+    functions: dict[modtext.Kind, inputs.Mod] = {}
+    texts: dict[modtext.Kind, str | None] = {"score": case.score_mod, "mask": case.mask_mod}
+    for kind, text in texts.items():
+        if text is not None:
+            functions[kind] = modtext.compile_mod(text, kind, captures, case.constants(), f"{case.name} repro")
+            mods[kind] = _mod_source(functions[kind], kind)
+    rebuilt = inputs.materialize(case, functions=functions)
+    given = dataclasses.replace(rebuilt, q=tensors["q"], k=tensors["k"], v=tensors["v"], captures=captures)
+    return _Parts(given, qkv, captured, mods)
+
+
+def _block_lines(case: Case, given: Inputs) -> list[str]:
+    block, p = case.block, case.problem
+    if given.block_mask is None:
+        return ["block_mask = None"]
+    mask = "mask_mod" if case.mask_mod is not None else "None"
+    if block.kind == "from_mask":
+        heads = "None, None" if block.broadcast else f"{p.B}, {p.H}"
+        return [
+            f"block_mask = create_block_mask(mask_mod, {heads}, {p.M}, {p.N}, device=DEVICE, "
+            f"BLOCK_SIZE=({block.q}, {block.kv}))"
+        ]
+    lists = given.block_mask
+    named = {
+        "kv_num": lists.kv_num_blocks, "kv_idx": lists.kv_indices,
+        "full_num": lists.full_kv_num_blocks, "full_idx": lists.full_kv_indices,
+    }  # fmt: skip
+    lines = [
+        f"{name} = torch.tensor({_nested(t.tolist())}, dtype=torch.int32, device=DEVICE)"
+        for name, t in named.items()
+        if t is not None
+    ]
+    lines.append(
+        f"block_mask = BlockMask.from_kv_blocks({', '.join(n if t is not None else 'None' for n, t in named.items())}, "
+        f"BLOCK_SIZE=({block.q}, {block.kv}), mask_mod={mask}, seq_lengths=({p.M}, {p.N}))"
+    )
+    return lines
+
+
+def _attended_lines(case: Case, given: Inputs) -> list[str]:
+    """The body of `attended(b, h, m, n)`: block lists first, then the mask_mod."""
+    asked = "bool(mask_mod(*at(b, h, m, n)))" if case.mask_mod is not None else "True"
+    if given.block_mask is None or case.block.kind == "from_mask":
+        return [f"return {asked}"]
+    full = given.block_mask.full_kv_indices is not None
+    return [
+        f"row, column = m // {case.block.q}, n // {case.block.kv}",
+        "def listed(count, index):",
+        "    i, j = min(b, count.shape[0] - 1), min(h, count.shape[1] - 1)",
+        "    return column in index[i, j, row, : int(count[i, j, row])].tolist()",
+        *(["if listed(full_num, full_idx):", "    return True"] if full else []),
+        f"return listed(kv_num, kv_idx) and {asked}",
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------ the script
+
+_PLAIN = '''\
+"""{title}
+
+{about}
+
+Exit code: 1 while the defect is there, 0 when it is gone, 2 when it cannot be run here.
+"""
+
+{imports}
+{guard}
+
+DEVICE = {device}
+{sizes}
+inf, nan, pi = math.inf, math.nan, math.pi
+{unpack}
+
+{to_device}
+{tensors}
+
+
+{mods}
+
+{blocks}
+
+
+def observed():
+    """(out, LSE) of what is tested."""
+{call}
+
+
+def reference():
+    """(out, LSE) in float64 on the CPU, one score at a time."""
+    torch.set_default_device("cpu")
+    torch.set_default_dtype(torch.float64)
+{wide}
+    index = [torch.tensor(i, dtype=torch.int32) for i in range(max(B, H, M, N))]
+
+    def at(b, h, m, n):
+        return index[b], index[h], index[m], index[n]
+
+    def attended(b, h, m, n):
+{attended}
+
+    keys, values = (x.cpu().double().repeat_interleave(H // Hkv, 1) for x in (k, v))
+    scores = {scale} * (q.cpu().double() @ keys.transpose(-1, -2))
+    for b, h, m, n in itertools.product(range(B), range(H), range(M), range(N)):
+        score = {modified}
+        scores[b, h, m, n] = score if attended(b, h, m, n) else -inf
+    lse = torch.logsumexp(scores, -1)
+    weights = torch.where((lse == -inf).unsqueeze(-1), 0.0, torch.exp(scores - lse.unsqueeze(-1)))
+    torch.set_default_dtype(torch.float32)
+    return weights @ values, lse
+
+
+BOUNDS = {bounds}  # what rounding allows, from a certified error analysis of these inputs
+ONLY = {only}  # (tensor, index) of the element that is looked at; None for every one
+SKIPPED = {skipped}  # rows (b, h, m) whose value is open: a float decides a comparison within its rounding error
+
+
+def worst(name, seen, wanted, bound):
+    """(error over bound, sentence) of the worst element."""
+    dtype = q.dtype if name == "out" else torch.float32
+    if seen.shape != wanted.shape or seen.dtype != dtype:
+        found = f"{{seen.dtype}} of shape {{tuple(seen.shape)}}"
+        return inf, f"{{name}} is {{found}}, expected {{dtype}} of shape {{tuple(wanted.shape)}}"
+    seen = seen.detach().cpu().double()
+    same = (seen == wanted) | (seen.isnan() & wanted.isnan())
+    special = ~(seen.isfinite() & wanted.isfinite())
+    ratio = torch.where(same, 0.0, torch.where(special, inf, (seen - wanted).abs() / bound))
+    for row in SKIPPED:
+        ratio[row] = 0.0
+    if ONLY is not None:
+        here = torch.zeros_like(ratio)
+        if ONLY[0] == name:
+            here[ONLY[1]] = ratio[ONLY[1]]
+        ratio = here
+    if not ratio.numel():
+        return 0.0, f"{{name}} is empty"
+    at = tuple(int(i) for i in torch.unravel_index(ratio.argmax(), ratio.shape))
+    where = ", ".join(map(str, at))
+    return float(ratio[at]), (
+        f"{{name}}[{{where}}] is {{float(seen[at]):.9g}}, expected {{float(wanted[at]):.9g}} +- {{bound:.3g}}"
+    )
+
+
+def main():
+{run}
+    if out is None or lse is None:
+        print(f"there: {{'the LSE' if lse is None else 'the output'}} was not returned")
+        return 1
+    wanted = dict(zip(("out", "lse"), reference()))
+    found = [worst(name, x, wanted[name], BOUNDS[name]) for name, x in (("out", out), ("lse", lse))]
+    for ratio, sentence in found:
+        print(f"{{sentence}}; {{ratio:.3g}} times the bound")
+    if max(ratio for ratio, _ in found) > 1:
+        print("there: {seen}")
+        return 1
+    print("gone: every element is within its bound")
+    return 0
+
+
+{entry}
+'''
+
+_ENTRY = """\
+if __name__ == "__main__":
+    print(f"torch {torch.__version__}, {DEVICE}")
+    sys.exit(main())"""
+
+_CHILD_ENTRY = """\
+if __name__ == "__main__":
+    if "--child" in sys.argv:
+        sys.exit(main())
+    # What is shown may end its process, or never end.
+    print(f"torch {{torch.__version__}}, {{DEVICE}}", flush=True)
+    try:
+        code = subprocess.run([sys.executable, __file__, "--child"], timeout={limit}).returncode
+    except subprocess.TimeoutExpired:
+        print("there: it does not end within {limit} s")
+        sys.exit(1)
+    if code not in (0, 1, 2):
+        print(f"there: it ends its process with exit code {{code}}")
+    sys.exit(code if code in (0, 1, 2) else 1)"""
+
+_RUN = """\
+    try:
+        out, lse = observed()
+    except Exception as error:
+        print(f"{what}: {{type(error).__name__}}: {{' '.join(str(error).split())[:500]}}")
+        return {code}"""
+
+_UNPACK = '''
+
+def unpacked(dtype, shape, code):
+    """A tensor of the bytes that `code` holds."""
+    raw = bytearray(zlib.decompress(base64.b64decode(code)))
+    return torch.frombuffer(raw, dtype=torch.uint8).view(dtype).view(shape).to(DEVICE)
+'''
+
+
+def _standalone(
+    case: Case, subject: str, outcome: Outcome, exact: bool, device: str, guard: str, call: str, packages: str
+) -> str:
+    parts = _parts(case, exact)
+    p = case.problem
+    raises = outcome.symptom in (Symptom.REFUSED, Symptom.CRASH, *_DEADLY)
+    deadly = outcome.symptom in _DEADLY or "ended by" in outcome.message
+    bounds, only, skipped = _bounds(parts.given, outcome, exact)
+    factories = "\n\n".join(source.rstrip() for source, _ in parts.mods.values())
+    made = [f"{kind}_mod = make_{kind}_mod({', '.join(names)})" for kind, (_, names) in parts.mods.items()]
+    wide = [
+        f"    {kind}_mod = make_{kind}_mod({', '.join(_widened(n, case) for n in names)})"
+        for kind, (_, names) in parts.mods.items()
+    ]
+    moved = "" if device == '"cpu"' else "torch.set_default_device(DEVICE)"
+    tensors = "\n".join([*parts.qkv, *parts.captures])
+    packed = "unpacked(" in tensors
+    standard = {"itertools", "math", "sys"} | ({"subprocess"} if deadly else set())
+    standard |= {"base64", "zlib"} if packed else set()
+    modified = "scores[b, h, m, n]"
+    if case.score_mod is not None:
+        modified = f"score_mod({modified}, *at(b, h, m, n))"
+    seen = " ".join(outcome.message.split())[:200].replace('"', "'").replace("\\", "/")
+    code = 1 if raises else 2
+    what = "there" if raises else "it fails in another way than expected"
+    text = _PLAIN.format(
+        title=_title(case, subject, outcome),
+        about=_about(case, outcome, packages),
+        imports="\n".join(f"import {name}" for name in sorted(standard)),
+        guard=guard,
+        device=device,
+        sizes="\n".join(f"{name} = {value}" for name, value in p.symbols().items()),
+        unpack=_UNPACK if packed else "",
+        tensors=tensors,
+        to_device=moved,
+        mods=factories,
+        blocks="\n".join([*made, *_block_lines(case, parts.given)]),
+        call=call,
+        wide="\n".join(wide),
+        attended="\n".join("        " + line for line in _attended_lines(case, parts.given)),
+        scale=repr(p.effective_scale),
+        modified=modified,
+        bounds=repr(bounds),
+        only=repr(only),
+        skipped=repr(skipped),
+        run=_RUN.format(what=what, code=code),
+        seen=seen.replace("{", "(").replace("}", ")"),
+        entry=_CHILD_ENTRY.format(limit=_CHILD_LIMIT) if deadly else _ENTRY,
+    )
+    return re.sub(r"\n{4,}", "\n\n\n", text)
+
+
+def _widened(name: str, case: Case) -> str:
+    """A cell of a mod for the reference: on the CPU, a float in float64."""
+    capture = next((c for c in case.captures if c.name == name), None)
+    if capture is None:
+        return name
+    return f"{name}.detach().cpu().double()" if "float" in capture.dtype else f"{name}.cpu()"
+
+
+def _bounds(
+    given: Inputs, outcome: Outcome, exact: bool
+) -> tuple[dict[str, float], tuple[str, tuple[int, ...]] | None, list[tuple[int, ...]]]:
+    """(bound by tensor, the one element to look at, rows to leave out) for the inputs of the script.
+
+    Of the case's own values the worst element and its bound are known; of others the largest bound serves for all.
+    """
+    certified = trial.certify(given, trial.Options())
+    worst = (outcome.comparison or {}).get("worst")
+    open_rows = certified.excluded | (certified.out_bound == math.inf).any(-1) | (certified.lse_bound == math.inf)
+    skipped = [tuple(row) for row in open_rows.nonzero().tolist()]
+    bounds = {}
+    for name, bound in (("out", certified.out_bound), ("lse", certified.lse_bound)):
+        finite = bound[~open_rows]
+        bounds[name] = float(f"{float(finite.max()):.4g}") if finite.numel() else 0.0
+    if exact and worst is not None and worst["tensor"] in bounds and isinstance(worst["bound"], float):
+        bounds[worst["tensor"]] = max(worst["bound"], 1e-300)
+        return bounds, (worst["tensor"], tuple(worst["index"])), skipped
+    # An error over a bound of 0 asks for equality; 0 / 0 is no number.
+    return {name: max(bound, 1e-300) for name, bound in bounds.items()}, None, skipped
+
+
+def _title(case: Case, subject: str, outcome: Outcome) -> str:
+    mods = " and ".join(
+        f"{kind} `{' ; '.join(text.split(chr(10)))}`"
+        for kind, text in (("score_mod", case.score_mod), ("mask_mod", case.mask_mod))
+        if text is not None
+    )
+    how = {
+        Symptom.WRONG: "wrong values", Symptom.NONFINITE: "NaN or infinity", Symptom.REFUSED: "refused",
+        Symptom.CRASH: "an error", Symptom.MISSING: "no result", Symptom.NONDETERMINISTIC: "results that differ",
+        Symptom.ILLEGAL_ACCESS: "an illegal memory access", Symptom.TIMEOUT: "no end",
+        Symptom.OUT_OF_MEMORY: "out of memory",
+    }.get(outcome.symptom, str(outcome.symptom))  # fmt: skip
+    part = " in the LSE" if outcome.stage is Stage.LSE else ""
+    return _quoted(f"{_WHAT.get(subject, subject)}: {how}{part} for {mods or 'no mod'}.")
+
+
+def _about(case: Case, outcome: Outcome, packages: str) -> str:
+    said = " ".join(outcome.message.split())[:600]
+    return _quoted(f"Seen{packages}: {said}")
+
+
+def _quoted(text: str) -> str:
+    """Text that may stand in a docstring."""
+    return text.replace("\\", "/").replace('"""', "'''")
+
+
+_WHAT = {
+    "torch-flash": 'flex_attention, BACKEND "FLASH"',
+    "torch-triton": 'flex_attention, BACKEND "TRITON"',
+    "torch-eager": "flex_attention, eager",
+    "torch-codegen": "flex_attention's CuTeDSL code generator",
+}
+
+_GUARD = """
+try:
+    import torch
+    from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention{more}
+except ImportError as error:
+    print(f"cannot be run: {{error}}")
+    sys.exit(2)"""
+
+_NEEDS_GPU = """
+if not torch.cuda.is_available():
+    print("cannot be run: it needs a GPU")
+    sys.exit(2)"""
+
+_CALL = """\
+    return {function}(
+        q, k, v, score_mod={score}, block_mask=block_mask, scale={scale}, enable_gqa=H != Hkv, return_lse=True{options}
+    )"""
+
+
+def _flex(case: Case, outcome: Outcome, subject: str, exact: bool, backend: str | None, more: str = "") -> str:
+    on_gpu = backend is not None or devices.count() > 0
+    function = "flex_attention" if backend is None else "torch.compile(flex_attention, dynamic=False, fullgraph=True)"
+    call = _CALL.format(
+        function=function,
+        score="score_mod" if case.score_mod is not None else "None",
+        scale=_number(case.problem.effective_scale),
+        options=f', kernel_options={{"BACKEND": "{backend}"}}' if backend is not None else "",
+    )
+    guard = _GUARD.format(more=more) + (_NEEDS_GPU if on_gpu else "")
+    return _standalone(
+        case, subject, outcome, exact, '"cuda"' if on_gpu else '"cpu"', guard, call, f" with torch {torch.__version__}"
+    )
+
+
+def _flash(case: Case, subject: str, outcome: Outcome, width: int | None, exact: bool) -> str:
+    return _flex(case, outcome, subject, exact, "FLASH", "\n    import flash_attn.cute.interface")
+
+
+def _triton(case: Case, subject: str, outcome: Outcome, width: int | None, exact: bool) -> str:
+    return _flex(case, outcome, subject, exact, "TRITON", "\n    import triton")
+
+
+def _eager(case: Case, subject: str, outcome: Outcome, width: int | None, exact: bool) -> str:
+    return _flex(case, outcome, subject, exact, None)
+
+
+def _codegen(case: Case, subject: str, outcome: Outcome, width: int | None, exact: bool) -> str:
+    """With a GPU, the way that a user takes; without one, the project's own."""
+    if devices.count():
+        return _flash(case, subject, outcome, width, exact)
+    return _project(case, subject, outcome, width, exact)
+
+
+_PROJECT = '''\
+"""{title}
+
+{about}
+
+It needs flexflash-conformance. Exit code: 1 while the defect is there, 0 when it is gone, 2 when it cannot be run here.
+"""
+
+import sys
+
+try:
+    from flexconf import catalogue, subjects
+    from flexconf.isolated import Isolated
+    from flexconf.subjects.trial import Options
+except ImportError as error:
+    print(f"cannot be run: {{error}}")
+    sys.exit(2)
+
+SUBJECT = {subject!r}
+CASE = r"""
+{toml}"""
+
+
+def main():
+    why = subjects.get(SUBJECT).why_not()
+    if why:
+        print(f"cannot be run: {{why}}")
+        return 2
+    (case,) = catalogue.load_text(CASE, "repro")
+    with Isolated(prepare=SUBJECT) as isolated:
+        outcome = isolated.run(case, SUBJECT, Options(vector_width={width}))
+    print(f"{{'gone' if outcome.ok else 'there'}}: {{outcome.stage}}/{{outcome.symptom}}: {{outcome.message}}")
+    return 0 if outcome.ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
+'''
+
+
+def _project(case: Case, subject: str, outcome: Outcome, width: int | None, exact: bool) -> str:
+    return _PROJECT.format(
+        title=_title(case, subject, outcome),
+        about=_about(case, outcome, f" with torch {torch.__version__}"),
+        subject=subject,
+        toml=case.to_toml(),
+        width=width,
+    )
+
+
+Template = Callable[[Case, str, Outcome, "int | None", bool], str]
+
+TEMPLATES: Mapping[str, Template] = {
+    "torch-flash": _flash,
+    "torch-triton": _triton,
+    "torch-eager": _eager,
+    "torch-codegen": _codegen,
+}
+"""By subject; for any other the script runs the case through the project."""
+
+
+def subjects_with_a_template() -> Sequence[str]:
+    """The subjects whose scripts need no more than torch and the library at fault."""
+    return tuple(TEMPLATES)

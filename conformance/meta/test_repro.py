@@ -1,0 +1,143 @@
+"""Repros: standalone scripts that exit 1 while a defect is there, 0 when it is gone, 2 when they cannot be run."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flexconf import repro
+from flexconf.case import BlockSpec, Capture, Case, Problem
+from flexconf.fuzz import keeping
+from flexconf.outcome import Outcome, Stage, Symptom
+from flexconf.subjects import SUBJECTS, trial
+
+TINY = Problem(B=2, H=2, Hkv=1, M=5, N=6, D=8, Dv=16)
+RICH = Case(
+    "rich",
+    score_mod="x = q % 3\nscore + bias[h][q - kv] * x + table[seq[kv]].to(torch.float32) + last[q]",
+    mask_mod="(q >= kv) | (seq[kv] == 1)",
+    captures=(
+        Capture("bias", ("H", "M+N"), "float16", "normal", "transposed"),
+        Capture("seq", ("N",), "int32", "integers(0, 3)", "stepped"),
+        Capture("table", (3,), "float64", "sprinkle(-inf, 0.2)", "offset(3)"),
+        Capture("wide", (2, "M"), "bfloat16", "normal", "padded"),
+        Capture("last", ("M",), "bfloat16", "normal", "last_of(wide)"),
+    ),
+    problem=dataclasses.replace(TINY, layout="bmhd"),
+    block=BlockSpec(128, 64),
+    seed=5,
+)
+# Eager flex_attention looks at the mask_mod alone: these lists say the same, and list some blocks that hold nothing.
+LISTS = Case(
+    "lists",
+    mask_mod="(q >= kv) | (kv >= 4) & (q >= 4)",
+    problem=dataclasses.replace(TINY, layout="packed_kv", Dv=8),
+    block=BlockSpec(2, 2, kind="lists", partial=((0, 2), (1,), (1,)), full=((), (0,), (2, 0))),
+)
+
+NONE = Case("none", problem=dataclasses.replace(TINY, N=0))
+
+
+def outcome(case: Case, subject: str = "torch-eager", **more: Any) -> Outcome:
+    return Outcome(case.name, case.digest(), subject, Stage.OUTPUT, Symptom.WRONG, "3 of 9 elements", **more)
+
+
+def run(text: str, tmp_path: Path, *changes: tuple[str, str]) -> tuple[int, str]:
+    """Exit code and stdout of a script, with parts of its text replaced."""
+    for old, new in changes:
+        assert old in text, old
+        text = text.replace(old, new, 1)
+    path = tmp_path / f"repro_{abs(hash(text))}.py"
+    path.write_text(text)
+    ran = subprocess.run([sys.executable, "-W", "ignore", str(path)], capture_output=True, text=True, timeout=300)
+    return ran.returncode, ran.stdout + ran.stderr
+
+
+WRONG = ("    return flex_attention(", "    out, lse = flex_attention(")
+WORSE = ("return_lse=True\n    )", "return_lse=True\n    )\n    return out * 1.5, lse")
+CALL = "    return flex_attention("
+
+
+def test_exit_codes_say_whether_the_defect_is_there(tmp_path: Path) -> None:
+    wrong = outcome(RICH)
+    texts = {
+        "gone": (repro.render(RICH, "torch-eager", wrong), ()),
+        "exact": (repro.render(RICH, "torch-eager", wrong, exact=True), ()),
+        "there": (repro.render(RICH, "torch-eager", wrong), (WRONG, WORSE)),
+        "lists": (repro.render(LISTS, "torch-eager", outcome(LISTS)), ()),
+        "no torch": (repro.render(RICH, "torch-eager", wrong), (("    import torch\n", "    import no_torch\n"),)),
+        "no gpu": (repro.render(RICH, "torch-triton", wrong), ()),
+    }
+    with ThreadPoolExecutor(2) as pool:
+        ended = dict(zip(texts, pool.map(lambda t: run(t[0], tmp_path, *t[1]), texts.values()), strict=True))
+    assert {name: code for name, (code, _) in ended.items()} == {
+        "gone": repro.GONE,
+        "exact": repro.GONE,
+        "there": repro.THERE,
+        "lists": repro.GONE,
+        "no torch": repro.CANNOT_RUN,
+        "no gpu": repro.CANNOT_RUN,
+    }, ended
+    assert "3 of 9 elements" in ended["there"][1] and "times the bound" in ended["there"][1]
+    assert "cannot be run" in ended["no gpu"][1]
+
+
+def test_what_is_raised_or_kills_is_there_as_long_as_it_does(tmp_path: Path) -> None:
+    plain = Case("plain", score_mod="score + 1", problem=TINY)
+    crash = dataclasses.replace(
+        outcome(plain), stage=Stage.COMPILE, symptom=Symptom.CRASH, message="ended by signal SIGSEGV during compile"
+    )
+    text = repro.render(plain, "torch-eager", crash)
+    raising = (CALL, f"    raise RuntimeError('no')\n{CALL}")
+    dying = (CALL, f"    sys.stdout.flush()\n    __import__('os').abort()\n{CALL}")
+    with ThreadPoolExecutor(2) as pool:
+        raised, died, fine = pool.map(lambda c: run(text, tmp_path, *c), [(raising,), (dying,), ()])
+    assert raised[0] == repro.THERE and "there: RuntimeError: no" in raised[1]
+    assert died[0] == repro.THERE and "ends its process" in died[1]
+    assert fine[0] == repro.GONE
+
+
+@pytest.mark.parametrize("subject", [*SUBJECTS, "torch-codegen"])
+@pytest.mark.parametrize("case", [RICH, LISTS, NONE], ids=lambda c: c.name)
+def test_a_script_for_every_subject(subject: str, case: Case) -> None:
+    text = repro.render(case, subject, outcome(case, subject), width=2)
+    ast.parse(text)
+    mine = subject.startswith("reference.") or subject == "torch-codegen"
+    assert ("flexconf" in text) == mine, "only the project's own subjects need the project"
+    assert all(word not in text for word in ("{{", "}}")) or mine
+    assert max(map(len, text.splitlines())) < 700
+
+
+def test_the_bound_and_the_one_element_are_the_oracles() -> None:
+    given = trial.run_case(RICH, "torch-eager")
+    assert given.comparison is not None
+    text = repro.render(RICH, "torch-eager", given, exact=True)
+    worst = given.comparison["worst"]
+    assert f"ONLY = {(worst['tensor'], tuple(worst['index']))!r}" in text
+    assert repr(worst["bound"]) in text
+    assert "ONLY = None" in repro.render(RICH, "torch-eager", given)
+
+
+def test_a_repro_that_needs_the_cases_own_values_gets_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[bool] = []
+
+    def run_script(text: str) -> tuple[int, str]:
+        tried.append("unpacked(" in text)
+        return (repro.THERE if tried[-1] else repro.GONE), "said"
+
+    monkeypatch.setattr(keeping, "run_script", run_script)
+    text, said = keeping.repro(RICH, 1, outcome(RICH), True)
+    assert tried == [False, True] and said == "said" and "unpacked(" in text
+
+
+def test_the_projects_own_repro_runs(tmp_path: Path) -> None:
+    plain = Case("plain", score_mod="score + 1", problem=TINY)
+    code, said = keeping.run_script(repro.render(plain, "reference.host", outcome(plain, "reference.host"), width=2))
+    assert code == repro.GONE and "does not show it: gone" in said
