@@ -337,7 +337,7 @@ from flexconf.fuzz.driver import Plan
 import fuzzed
 
 if __name__ == "__main__":
-    plan = Plan("torch-eager", Path({folder!r}), float(sys.argv[1]), workers=2, seed=3, cases="fuzzed:cases",
+    plan = Plan("torch-eager", Path({folder!r}), float(sys.argv[1]), workers=1, seed=3, cases="fuzzed:cases",
                 widths="fuzzed:widths", task=fuzzed.slow, examples=40)
     report = engine.fuzz(plan)
     print(report.now.examples, report.total.examples, report.broken)
@@ -355,11 +355,11 @@ def test_nothing_recorded_is_lost_or_doubled_when_the_process_group_is_killed_th
 
     for kill in range(3):
         process = subprocess.Popen([sys.executable, "-W", "ignore", str(script), "600"], start_new_session=True)
-        # Until both drivers have written something new; there is no other way to be in the middle of a run.
+        # Until the driver has written something new; there is no other way to be in the middle of a run.
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
             now = {p.name: p.stat().st_size for p in stream.files(folder)} if folder.is_dir() else {}
-            if sum(size > len(before.get(name, b"")) + 3000 * (kill + 1) for name, size in now.items()) == 2:
+            if any(size > len(before.get(name, b"")) + 3000 * (kill + 1) for name, size in now.items()):
                 break
             time.sleep(0.02)
         assert process.poll() is None

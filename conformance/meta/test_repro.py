@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
+import io
+import runpy
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from flexconf import repro
 from flexconf.case import BlockSpec, Capture, Case, Problem
@@ -50,14 +54,26 @@ def outcome(case: Case, subject: str = "torch-eager", **more: Any) -> Outcome:
 
 
 def run(text: str, tmp_path: Path, *changes: tuple[str, str]) -> tuple[int, str]:
-    """Exit code and stdout of a script, with parts of its text replaced."""
+    """Exit code and stdout of a script, with parts of its text replaced, in this process: importing torch is slow."""
+    path = written(text, tmp_path, *changes)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), pytest.raises(SystemExit) as ended, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            runpy.run_path(str(path), run_name="__main__")
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    return int(ended.value.code or 0), said.getvalue()
+
+
+def written(text: str, tmp_path: Path, *changes: tuple[str, str]) -> Path:
     for old, new in changes:
         assert old in text, old
         text = text.replace(old, new, 1)
-    path = tmp_path / f"repro_{abs(hash(text))}.py"
+    path = tmp_path / "repro.py"
     path.write_text(text)
-    ran = subprocess.run([sys.executable, "-W", "ignore", str(path)], capture_output=True, text=True, timeout=300)
-    return ran.returncode, ran.stdout + ran.stderr
+    return path
 
 
 WRONG = ("    return flex_attention(", "    out, lse = flex_attention(")
@@ -75,8 +91,7 @@ def test_exit_codes_say_whether_the_defect_is_there(tmp_path: Path) -> None:
         "no torch": (repro.render(RICH, "torch-eager", wrong), (("    import torch\n", "    import no_torch\n"),)),
         "no gpu": (repro.render(RICH, "torch-triton", wrong), ()),
     }
-    with ThreadPoolExecutor(2) as pool:
-        ended = dict(zip(texts, pool.map(lambda t: run(t[0], tmp_path, *t[1]), texts.values()), strict=True))
+    ended = {name: run(text, tmp_path, *changes) for name, (text, changes) in texts.items()}
     assert {name: code for name, (code, _) in ended.items()} == {
         "gone": repro.GONE,
         "exact": repro.GONE,
@@ -89,19 +104,26 @@ def test_exit_codes_say_whether_the_defect_is_there(tmp_path: Path) -> None:
     assert "cannot be run" in ended["no gpu"][1]
 
 
-def test_what_is_raised_or_kills_is_there_as_long_as_it_does(tmp_path: Path) -> None:
+def test_what_is_raised_is_there_as_long_as_it_is(tmp_path: Path) -> None:
     plain = Case("plain", score_mod="score + 1", problem=TINY)
-    crash = dataclasses.replace(
-        outcome(plain), stage=Stage.COMPILE, symptom=Symptom.CRASH, message="ended by signal SIGSEGV during compile"
-    )
+    raised = dataclasses.replace(outcome(plain), stage=Stage.RENDER, symptom=Symptom.REFUSED, message="KeyError: x")
+    text = repro.render(plain, "torch-eager", raised)
+    code, said = run(text, tmp_path, (CALL, f"    raise RuntimeError('no')\n{CALL}"))
+    assert code == repro.THERE and "there: RuntimeError: no" in said
+    assert run(text, tmp_path)[0] == repro.GONE
+    # Of a wrong value, an exception says nothing.
+    text = repro.render(plain, "torch-eager", outcome(plain))
+    assert run(text, tmp_path, (CALL, f"    raise RuntimeError('no')\n{CALL}"))[0] == repro.CANNOT_RUN
+
+
+def test_what_kills_its_process_is_watched_from_another(tmp_path: Path) -> None:
+    plain = Case("plain", score_mod="score + 1", problem=TINY)
+    message = "ended by signal SIGSEGV during compile"
+    crash = dataclasses.replace(outcome(plain), stage=Stage.COMPILE, symptom=Symptom.CRASH, message=message)
     text = repro.render(plain, "torch-eager", crash)
-    raising = (CALL, f"    raise RuntimeError('no')\n{CALL}")
-    dying = (CALL, f"    sys.stdout.flush()\n    __import__('os').abort()\n{CALL}")
-    with ThreadPoolExecutor(2) as pool:
-        raised, died, fine = pool.map(lambda c: run(text, tmp_path, *c), [(raising,), (dying,), ()])
-    assert raised[0] == repro.THERE and "there: RuntimeError: no" in raised[1]
-    assert died[0] == repro.THERE and "ends its process" in died[1]
-    assert fine[0] == repro.GONE
+    path = written(text, tmp_path, (CALL, f"    sys.stdout.flush()\n    __import__('os').abort()\n{CALL}"))
+    ran = subprocess.run([sys.executable, "-W", "ignore", str(path)], capture_output=True, text=True, timeout=300)
+    assert ran.returncode == repro.THERE and "ends its process" in ran.stdout
 
 
 @pytest.mark.parametrize("subject", [*SUBJECTS, "torch-codegen"])
