@@ -28,7 +28,7 @@ def _judged(error: Exception) -> str:
     clock = StageClock()
     clock.enter("trace")
     try:
-        torch_flex._judge(error, clock)
+        torch_flex.judge(error, clock)
     except Refused as refused:
         return f"refused at {refused.stage}: {refused}"
     return f"failed at {clock.stage}"

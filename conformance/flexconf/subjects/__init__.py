@@ -26,7 +26,8 @@ class Subject:
     """One subject. `packages` are those whose versions decide its results; `device` where it runs.
 
     `function` is "module:name" of its `Attend`, imported only where it runs, `imports` what takes long to import and is
-    no part of a case's time. `device` "any" means a GPU if there is one.
+    no part of a case's time. `device` "any" means a GPU if there is one. `also` is "module:name" of a function that
+    says why it cannot run for another reason than a missing package or GPU, "" when it can.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Subject:
     function: str
     imports: tuple[str, ...] = ()
     life: str = "flexconf.subjects.trial:run_case"
+    also: str = ""
 
     @property
     def needs_gpu(self) -> bool:
@@ -52,6 +54,9 @@ class Subject:
         absent = [name for name in self.packages if not _installed(name)]
         if absent:
             return f"{absent[0]} is not installed"
+        why: str = _named(self.also)() if self.also else ""
+        if why:
+            return why
         return devices.why_none() if self.needs_gpu and not devices.count() else ""
 
     def load(self) -> Attend:
@@ -124,6 +129,15 @@ SUBJECTS: dict[str, Subject] = {
             _FLASH,
             "flexconf.subjects.torch_flex:flash",
             ("flash_attn.cute.interface", "torch._dynamo"),
+        ),
+        Subject(
+            "torch-codegen",
+            "the mods that BACKEND FLASH generates, compiled and run on the CPU, a plain softmax around them",
+            "cpu",
+            ("torch", "nvidia-cutlass-dsl"),
+            "flexconf.subjects.torch_codegen:codegen",
+            ("flexflash.launch.host", "torch._dynamo", "torch._inductor.compile_fx"),
+            also="flexconf.subjects.torch_private:why_not",
         ),
         Subject(
             "torch-triton",

@@ -56,28 +56,28 @@ def _attend(given: Inputs, clock: StageClock, kernel_options: dict[str, Any] | N
     try:
         out, lse = again()
     except Exception as error:
-        _judge(error, clock)
+        judge(error, clock)
         raise
     clock.enter("launch")
     return Attended(out, lse, again)
 
 
-def _judge(error: Exception, clock: StageClock) -> None:
+def judge(error: Exception, clock: StageClock) -> None:
     """Enter the stage in which the compilation of a flex_attention failed, or raise Refused for a clear no.
 
     torch.compile wraps what its parts raise: the chain of causes says which part it was, and its end what it said. A
     clear no names the operation or the argument, before a kernel is compiled.
     """
-    chain = list(_chain(error))
+    links = list(chain(error))
     text = " ".join(str(error).split())
-    said = _shown(chain[-1])
-    kinds = {f"{type(e).__module__}.{type(e).__name__}" for e in chain}
+    said = _shown(links[-1])
+    kinds = {f"{type(e).__module__}.{type(e).__name__}" for e in links}
     if isinstance(error, torch.OutOfMemoryError) or "CUDA error" in text or "CUDA_ERROR" in text:
         clock.enter("launch")
     elif "torch._inductor.exc.LoweringException" in kinds or "LoweringException" in text:
         if "cannot be used" in text or "is not available" in text:
             raise Refused("eligibility", said) from error
-        if any(isinstance(e, NotImplementedError) for e in chain) or "UNSUPPORTED CUTEDSL OPERATION" in text:
+        if any(isinstance(e, NotImplementedError) for e in links) or "UNSUPPORTED CUTEDSL OPERATION" in text:
             raise Refused("render", said) from error
         clock.enter("render")
     elif any(kind.startswith("torch._inductor.") for kind in kinds):
@@ -96,7 +96,8 @@ def _judge(error: Exception, clock: StageClock) -> None:
             raise Refused("compile", said) from error
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """`error` and what caused it, in turn."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -1,0 +1,105 @@
+"""PyTorch's own CuTeDSL code generator as a subject on a CPU: the mods that BACKEND FLASH generates, really compiled.
+
+Everything up to the attention kernel's entry is torch's; see `torch_private`. The entry is the reference's host
+launcher: it compiles the two generated functions with the CuTe DSL compiler, walks the block lists that it is given,
+and puts a plain softmax around them. So a wrong result is the fault of what torch generated or passed, and nothing
+that flash-attn-4's kernel does itself can be seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from torch import Tensor
+
+from flexconf.inputs import Inputs
+from flexconf.subjects import torch_flex, torch_private
+from flexconf.subjects.torch_private import Generated, NeedsGpu
+from flexconf.subjects.trial import Attended, Options, Refused, StageClock
+
+
+def codegen(given: Inputs, clock: StageClock, options: Options) -> Attended:
+    """`torch-codegen`. The vector width is production's own: what it generates is right for that one alone."""
+    first = Generated()
+    out, lse = _attend(given, clock, first)
+
+    def again() -> tuple[Tensor | None, Tensor | None]:
+        return _attend(given, clock, Generated())
+
+    clock.enter("launch")
+    return Attended(out, lse, again, {"kernel": _digest(first.kernels)})
+
+
+def _attend(given: Inputs, clock: StageClock, into: Generated) -> tuple[Tensor | None, Tensor | None]:
+    reached = False
+
+    def entry(q: Tensor, k: Tensor, v: Tensor, **keywords: Any) -> None:
+        nonlocal reached
+        reached = True
+        _host(q, k, v, clock, **keywords)
+
+    try:
+        torch_private.flex_flash(
+            given.q,
+            given.k,
+            given.v,
+            score_mod=given.score_mod,
+            block_mask=given.block_mask,
+            scale=given.scale,
+            enable_gqa=given.q.shape[1] != given.k.shape[1],
+            entry=entry,
+            on_stage=clock.enter,
+            generated=into,
+        )
+    except Exception as error:
+        if any(isinstance(e, NeedsGpu) for e in torch_flex.chain(error)):
+            raise Refused("launch", str(error)) from error
+        if not reached:
+            torch_flex.judge(error, clock)
+        raise
+    return into.out, into.lse
+
+
+def _host(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    clock: StageClock,
+    *,
+    softmax_scale: float,
+    return_lse: bool,
+    score_mod: Any,
+    mask_mod: Any,
+    out: Tensor,
+    lse: Tensor,
+    block_sparse_tensors: Any,
+    aux_tensors: list[Tensor] | None,
+) -> None:
+    """flash-attn-4's forward entry, with its rules for vector widths: q (B, M, H, D), k (B, N, Hkv, D)."""
+    from flexflash.launch.block_lists import BlockSparseTensors
+    from flexflash.launch.host import HostLauncher
+
+    if 0 in (*q.shape[:3], k.shape[1]):
+        # No scores: what an attention over nothing is, is the kernel's business and not the code generator's.
+        out.zero_()
+        lse.fill_(float("-inf"))
+        return
+    width = getattr(score_mod, "__vec_size__", None)
+    HostLauncher(width, clock.enter).forward(
+        q,
+        k,
+        v,
+        softmax_scale=softmax_scale,
+        return_lse=return_lse,
+        score_mod=score_mod,
+        mask_mod=mask_mod,
+        out=out,
+        lse=lse,
+        block_sparse_tensors=BlockSparseTensors(*block_sparse_tensors) if block_sparse_tensors is not None else None,
+        aux_tensors=aux_tensors,
+    )
+
+
+def _digest(kernels: list[str]) -> str:
+    return hashlib.sha256("\n".join(kernels).encode()).hexdigest()

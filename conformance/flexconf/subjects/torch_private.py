@@ -1,0 +1,296 @@
+"""The only module that reaches into torch: its FlexAttention BACKEND FLASH lowering, run where there is no GPU.
+
+What is torch's own: Dynamo's trace of the mods, AOT autograd, every pass over the graph, the lowering, the CuTeDSL
+template and code generator, the scheduler, the wrapper around the kernel and the order in which it passes arguments.
+What is not: the graph's tensors are said to be on an SM90 GPU just before they are lowered; the wrapper is freed of
+what needs a driver; and flash-attn-4, which the kernel imports, is a stand-in whose entry is the caller's.
+
+Importing this module imports no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import re
+import sys
+import types
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, NamedTuple
+from unittest.mock import patch
+
+from packaging.specifiers import SpecifierSet
+
+from flexconf.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn.attention.flex_attention import BlockMask
+
+KNOWN = ">=2.13,<2.14"
+"""The torch versions whose private parts are as this module expects. Widen it only after a run."""
+
+CAPABILITY = (9, 0)
+"""The compute capability that the lowering is told of: it decides vector widths."""
+
+# What the wrapper does that needs a GPU's driver, or Triton, and what stands in for it.
+_WRAPPER = (
+    ("from torch._C import _cuda_getCurrentRawStream as get_raw_stream\n", ""),
+    ("import triton\nimport triton.language as tl\n", ""),
+    ("from torch._inductor.runtime.triton_heuristics import start_graph, end_graph\n", ""),
+    ("import torch\n", "import contextlib, torch\n"),
+    ("torch.cuda._DeviceGuard(0)", "contextlib.nullcontext()"),
+    ("torch.cuda.set_device(0)", "pass"),
+    ("get_raw_stream(0)", "0"),
+    ("empty_strided_cuda(", "empty_strided_cpu("),
+)
+
+_KERNEL = re.compile(r"async_compile\.cutedsl\('\w+', r'''\n(?P<text>.*?)'''", re.DOTALL)
+
+Entry = Callable[..., None]
+"""Takes what flash-attn-4's `_flash_attn_fwd` takes, and fills `out` and `lse`."""
+
+
+class BlockLists(NamedTuple):
+    """As flash-attn-4's `BlockSparseTensorsTorch`, of which the kernel names no field."""
+
+    mask_block_cnt: Tensor
+    mask_block_idx: Tensor
+    full_block_cnt: Tensor
+    full_block_idx: Tensor
+    block_size: tuple[int, int]
+
+
+@dataclass
+class Generated:
+    """What one call gave: out (B, H, M, Dv), lse (B, H, M) or None, and the text of each kernel that was rendered."""
+
+    out: Tensor | None = None
+    lse: Tensor | None = None
+    kernels: list[str] = field(default_factory=list)
+
+
+class NeedsGpu(NotImplementedError):
+    """The wrapper launches a Triton kernel beside the attention kernel: it cannot run here."""
+
+
+def why_not() -> str:
+    """Why the torch here is not one that this module knows; "" when it is, or when there is none."""
+    try:
+        version = metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return ""
+    if SpecifierSet(KNOWN).contains(version, prereleases=True):
+        return ""
+    return (
+        f"it reaches into torch's private lowering, which it knows for torch {KNOWN}, and here is torch {version}; "
+        "install one that it knows, or use torch-flash on a GPU"
+    )
+
+
+def flex_flash(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    score_mod: Callable[..., Tensor] | None,
+    block_mask: BlockMask | None,
+    scale: float | None,
+    enable_gqa: bool,
+    entry: Entry,
+    on_stage: Callable[[str], None] = lambda stage: None,
+    generated: Generated | None = None,
+    whole: bool = False,
+) -> Generated:
+    """What `torch.compile(flex_attention)` with BACKEND FLASH returns for CPU tensors, with `entry` as the attention.
+
+    q (B, H, M, D), k (B, Hkv, N, D), v (B, Hkv, N, Dv). `on_stage` is told of "trace" and "render" as they begin.
+    `generated` receives the texts as they come, so that they are there when something raises. Nothing that an earlier
+    call compiled is used again. `whole` traces flex_attention's own Python as well, which gives the same kernel and
+    takes several times as long. Raises InputError for an unknown torch, and what torch or `entry` raise.
+    """
+    why = why_not()
+    if why:
+        raise InputError(why)
+    import torch
+
+    found = generated if generated is not None else Generated()
+    inductor = importlib.import_module("torch._inductor.config")
+    dynamo = importlib.import_module("torch._dynamo.config")
+    autograd = importlib.import_module("torch._functorch.config")
+    flex = importlib.import_module("torch.nn.attention.flex_attention")
+    lowering = importlib.import_module("torch._inductor.kernel.flex.flex_flash_attention")
+    # A process runs many cases; what it compiled for one must not count against the next.
+    torch.compiler.reset()
+    importlib.import_module("torch._inductor.codecache").PyCodeCache.cache_clear(purge=True)
+    backend = _Backend(on_stage, found.kernels.append)
+
+    @contextlib.contextmanager
+    def environment() -> Iterator[_Backend]:
+        # flex_attention compiles its higher-order operator itself when it is called outside of torch.compile.
+        with dynamo.patch(allow_empty_graphs=True, capture_scalar_outputs=True):
+            yield backend
+
+    with (
+        torch.no_grad(),
+        _stand_ins(entry),
+        patch.object(lowering, "ensure_flash_available", lambda: True),
+        patch.object(flex, "setup_compilation_env", environment),
+        dynamo.patch(automatic_dynamic_shapes=False, assume_static_by_default=True),
+        autograd.patch(enable_autograd_cache=False),
+        inductor.patch(fx_graph_cache=False, fx_graph_remote_cache=False, compile_threads=1),
+    ):
+        on_stage("trace")
+        function = flex.flex_attention
+        if whole:
+            function = torch.compile(function, backend=backend, dynamic=False, fullgraph=True)
+        found.out, found.lse = function(
+            q,
+            k,
+            v,
+            score_mod=score_mod,
+            block_mask=block_mask,
+            scale=scale,
+            enable_gqa=enable_gqa,
+            return_lse=True,
+            kernel_options={"BACKEND": "FLASH"},
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class _Backend:
+    """Inductor, with the graph moved to a GPU that is not there just before it is lowered."""
+
+    on_stage: Callable[[str], None]
+    on_kernel: Callable[[str], None]
+
+    def __call__(self, graph: Any, examples: Sequence[Any]) -> Callable[..., tuple[Any, ...]]:
+        compile_fx = importlib.import_module("torch._inductor.compile_fx")
+        asked = graph.graph.output_node().args[0]
+        # The third result, the row maxima, has no user in flex_attention, and BACKEND FLASH has none to give.
+        graph.graph.output_node().args = (tuple(asked[:2]),)
+        graph.graph.eliminate_dead_code()
+        graph.recompile()
+        with (
+            patch.object(compile_fx, "GraphLowering", _lowering(self.on_stage, self.on_kernel)),
+            patch.object(compile_fx, "_check_triton_bf16_support", lambda graph: None),
+        ):
+            compiled = compile_fx.compile_fx(graph, examples)
+        return lambda *arguments: (*compiled(*arguments), *(None for _ in asked[2:]))
+
+
+def _lowering(on_stage: Callable[[str], None], on_kernel: Callable[[str], None]) -> type[Any]:
+    base: Any = importlib.import_module("torch._inductor.graph").GraphLowering
+
+    class OnAbsentGpu(base):  # type: ignore[misc]
+        """Lowers as if the tensors were on a GPU, and leaves a wrapper that runs on a CPU."""
+
+        def run(self, *examples: Any) -> Any:
+            on_stage("render")
+            _move(self.module)
+            with _gpu():
+                return super().run(*(_moved(e) for e in examples))
+
+        def codegen(self) -> Any:
+            with _gpu():
+                wrapper, kernels = super().codegen()
+            for found in _KERNEL.finditer(wrapper.value):
+                on_kernel(found["text"])
+            if "async_compile.triton(" in wrapper.value:
+                raise NeedsGpu("the wrapper launches a Triton kernel beside the attention kernel, which needs a GPU")
+            for theirs, ours in _WRAPPER:
+                wrapper.value = wrapper.value.replace(theirs, ours)
+            return wrapper, kernels
+
+    return OnAbsentGpu
+
+
+def _move(module: Any) -> None:
+    """Say of every tensor in a graph and its subgraphs that it is on the GPU."""
+    import torch
+    from torch.utils import _pytree
+
+    for part in module.modules():
+        if not isinstance(part, torch.fx.GraphModule):
+            continue
+        for node in part.graph.nodes:
+            node.args, node.kwargs = _pytree.tree_map_only(torch.device, _moved, (node.args, node.kwargs))
+            for key in ("val", "example_value"):
+                if key in node.meta:
+                    node.meta[key] = _pytree.tree_map_only(torch.Tensor, _moved, node.meta[key])
+        part.recompile()
+
+
+def _moved(value: Any) -> Any:
+    import torch
+
+    gpu = torch.device("cuda", 0)
+    if isinstance(value, torch.device):
+        return gpu if value.type == "cpu" else value
+    if not isinstance(value, torch.Tensor):
+        return value
+    guards = importlib.import_module("torch._guards")
+    with guards.TracingContext.get().fake_mode:
+        return torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, device=gpu)
+
+
+@contextlib.contextmanager
+def _gpu() -> Iterator[None]:
+    """What the lowering asks of a GPU, answered for an H200."""
+    import torch
+
+    properties = types.SimpleNamespace(
+        name="NVIDIA H200",
+        major=CAPABILITY[0],
+        minor=CAPABILITY[1],
+        gcnArchName="",
+        multi_processor_count=132,
+        max_threads_per_multi_processor=2048,
+        regs_per_multiprocessor=65536,
+        shared_memory_per_block=49152,
+        shared_memory_per_block_optin=232448,
+        L2_cache_size=62914560,
+        total_memory=150_000_000_000,
+        warp_size=32,
+    )
+    answers: dict[str, Callable[..., Any]] = {
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "current_device": lambda: 0,
+        "get_device_properties": lambda *device: properties,
+        "get_device_capability": lambda *device: CAPABILITY,
+        "is_bf16_supported": lambda *emulated, **keywords: True,
+    }
+    scheduler = importlib.import_module("torch._inductor.scheduler")
+    with (
+        patch.multiple(torch.cuda, **answers),  # type: ignore[call-overload]
+        patch.object(scheduler, "has_triton", lambda *device: True),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _stand_ins(entry: Entry) -> Iterator[None]:
+    """flash-attn-4, as far as the kernel's text imports it, whether it is installed or not."""
+    names = ("flash_attn", "flash_attn.cute", "flash_attn.cute.interface", "flash_attn.cute.block_sparsity")
+    modules = {name: types.ModuleType(name) for name in names}
+    for name, module in modules.items():
+        parent, _, attribute = name.rpartition(".")
+        if parent:
+            setattr(modules[parent], attribute, module)
+    vars(modules["flash_attn.cute.interface"])["_flash_attn_fwd"] = entry
+    vars(modules["flash_attn.cute.block_sparsity"])["BlockSparseTensorsTorch"] = BlockLists
+    # Not patch.dict, which would also take away what is imported meanwhile.
+    before = {name: sys.modules.get(name) for name in names}
+    sys.modules.update(modules)
+    try:
+        yield
+    finally:
+        for name, theirs in before.items():
+            if theirs is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = theirs
