@@ -9,14 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from flexconf.case import Case
 from flexconf.outcome import Outcome, Stage
+
+if TYPE_CHECKING:
+    from flexconf.isolated import Isolated
+    from flexconf.run import Result
+    from flexconf.subjects.trial import Options
 
 MODS, HOST, SIMT, FA4 = "reference.mods", "reference.host", "reference.simt", "reference.fa4"
 FLASH, TRITON, EAGER = "torch-flash", "torch-triton", "torch-eager"
 REFERENCE = (MODS, HOST, SIMT, FA4)
 LAYERS = (*REFERENCE, FLASH, TRITON, EAGER)
+NONE = "not reproduced"
 _BEFORE_A_KERNEL = (Stage.TRACE, Stage.ELIGIBILITY, Stage.RENDER)
 
 
@@ -42,7 +49,7 @@ def attribute(subject: str, observed: Mapping[str, Outcome | None]) -> Attributi
     if subject not in seen.outcomes:
         return seen.verdict("undecided", f"{subject} was not run again")
     if seen.right(subject):
-        return seen.verdict("not reproduced", f"{subject} is right when it is run again: it is flaky, or was disturbed")
+        return seen.verdict(NONE, f"{subject} is right when it is run again: it is flaky, or was disturbed")
     if not any(seen.right(name) for name in LAYERS) and seen.wrong(EAGER) and seen.wrong(HOST):
         wrong = ", ".join(name for name in LAYERS if seen.wrong(name))
         return seen.verdict("oracle", f"everything that was run is wrong ({wrong}): suspect the oracle or the case")
@@ -81,6 +88,39 @@ def investigate(case: Case, subject: str, run: Callable[[Case, str], Outcome], a
     elif subject in (SIMT, FA4) and _is_right(observed[HOST]):
         look(SIMT, FA4)
     return attribute(subject, observed)
+
+
+def of_case(case: Case, subject: str, options: Options | None = None, time_limit: float | None = None) -> Attribution:
+    """Attribute what `case` does on `subject`, here, in an isolated worker. Raises InputError."""
+    from flexconf.isolated import Isolated
+
+    with Isolated(time_limit=time_limit) as isolated:
+        return _with(isolated, case, subject, options)
+
+
+def of_results(
+    failed: Sequence[Result], options: Options | None = None, on_case: Callable[[], None] = lambda: None
+) -> dict[str, Attribution]:
+    """The attribution of each failed result by its case's name; those that state a refusal are left out."""
+    from flexconf.isolated import Isolated
+
+    found: dict[str, Attribution] = {}
+    with Isolated() as isolated:
+        for result in failed:
+            if result.case.expect == "ok":
+                found[result.case.name] = _with(isolated, result.case, result.outcome.subject, options)
+            on_case()
+    return found
+
+
+def _with(isolated: Isolated, case: Case, subject: str, options: Options | None) -> Attribution:
+    from flexconf import subjects
+    from flexconf.subjects.trial import Options
+
+    available = [name for name, s in subjects.SUBJECTS.items() if not s.why_not()]
+    # The witnesses are asked for the plain truth: approximate instructions and repeated launches are the subject's own.
+    plain = Options(vector_width=options.vector_width if options is not None else None)
+    return investigate(case, subject, lambda c, n: isolated.run(c, n, options if n == subject else plain), available)
 
 
 def _is_right(outcome: Outcome | None) -> bool:
@@ -157,6 +197,7 @@ def _of_reference(subject: str, seen: _Seen) -> Attribution:
 
 _NAMES = {
     FLASH: "PyTorch's FLASH lowering",
+    "torch-codegen": "PyTorch's FLASH lowering, before any kernel",
     TRITON: "PyTorch's Triton lowering",
     EAGER: "PyTorch eager, or a difference of contract",
 }

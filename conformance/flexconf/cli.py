@@ -1,4 +1,4 @@
-"""The command line: `flexconf run | check | render | cases | subjects | ops | clauses | bench | sanitize | env`."""
+"""The command line: `flexconf run`, `check`, `attribute` and the rest; `flexconf --help` lists them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from flexconf.bench import cli as bench
@@ -21,6 +22,7 @@ from flexconf.fuzz import cli as fuzz
 from flexconf.sanitize import cli as sanitize
 
 if TYPE_CHECKING:
+    from flexconf.attribution import Attribution
     from flexconf.check import CheckTask
     from flexconf.run import Result
     from flexconf.subjects.trial import Options
@@ -37,6 +39,7 @@ app.add_typer(bench.app, name="bench")
 sanitize.register(app)
 fuzz.register(app)
 
+_ATTRIBUTED = 20  # failures of a run that are attributed; each takes a few more cases
 _INTERRUPTED = 130  # what typer itself makes of a Ctrl-C
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
@@ -94,24 +97,34 @@ def run(
     repeats: Annotated[int, typer.Option(min=1, help="Launches of a case, which must agree bit for bit.")] = 1,
     time_limit: Limit = None,
     timings: Annotated[bool, typer.Option("--timings", help="Show where the time of a case goes.")] = False,
+    known: Annotated[
+        bool, typer.Option("--expectations/--no-expectations", help="Let known defects pass as what they are.")
+    ] = True,
+    attribute: Annotated[
+        bool, typer.Option("--attribute/--no-attribute", help="Say which layer is to blame for a failure.")
+    ] = True,
     results: Annotated[Path | None, typer.Option(help="Also write one JSON line a case to this new file.")] = None,
     as_json: Json = False,
 ) -> None:
     """Run catalogue cases, and compare every element with float64 mathematics.
 
-    Exit code 0 when all pass, 1 when a case fails, 2 for a bad input.
+    Exit code 0 when all pass or fail as `cases/expectations` says, 1 when a case fails, 2 for a bad input.
 
     Examples: `flexconf run`, `flexconf run alibi 'causal*' --timings`, `flexconf run --workers 1 --vector-width 8`
     """
-    from flexconf import catalogue, tables
+    from flexconf import attribution, catalogue, expectations, tables
     from flexconf import run as runner
 
     options = _options(vector_width, fast_math, repeats)
-    chosen = catalogue.select(catalogue.load(file or None), cases or [])
+    catalogued = catalogue.load(file or None)
+    chosen = catalogue.select(catalogued, cases or [])
+    in_force = expectations.in_force(subject) if known else ()
+    results_seen: list[Result] = []
     failed: list[Result] = []
     with _progress("cases", len(chosen), hidden=as_json) as advance:
 
         def take(result: Result) -> None:
+            results_seen.append(result)
             if not result.passed:
                 failed.append(result)
             advance(f"{len(failed)} failed" if failed else "")
@@ -123,16 +136,98 @@ def run(
             options=options,
             time_limit=time_limit,
             results=results,
+            expectations=in_force,
             on_result=take,
         )
+    review = expectations.review(in_force, results_seen, [c.name for c in catalogued])
+    failed.sort(key=lambda r: r.case.name)
+    blamed: dict[str, Attribution] = {}
+    if attribute and failed:
+        asked = failed[:_ATTRIBUTED]
+        with _progress("attributing", len(asked), hidden=as_json) as advance:
+            blamed = attribution.of_results(asked, options, on_case=lambda: advance(""))
     if as_json:
-        listed = [{**r.outcome.to_json(), "why": r.why} for r in failed]
-        _print_json({"summary": summary.to_json(), "failures": listed})
+        listed = [
+            {
+                **r.outcome.to_json(),
+                "why": r.why,
+                "attribution": asdict(blamed[r.case.name]) if r.case.name in blamed else None,
+            }
+            for r in failed
+        ]
+        explained = [
+            {"case": r.case.name, "outcome": f"{r.outcome.stage}/{r.outcome.symptom}", "reason": r.expectation.reason}
+            for r in results_seen
+            if r.expectation is not None
+        ]
+        _print_json({"summary": summary.to_json(), "failures": listed, "known": explained, "review": review.lines})
     else:
         if failed:
-            _console().print(tables.failures(sorted(failed, key=lambda r: r.case.name)))
+            _console().print(tables.failures(failed))
+        if blamed:
+            _console().print(tables.attributions(blamed, len(failed)))
         _console().print(tables.summary(summary, timings))
+        for line in review.lines:
+            _console().print(f"[yellow]note[/] {escape(line)}")
     raise typer.Exit(0 if summary.ok else 1)
+
+
+@app.command()
+def attribute(
+    case: Annotated[str, typer.Argument(help="A case's name.")],
+    subject: SubjectName = "reference.host",
+    vector_width: Width = None,
+    fast_math: FastMath = False,
+    time_limit: Limit = None,
+    as_json: Json = False,
+) -> None:
+    """Run a case again on as many layers as it takes to say, in a sentence, which is the first that is wrong.
+
+    Exit code 0 when the subject is right, 1 when it is not, 2 for a bad input.
+
+    Example: `flexconf attribute modulo_negative --subject torch-flash`
+    """
+    from flexconf import attribution, catalogue, subjects, tables
+
+    subjects.require(subject)
+    chosen = catalogue.select(catalogue.load(), [case])
+    if len(chosen) != 1:
+        raise InputError(f"{case!r} names {len(chosen)} cases; attribution is of one, such as {chosen[0].name}")
+    if chosen[0].expect != "ok":
+        raise InputError(f"{case} states what the reference must refuse; there is nothing to attribute")
+    found = attribution.of_case(chosen[0], subject, _options(vector_width, fast_math), time_limit)
+    if as_json:
+        _print_json({"case": case, "subject": subject, **asdict(found)})
+    else:
+        _console().print(tables.attribution(case, subject, found))
+    raise typer.Exit(0 if found.layer == attribution.NONE else 1)
+
+
+@app.command(name="expectations")
+def list_expectations(
+    subject: Annotated[str | None, typer.Argument(help="A subject; by default all of them.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Run every repro that can be run here.")] = False,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """List the known defects; with --verify, see whether each still shows in its repro.
+
+    Exit code 0, and with --verify 1 when a repro in force does not show what its expectation says.
+
+    Examples: `flexconf expectations`, `flexconf expectations torch-eager --verify`
+    """
+    from flexconf import expectations, subjects, tables
+
+    names = [subjects.get(subject).name] if subject is not None else list(subjects.SUBJECTS)
+    found = [e for name in names for e in expectations.load(name)]
+    if not found:
+        raise InputError(f"there are no expectations for {subject or 'any subject'} in {expectations.folder()}")
+    states = expectations.verify(found, workers) if verify else expectations.states(found)
+    if as_json:
+        _print_json([s.to_json() for s in states])
+    else:
+        _console().print(tables.expectations(states))
+    raise typer.Exit(1 if any(s.failed for s in states) else 0)
 
 
 _MOD = "A score_mod as text, such as `score + bias[h, q - kv]`, or `module:function`."

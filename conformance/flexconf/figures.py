@@ -12,8 +12,8 @@ from typing import Any
 def lines(figures: Iterable[Mapping[str, Any]]) -> list[str]:
     """One line a subject: cases, elements, worst and median ratio, the witness' opinions.
 
-    A figure is {"subject", "passed", "known", "elements", "ratio", "opinion", "between"}, of one case on one subject,
-    or {"subject", "absent"} with the reason why it was not run.
+    A figure is {"subject", "passed", "known", "unexpected", "elements", "ratio", "opinion", "between"}, of one case on
+    one subject ("unexpected" names the case where a known defect did not show, else None), or {"subject", "absent"} with the reason why it was not run.
     """
     by_subject: dict[str, list[Mapping[str, Any]]] = {}
     for figure in figures:
@@ -42,4 +42,7 @@ def _line(given: list[Mapping[str, Any]]) -> str:
         between = sum(int(f["between"]) for f in of if f["opinion"] == "agrees")
         counted = ", ".join(f"{verdict} {n}" for verdict, n in sorted(opinions.items()))
         parts.append(f"Triton's opinion: {counted}; {between:,} elements compared with it")
+    unexpected = sorted(str(f["unexpected"]) for f in of if f.get("unexpected"))
+    if unexpected:
+        parts.append(f"known defects that did not show: {', '.join(unexpected)}")
     return ", ".join([*parts, *missed])

@@ -121,7 +121,6 @@ def run(
     asked = [case for case in cases if case.expect == "ok" or what.is_reference]
     if not asked:
         raise InputError(f"these cases state what the reference must refuse, which is not asked of {subject}")
-    known = {case.name: e for case in cases for e in expectations if e.claims(case.name)}
     stream = _Stream(results) if results is not None else None
     workers = workers or worker.default_workers()
     tasks = [CaseTask(case, subject, options) for case in asked]
@@ -130,7 +129,7 @@ def run(
 
     def take(task: CaseTask, ended: Outcome | Lost) -> None:
         outcome = of_lost(task, ended) if isinstance(ended, Lost) else ended
-        result = judge(task.case, outcome, known.get(task.case.name))
+        result = judge(task.case, outcome, expectations)
         collected[task.case.name] = result
         if stream is not None:
             stream.write(outcome)
@@ -219,12 +218,11 @@ def of_lost(task: CaseTask, lost: Lost) -> Outcome:
     return Outcome(task.case.name, task.case.digest(), task.subject, stage, symptom, message)
 
 
-def judge(case: Case, outcome: Outcome, expectation: Expectation | None = None) -> Result:
-    """Hold an outcome against `case.expect`, and a failure against the known defect that claims the case."""
+def judge(case: Case, outcome: Outcome, expectations: Sequence[Expectation] = ()) -> Result:
+    """Hold an outcome against `case.expect`, and a failure against the known defects that claim the case."""
     failed = _why(case, outcome)
-    if failed and expectation is not None and expectation.covers(outcome):
-        return Result(case, outcome, True, "", expectation)
-    return Result(case, outcome, not failed, failed)
+    known = [e for e in expectations if e.claims(case.name) and e.covers(outcome)] if failed else []
+    return Result(case, outcome, True, "", known[0]) if known else Result(case, outcome, not failed, failed)
 
 
 def _why(case: Case, outcome: Outcome) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -12,9 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from flexconf.attribution import Attribution
     from flexconf.case import Case
     from flexconf.clauses import Citation
     from flexconf.environment import Environment
+    from flexconf.expectations import State
     from flexconf.opcheck import Row
     from flexconf.run import Result, Summary
     from flexconf.subjects import Subject
@@ -78,6 +80,49 @@ def failures(results: Iterable[Result]) -> RenderableType:
     table.add_column("why", overflow="fold", ratio=1)
     for r in results:
         table.add_row(escape(r.case.name), r.outcome.stage, r.outcome.symptom, escape(r.why))
+    return table
+
+
+def attributions(found: Mapping[str, Attribution], failed: int) -> RenderableType:
+    """One sentence a failed case."""
+    rest = failed - len(found)
+    caption = f"{rest} more not attributed; `flexconf attribute CASE` does it" if rest else None
+    table = _table("Who is wrong", caption)
+    table.add_column("case", overflow="fold", style="bold")
+    table.add_column("layer", overflow="fold", min_width=8)
+    table.add_column("why", overflow="fold", ratio=1)
+    for name, a in found.items():
+        table.add_row(escape(name), a.layer, escape(a.sentence))
+    return table
+
+
+def attribution(case: str, subject: str, found: Attribution) -> RenderableType:
+    """What was run of one case, and who is wrong."""
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("case", escape(case))
+    facts.add_row("subject", subject)
+    for name, outcome in found.evidence.items():
+        facts.add_row("" if name != next(iter(found.evidence)) else "was run", f"{name}: {outcome}")
+    facts.add_row("layer", Text(found.layer, "bold"))
+    facts.add_row("why", escape(found.sentence))
+    return facts
+
+
+def expectations(states: Sequence[State]) -> RenderableType:
+    """One line a known defect."""
+    table = _table(caption=f"{len(states)} known defect{'s' * (len(states) != 1)}")
+    table.add_column("subject", style="bold", overflow="fold", min_width=11)
+    table.add_column("repro", overflow="fold", min_width=12)
+    table.add_column("cases", justify="right")
+    table.add_column("outcome", overflow="fold", min_width=18)
+    table.add_column("what is wrong", overflow="fold", ratio=1)
+    table.add_column("state", overflow="fold", min_width=12)
+    for s in states:
+        e = s.expectation
+        scope = ", ".join(f"{p} {v}" for p, v in e.versions.items())
+        reason = f"{escape(e.reason)} [dim]({escape(scope)}{f', device {escape(e.device)}' if e.device else ''})[/]"
+        colour = "bold red" if s.failed else "green" if s.in_force else "yellow"
+        table.add_row(e.subject, e.repro.name, str(s.cases), "\n".join(e.outcomes), reason, Text(s.text, colour))
     return table
 
 

@@ -1,0 +1,341 @@
+"""Known defects of a subject, as data: which cases show them, how, why, for which versions and devices.
+
+A file `cases/expectations/<subject>.toml` holds `[[expect]]` tables. An expectation turns a failure that it describes
+into a known one; it never hides another failure of the same case, and it is reported when it no longer holds.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+from flexconf import catalogue, environment, subjects
+from flexconf.case import Case
+from flexconf.errors import InputError
+from flexconf.outcome import Outcome, Stage, Symptom
+
+if TYPE_CHECKING:
+    from flexconf.run import Result
+
+__all__ = ["Expectation", "Review", "State", "folder", "in_force", "load", "load_text", "review", "states", "verify"]
+
+_KEYS = ("cases", "outcomes", "reason", "link", "repro", "versions", "device", "flaky")
+_REQUIRED = ("cases", "outcomes", "reason", "repro", "versions")
+# That a case's result is missing is nobody's known defect; that a subject returned no tensor may be.
+_OUTCOMES = (
+    *(f"{stage}/{symptom}" for stage in Stage for symptom in Symptom if symptom not in (Symptom.OK, Symptom.MISSING)),
+    f"{Stage.OUTPUT}/{Symptom.MISSING}",
+)
+_DEVICE = re.compile(r"[0-9.*?\[\]]+")
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """One defect of `subject`.
+
+    `cases` are names or globs of the cases that show it, `outcomes` "stage/symptom" of how, `repro` the smallest case
+    that shows it. It holds for `versions` (a package, a PEP 440 specifier) and for compute capabilities that match the
+    glob `device`; None for any device, the CPU included. A `flaky` one may also pass.
+    """
+
+    subject: str
+    cases: tuple[str, ...]
+    outcomes: tuple[str, ...]
+    reason: str
+    repro: Case
+    versions: Mapping[str, str]
+    link: str | None = None
+    device: str | None = None
+    flaky: bool = False
+
+    def claims(self, case: str) -> bool:
+        """Whether it says something about the case of that name; a repro is its own."""
+        return case == self.repro.name or any(fnmatch.fnmatchcase(case, pattern) for pattern in self.cases)
+
+    def covers(self, outcome: Outcome) -> bool:
+        """Whether `outcome` is what it describes."""
+        return f"{outcome.stage}/{outcome.symptom}" in self.outcomes
+
+    def applies(self, packages: Mapping[str, str | None], capability: str | None) -> bool:
+        """Whether it is about these versions and this compute capability (None for no GPU)."""
+        return not self.why_not(packages, capability)
+
+    def why_not(self, packages: Mapping[str, str | None], capability: str | None) -> str:
+        """Why it does not apply; "" when it does."""
+        for package, specifier in self.versions.items():
+            version = packages.get(package)
+            if version is None:
+                return f"{package} is not installed"
+            if not SpecifierSet(specifier).contains(version, prereleases=True):
+                return f"it is about {package} {specifier}, and here is {version}"
+        if self.device is not None and (capability is None or not fnmatch.fnmatchcase(capability, self.device)):
+            return f"it is about compute capability {self.device}, and here is {capability or 'no GPU'}"
+        return ""
+
+
+@dataclass(frozen=True)
+class Review:
+    """What a run says of the expectations that were in force.
+
+    `passed` are pairs (expectation, case) of what should have failed and did not; `stale` are expectations that no case
+    of the catalogue matches any more, with the pattern that matches nothing.
+    """
+
+    passed: tuple[tuple[Expectation, str], ...] = ()
+    stale: tuple[tuple[Expectation, str], ...] = ()
+
+    @property
+    def lines(self) -> list[str]:
+        """A sentence each."""
+        found = [
+            f"unexpected pass: {case} no longer shows a known defect of {e.subject} ({e.reason}); "
+            f"take it out of cases/expectations/{e.subject}.toml, or narrow its versions"
+            for e, case in self.passed
+        ]
+        found += [
+            f"stale: {pattern!r} in cases/expectations/{e.subject}.toml matches no case ({e.reason})"
+            for e, pattern in self.stale
+        ]
+        return found
+
+
+@dataclass(frozen=True)
+class State:
+    """An expectation as it stands here: how many cases it claims, and a few words on whether it holds.
+
+    `failed` means that it was put to the test and does not.
+    """
+
+    expectation: Expectation
+    cases: int
+    in_force: bool
+    text: str
+    failed: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        e = self.expectation
+        return {
+            "subject": e.subject,
+            "cases": list(e.cases),
+            "outcomes": list(e.outcomes),
+            "reason": e.reason,
+            "link": e.link,
+            "versions": dict(e.versions),
+            "device": e.device,
+            "flaky": e.flaky,
+            "repro": e.repro.to_toml(),
+            "in_force": self.in_force,
+            "state": self.text,
+            "failed": self.failed,
+        }
+
+
+def folder() -> Path:
+    """Where the files are: beside the catalogue."""
+    return catalogue.folder() / "expectations"
+
+
+@cache
+def load(subject: str) -> tuple[Expectation, ...]:
+    """All expectations of `subject`, in the order of its file; none without a file. Raises InputError."""
+    subjects.get(subject)
+    path = folder() / f"{subject}.toml"
+    if not path.is_file():
+        return ()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    return tuple(load_text(text, subject, str(path)))
+
+
+def in_force(subject: str) -> tuple[Expectation, ...]:
+    """The expectations of `subject` that are about the versions and the GPU here."""
+    packages, capability = here()
+    return tuple(e for e in load(subject) if e.applies(packages, capability))
+
+
+@cache
+def here() -> tuple[Mapping[str, str | None], str | None]:
+    """The versions of the packages here, and the compute capability of the first GPU."""
+    facts = environment.read()
+    return facts.packages, facts.gpus[0].compute_capability if facts.gpus else None
+
+
+def review(expectations: Sequence[Expectation], results: Sequence[Result], names: Sequence[str]) -> Review:
+    """Hold `expectations` in force against the results of a run; `names` are those of the whole catalogue."""
+    passed = [
+        (e, r.case.name)
+        for e in expectations
+        if not e.flaky
+        for r in results
+        if r.case.expect == "ok" and r.outcome.ok and e.claims(r.case.name)
+    ]
+    stale = [(e, pattern) for e in expectations for pattern in e.cases if not fnmatch.filter(names, pattern)]
+    return Review(tuple(passed), tuple(stale))
+
+
+def states(expectations: Sequence[Expectation]) -> list[State]:
+    """Each with how many cases of the catalogue it claims and whether it is in force here."""
+    names = [case.name for case in catalogue.load()]
+    packages, capability = here()
+    found = []
+    for e in expectations:
+        why = e.why_not(packages, capability)
+        found.append(State(e, sum(map(e.claims, names)), not why, why or "in force"))
+    return found
+
+
+def verify(expectations: Sequence[Expectation], workers: int | None = None) -> list[State]:
+    """Run the repro of each that is in force on a subject that can run here, and see whether it does what it says."""
+    from flexconf import run
+
+    found = states(expectations)
+    for name in dict.fromkeys(e.subject for e in expectations):
+        why = subjects.get(name).why_not()
+        mine = [n for n, s in enumerate(found) if s.expectation.subject == name and s.in_force]
+        if why or not mine:
+            for n in mine:
+                found[n] = replace(found[n], text=f"not verified: {why}")
+            continue
+        outcomes: dict[str, Outcome] = {}
+
+        def take(result: Result, into: dict[str, Outcome] = outcomes) -> None:
+            into[result.case.name] = result.outcome
+
+        run.run([found[n].expectation.repro for n in mine], subject=name, workers=workers, on_result=take)
+        for n in mine:
+            found[n] = _verified(found[n], outcomes[found[n].expectation.repro.name])
+    return found
+
+
+def _verified(state: State, outcome: Outcome) -> State:
+    e = state.expectation
+    if e.covers(outcome):
+        return replace(state, text="shown by its repro")
+    if outcome.ok:
+        return replace(state, text="flaky: passed this time" if e.flaky else "its repro passes", failed=not e.flaky)
+    seen = f"{outcome.stage}/{outcome.symptom}"
+    return replace(state, text=f"its repro ends otherwise: {seen}: {outcome.message[:200]}", failed=True)
+
+
+def load_text(text: str, subject: str, origin: str) -> list[Expectation]:
+    """The expectations of one TOML text; `origin` names it in messages. Raises InputError."""
+    try:
+        data = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InputError(f"{origin}: not valid TOML: {str(error) or 'nested too deeply'}") from None
+    tables = data.pop("expect", [])
+    if data or not isinstance(tables, list):
+        raise InputError(
+            f"{origin}: an expectation is an [[expect]] table; there is {', '.join(data) or 'expect = ...'}"
+        )
+    found = [_Reader(table, subject, f"{origin}: [[expect]] {n}").read() for n, table in enumerate(tables, 1)]
+    repros = [e.repro.name for e in found]
+    for name in repros:
+        if repros.count(name) > 1:
+            raise InputError(f"{origin}: two repros are named {name!r}")
+    return found
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """One table, with what names it in messages."""
+
+    table: Any
+    subject: str
+    where: str
+    known: tuple[str, ...] = field(default=_KEYS)
+
+    def read(self) -> Expectation:
+        if not isinstance(self.table, dict):
+            raise InputError(f"{self.where}: must be a table")
+        for key in self.table:
+            if key not in self.known:
+                close = difflib.get_close_matches(key, self.known, 1)
+                hint = f"did you mean {close[0]!r}?" if close else f"the keys are {', '.join(self.known)}"
+                raise InputError(f"{self.where}: unknown key {key!r}; {hint}")
+        for key in _REQUIRED:
+            if not self.table.get(key):
+                raise InputError(f"{self.where}: {key} is missing; an expectation has {', '.join(_REQUIRED)}")
+        flaky = self.table.get("flaky", False)
+        if not isinstance(flaky, bool):
+            raise InputError(f"{self.where}: flaky must be true or false, not {flaky!r}")
+        return Expectation(
+            subject=self.subject,
+            cases=self._strings("cases"),
+            outcomes=tuple(map(self._outcome, self._strings("outcomes"))),
+            reason=self._string("reason"),
+            repro=self._repro(),
+            versions=self._versions(),
+            link=self._string("link") if "link" in self.table else None,
+            device=self._device(),
+            flaky=flaky,
+        )
+
+    def _string(self, key: str) -> str:
+        value = self.table[key]
+        if not isinstance(value, str) or not value.strip():
+            raise InputError(f"{self.where}: {key} must be a text, not {value!r}")
+        return " ".join(value.split())
+
+    def _strings(self, key: str) -> tuple[str, ...]:
+        value = self.table[key]
+        if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+            raise InputError(f"{self.where}: {key} must be a list of texts, not {value!r}")
+        return tuple(value)
+
+    def _outcome(self, text: str) -> str:
+        if text not in _OUTCOMES:
+            close = difflib.get_close_matches(text, _OUTCOMES, 1)
+            hint = f"did you mean {close[0]!r}?" if close else "it is stage/symptom, as `flexconf run` counts them"
+            raise InputError(f"{self.where}: outcome {text!r} is none of a failure; {hint}")
+        return text
+
+    def _versions(self) -> dict[str, str]:
+        table = self.table["versions"]
+        if not isinstance(table, dict):
+            raise InputError(f"{self.where}: versions must be a table, such as versions = {{ torch = '==2.13.*' }}")
+        packages = subjects.get(self.subject).packages
+        for package, specifier in table.items():
+            if package not in packages:
+                raise InputError(
+                    f"{self.where}: versions: {package!r} does not decide what {self.subject} does; "
+                    f"{', '.join(packages)} do"
+                )
+            try:
+                SpecifierSet(specifier)
+            except (InvalidSpecifier, TypeError, AttributeError):
+                raise InputError(
+                    f"{self.where}: versions: {package} = {specifier!r} is no specifier, such as '>=2.11,<2.14'"
+                ) from None
+        return dict(table)
+
+    def _device(self) -> str | None:
+        if "device" not in self.table:
+            return None
+        device = self._string("device")
+        if not _DEVICE.fullmatch(device):
+            raise InputError(f"{self.where}: device {device!r} must be a glob of compute capabilities, such as '9.*'")
+        return device
+
+    def _repro(self) -> Case:
+        text = self.table["repro"]
+        if not isinstance(text, str):
+            raise InputError(f"{self.where}: repro must be a text that holds one case")
+        cases = catalogue.load_text(text, f"{self.where}: repro")
+        if len(cases) != 1:
+            raise InputError(f"{self.where}: repro must hold one case, not {len(cases)}")
+        if cases[0].expect != "ok":
+            raise InputError(f"{self.where}: repro must be a case that ought to pass, not one that expects a refusal")
+        return cases[0]
