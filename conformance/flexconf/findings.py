@@ -36,6 +36,7 @@ ROOT = Path(".flexconf/fuzz")
 
 _FACTS = "finding.json"
 _FOLDER = "findings"
+_CAUSE = 9  # words
 _VALUES = (Stage.OUTPUT, Stage.LSE)
 _WRONG = (Symptom.WRONG, Symptom.NONFINITE)
 
@@ -102,8 +103,11 @@ def family(outcome: Outcome) -> str:
     """The kind of a failure that shrinking keeps to: wrong values are one, refusals and crashes by their cause."""
     if outcome.stage in _VALUES and outcome.symptom in _WRONG:
         return "wrong values"
-    cause = re.sub(r"[^A-Za-z ]+", " ", outcome.message.partition(":")[0])
-    return " ".join(f"{outcome.stage}/{outcome.symptom} {cause}".split())[:100]
+    # Of a dead process the way it died, of an exception its first words; names, quotations and numbers vary.
+    said = outcome.message.partition(":")[0] if outcome.message.startswith("ended by") else outcome.message
+    cause = re.sub(r"'[^']*'|\"[^\"]*\"|`[^`]*`", " ", said)
+    words = re.sub(r"[^A-Za-z ]+", " ", cause).split()
+    return " ".join([f"{outcome.stage}/{outcome.symptom}", *words[:_CAUSE]])
 
 
 def shape(seen: Outline, case: Case) -> str:
@@ -133,6 +137,8 @@ def traits(case: Case, width: int, seen: Outline) -> tuple[str, ...]:
         "no elements": 0 in (p.B, p.M, p.N),
         "blocks of queries": block.q < p.M,
         "blocks of keys": block.kv < p.N,
+        # What fails at sizes of one, or at head dims that few kernels take, need not fail elsewhere.
+        "degenerate sizes": 1 in (p.M, p.N) or min(p.D, p.Dv) < 16,
         "Dv": p.Dv != p.D,
         "scale": p.scale is not None,
         "capture in both mods": bool(seen.shared),

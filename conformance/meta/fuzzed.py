@@ -19,7 +19,7 @@ from flexconf.subjects import reference, trial
 from flexconf.subjects.trial import Attended, Options, StageClock
 from flexconf.worker import Report
 
-_PROBLEM = Problem(B=1, H=1, Hkv=1, M=4, N=5, D=8, Dv=8)
+_PROBLEM = Problem(B=1, H=1, Hkv=1, M=4, N=5, D=16, Dv=16)
 
 
 def cases() -> SearchStrategy[Case]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import os
 import time
@@ -148,6 +149,8 @@ def fuzz(plan: Plan, on_progress: Callable[[Progress], None] = lambda progress: 
     if plan.workers < 1 or plan.workers > 999:
         raise InputError(f"workers must be 1 to 999, not {plan.workers}")
     subjects.require(plan.subject)
+    if importlib.util.find_spec("hypothesis") is None:
+        raise InputError("fuzzing needs Hypothesis, which is not installed: python -m pip install hypothesis")
     stream.claim(plan.folder, Identity.here(plan.subject, plan.seed))
     with stream.exclusively(plan.folder):
         stream.repair(plan.folder)
