@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from flexconf.subjects.trial import Options
 
 MODS, HOST, SIMT, FA4 = "reference.mods", "reference.host", "reference.simt", "reference.fa4"
-FLASH, TRITON, EAGER = "torch-flash", "torch-triton", "torch-eager"
+CODEGEN, FLASH, TRITON, EAGER = "torch-codegen", "torch-flash", "torch-triton", "torch-eager"
 REFERENCE = (MODS, HOST, SIMT, FA4)
-LAYERS = (*REFERENCE, FLASH, TRITON, EAGER)
+LAYERS = (*REFERENCE, CODEGEN, FLASH, TRITON, EAGER)
 NONE = "not reproduced"
 _BEFORE_A_KERNEL = (Stage.TRACE, Stage.ELIGIBILITY, Stage.RENDER)
 
@@ -31,8 +31,8 @@ _BEFORE_A_KERNEL = (Stage.TRACE, Stage.ELIGIBILITY, Stage.RENDER)
 class Attribution:
     """`layer` is where the fault lies, `sentence` says so and why, `evidence` is "stage/symptom" of what was run.
 
-    Layers: codegen, lowering, block lists, GPU compiler, simt kernel, flash-attn-4, torch-flash, torch-triton,
-    torch-eager, oracle, not reproduced, undecided.
+    Layers: codegen, lowering, block lists, GPU compiler, simt kernel, flash-attn-4, torch-codegen, torch-flash,
+    torch-triton, torch-eager, oracle, not reproduced, undecided.
     """
 
     layer: str
@@ -76,7 +76,8 @@ def investigate(case: Case, subject: str, run: Callable[[Case, str], Outcome], a
         return attribute(subject, observed)
     if subject not in REFERENCE:
         look(HOST)
-        look(*(() if again.stage in _BEFORE_A_KERNEL else (SIMT, FA4)))
+        if again.stage not in _BEFORE_A_KERNEL and subject != CODEGEN:
+            look(*((CODEGEN,) if subject == FLASH else ()), SIMT, FA4)
         if not any(o is not None and o.ok for name, o in observed.items() if name != subject):
             look(MODS, SIMT, FA4, TRITON, EAGER)
         return attribute(subject, observed)
@@ -196,8 +197,8 @@ def _of_reference(subject: str, seen: _Seen) -> Attribution:
 
 
 _NAMES = {
+    CODEGEN: "PyTorch's CuTeDSL code generator, before any kernel",
     FLASH: "PyTorch's FLASH lowering",
-    "torch-codegen": "PyTorch's FLASH lowering, before any kernel",
     TRITON: "PyTorch's Triton lowering",
     EAGER: "PyTorch eager, or a difference of contract",
 }
@@ -211,6 +212,12 @@ def _of_production(subject: str, seen: _Seen) -> Attribution:
         return seen.verdict("undecided", f"{subject} is {seen.how(subject)}, and nothing that was run is right")
     said = f"{' and '.join(witnesses)} {'is' if len(witnesses) == 1 else 'are'} right"
     early = failed.stage in _BEFORE_A_KERNEL
+    if subject == FLASH and seen.wrong(CODEGEN):
+        return seen.verdict(
+            CODEGEN,
+            f"{subject} is {seen.how(subject)}, and what it generates is {seen.how(CODEGEN)} on the CPU already, while "
+            f"{said}: {_NAMES[CODEGEN]}",
+        )
     if subject == FLASH and not early and seen.wrong(FA4):
         if seen.right(HOST) and seen.right(SIMT):
             return seen.verdict(
