@@ -20,7 +20,7 @@ from flexconf.inputs import Inputs
 
 __all__ = ["captures", "nested", "number", "qkv"]
 
-_LITERAL = 16  # elements of a tensor that are written out as they are
+_LITERAL = {True: 4, False: 16}  # elements of a tensor that are written out as they are; of floats fewer
 _LISTED = 64  # the same, where the values must be the case's own
 _PACKED_WIDTH = 96
 
@@ -77,7 +77,7 @@ def _written(tensor: Tensor, place: int, exact: bool) -> _Written:
     if counted is not None and bool((plain == counted).all()):
         along = f"torch.arange({shape[-1]}).to({_dtype(plain)})"
         return _Written(along if plain.dim() == 1 else f"{along}.expand({shape}).contiguous()", plain)
-    if plain.numel() <= (_LISTED if exact else _LITERAL):
+    if plain.numel() <= (_LISTED if exact else _LITERAL[plain.is_floating_point()]):
         return _literal(plain)
     if exact:
         return _packed(plain)

@@ -211,10 +211,10 @@ def worst(name, seen, wanted, bound):
     return float(ratio[at]), (
         f"{{name}}[{{where}}] is {{float(seen[at]):.9g}}, expected {{float(wanted[at]):.9g}} +- {{bound:.3g}}"
     )
-
+{fallback}
 
 def main():
-{run}
+{first}{run}
     if out is None or lse is None:
         print(f"there: {{'the LSE' if lse is None else 'the output'}} was not returned")
         return 1
@@ -269,8 +269,9 @@ def unpacked(dtype, shape, code):
 
 
 def _standalone(
-    case: Case, subject: str, outcome: Outcome, exact: bool, device: str, guard: str, call: str, packages: str
+    case: Case, subject: str, outcome: Outcome, exact: bool, device: str, guard: str, call: str, fallback: str = ""
 ) -> str:
+    """The script; `fallback` is a function `through_the_project` that takes over where there is no GPU."""
     parts = _parts(case, exact)
     p = case.problem
     raises = outcome.symptom in (Symptom.REFUSED, Symptom.CRASH, *_DEADLY)
@@ -295,7 +296,9 @@ def _standalone(
     what = "there" if raises else "it fails in another way than expected"
     text = _PLAIN.format(
         title=_title(case, subject, outcome),
-        about=_about(case, outcome, packages),
+        about=_about(outcome),
+        fallback=f"\n\n{fallback}\n" if fallback else "",
+        first=_FIRST if fallback else "",
         imports="\n".join(f"import {name}" for name in sorted(standard)),
         guard=guard,
         device=device,
@@ -366,9 +369,9 @@ def _title(case: Case, subject: str, outcome: Outcome) -> str:
     return _quoted(f"{_WHAT.get(subject, subject)}: {how}{part} for {mods or 'no mod'}.")
 
 
-def _about(case: Case, outcome: Outcome, packages: str) -> str:
+def _about(outcome: Outcome) -> str:
     said = " ".join(outcome.message.split())[:600]
-    return _quoted(f"Seen{packages}: {said}")
+    return _quoted(f"Seen with torch {torch.__version__}: {said}")
 
 
 def _quoted(text: str) -> str:
@@ -402,38 +405,69 @@ _CALL = """\
     )"""
 
 
-def _flex(case: Case, outcome: Outcome, subject: str, exact: bool, backend: str | None, more: str = "") -> str:
-    on_gpu = backend is not None or devices.count() > 0
-    function = "flex_attention" if backend is None else "torch.compile(flex_attention, dynamic=False, fullgraph=True)"
-    call = _CALL.format(
-        function=function,
+def _call(case: Case, backend: str | None) -> str:
+    compiled = "torch.compile(flex_attention, dynamic=False, fullgraph=True)"
+    return _CALL.format(
+        function="flex_attention" if backend is None else compiled,
         score="score_mod" if case.score_mod is not None else "None",
         scale=literals.number(case.problem.effective_scale),
         options=f', kernel_options={{"BACKEND": "{backend}"}}' if backend is not None else "",
     )
-    guard = _GUARD.format(more=more) + (_NEEDS_GPU if on_gpu else "")
-    return _standalone(
-        case, subject, outcome, exact, '"cuda"' if on_gpu else '"cpu"', guard, call, f" with torch {torch.__version__}"
-    )
 
 
 def _flash(case: Case, subject: str, outcome: Outcome, width: int | None, exact: bool) -> str:
-    return _flex(case, outcome, subject, exact, "FLASH", "\n    import flash_attn.cute.interface")
+    guard = _GUARD.format(more="\n    import flash_attn.cute.interface") + _NEEDS_GPU
+    return _standalone(case, subject, outcome, exact, '"cuda"', guard, _call(case, "FLASH"))
 
 
 def _triton(case: Case, subject: str, outcome: Outcome, width: int | None, exact: bool) -> str:
-    return _flex(case, outcome, subject, exact, "TRITON", "\n    import triton")
+    guard = _GUARD.format(more="\n    import triton") + _NEEDS_GPU
+    return _standalone(case, subject, outcome, exact, '"cuda"', guard, _call(case, "TRITON"))
 
 
 def _eager(case: Case, subject: str, outcome: Outcome, width: int | None, exact: bool) -> str:
-    return _flex(case, outcome, subject, exact, None)
+    on_gpu = devices.count() > 0
+    guard = _GUARD.format(more="") + (_NEEDS_GPU if on_gpu else "")
+    return _standalone(case, subject, outcome, exact, '"cuda"' if on_gpu else '"cpu"', guard, _call(case, None))
 
 
 def _codegen(case: Case, subject: str, outcome: Outcome, width: int | None, exact: bool) -> str:
-    """With a GPU, the way that a user takes; without one, the project's own."""
-    if devices.count():
-        return _flash(case, subject, outcome, width, exact)
-    return _project(case, subject, outcome, width, exact)
+    """With a GPU, what a user does; without one, the project runs what torch generates."""
+    device = '"cuda" if torch.cuda.is_available() else "cpu"'
+    fallback = _THROUGH_THE_PROJECT.format(subject=subject, toml=case.to_toml(), width=width)
+    guard = _GUARD.format(more="")
+    return _standalone(case, subject, outcome, exact, device, guard, _call(case, "FLASH"), fallback)
+
+
+_FIRST = """\
+    if DEVICE == "cpu":
+        return through_the_project()
+"""
+
+_THROUGH_THE_PROJECT = '''\
+def through_the_project():
+    """Without a GPU: what torch generates, compiled for the CPU by the CuTe DSL compiler. Needs
+    flexflash-conformance."""
+    try:
+        from flexconf import catalogue, subjects
+        from flexconf.isolated import Isolated
+        from flexconf.subjects.trial import Options
+    except ImportError as error:
+        print(f"cannot be run: no GPU, and {{error}}")
+        return 2
+    why = subjects.get({subject!r}).why_not()
+    if why:
+        print(f"cannot be run: {{why}}")
+        return 2
+    (case,) = catalogue.load_text(CASE, "repro")
+    with Isolated(prepare={subject!r}) as isolated:
+        outcome = isolated.run(case, {subject!r}, Options(vector_width={width}))
+    print(f"{{'gone' if outcome.ok else 'there'}}: {{outcome.stage}}/{{outcome.symptom}}: {{outcome.message}}")
+    return 0 if outcome.ok else 1
+
+
+CASE = r"""
+{toml}"""'''
 
 
 _PROJECT = '''\
@@ -479,7 +513,7 @@ if __name__ == "__main__":
 def _project(case: Case, subject: str, outcome: Outcome, width: int | None, exact: bool) -> str:
     return _PROJECT.format(
         title=_title(case, subject, outcome),
-        about=_about(case, outcome, f" with torch {torch.__version__}"),
+        about=_about(outcome),
         subject=subject,
         toml=case.to_toml(),
         width=width,

@@ -40,7 +40,7 @@ def fuzz(
     out: Annotated[Path | None, typer.Option(help="The run's folder; by default `.flexconf/fuzz/<subject>`.")] = None,
     time_limit: Annotated[float | None, typer.Option(min=0.1, help="Seconds an example may take.")] = None,
     shrink: Annotated[float, typer.Option(min=0.0, help="Seconds that making one failure smaller may take.")] = 60.0,
-    stop_after: Annotated[int | None, typer.Option(min=1, help="End a driver after so many new findings.")] = None,
+    stop_after: Annotated[int | None, typer.Option(min=1, help="End when so many new findings are there.")] = None,
     coverage: Annotated[bool, typer.Option("--coverage", help="Name everything that was never reached.")] = False,
     check_repro: Annotated[
         bool, typer.Option("--check-repro/--no-check-repro", help="Run the repro of every new finding.")

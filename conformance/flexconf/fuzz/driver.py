@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 SHRINK_SECONDS = 60.0
 EXAMPLES = 250
 _LEFT_OVER = 5  # failures that nothing explained, kept as they are at the end
+_LIFE = 2000  # examples of one worker process: compilers do not give back all their memory
 _REMEMBERED = 20_000  # examples whose outcome is remembered
 
 
@@ -43,8 +44,8 @@ class Plan:
     """A fuzzing run.
 
     `seconds` of generation, `workers` drivers; `time_limit` seconds an example, None for the subject's own.
-    `shrink_seconds`: what making one failure smaller may take. `examples` a round. `stop_after`: end when so many new
-    findings are there, None for never. `cases` and `widths` are "module:function" of strategies, `task` what a worker
+    `shrink_seconds`: what making one failure smaller may take. `examples` a round. `stop_after`: end when the drivers together
+    have so many new findings, None for never. `cases` and `widths` are "module:function" of strategies, `task` what a worker
     runs. `check_repro`: run a finding's repro.py before it is kept.
     """
 
@@ -140,7 +141,7 @@ class Driver:
     known: list[Finding] = field(default_factory=list)
     seen: dict[tuple[str, int], Judged] = field(default_factory=dict)
     aside: dict[str, Failure] = field(default_factory=dict)
-    new: list[str] = field(default_factory=list)
+    before: frozenset[str] = frozenset()
     round: int = 0
     index: int = 0
     examples: int = 0
@@ -151,18 +152,27 @@ class Driver:
         earlier = [r for r in Reader(self.plan.folder).new() if r.place[0] == self.number]
         self.round = next_rounds(iter(earlier)).get(self.number, 0)
         self._take_up(earlier)
+        self.before = frozenset(f.ident for f in self.known)
         self.writer = Writer(self.plan.folder, self.number)
+        renewed = 0
         try:
             while not self._over():
                 self._one_round()
                 self.round += 1
+                if self.examples - renewed >= _LIFE:
+                    self.fresh()
+                    renewed = self.examples
             self._keep_left_overs()
         finally:
             self.writer.close()
 
     def _over(self) -> bool:
-        done = self.plan.stop_after is not None and len(self.new) >= self.plan.stop_after
-        return done or time.monotonic() >= self.until
+        if time.monotonic() >= self.until:
+            return True
+        if self.plan.stop_after is None:
+            return False
+        there = findings.load_all(self.plan.folder)  # of every driver
+        return sum(f.is_open and f.ident not in self.before for f in there) >= self.plan.stop_after
 
     def _take_up(self, records: Iterable[Record]) -> None:
         """The failures that a run which was killed has left on record."""
@@ -330,8 +340,7 @@ class Driver:
         )
         text, said = keeping.repro(failure.case, failure.width, again if confirmed else outcome, self.plan.check_repro)
         finding = dataclasses.replace(finding, repro=said)
-        if findings.save(self.plan.folder, finding, failure.case, {**files, "repro.py": text}):
-            self.new.append(finding.ident)
+        findings.save(self.plan.folder, finding, failure.case, {**files, "repro.py": text})
         self.known = findings.load_all(self.plan.folder)
         self.aside = {k: f for k, f in self.aside.items() if not self._explains(f)}
 
