@@ -8,8 +8,11 @@ that flash-attn-4's kernel does itself can be seen.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 from torch import Tensor
 
@@ -86,19 +89,40 @@ def _host(
         lse.fill_(float("-inf"))
         return
     width = getattr(score_mod, "__vec_size__", None)
-    HostLauncher(width, clock.enter).forward(
-        q,
-        k,
-        v,
-        softmax_scale=softmax_scale,
-        return_lse=return_lse,
-        score_mod=score_mod,
-        mask_mod=mask_mod,
-        out=out,
-        lse=lse,
-        block_sparse_tensors=BlockSparseTensors(*block_sparse_tensors) if block_sparse_tensors is not None else None,
-        aux_tensors=aux_tensors,
-    )
+    lists = BlockSparseTensors(*block_sparse_tensors) if block_sparse_tensors is not None else None
+    with _error_function():
+        HostLauncher(width, clock.enter).forward(
+            q,
+            k,
+            v,
+            softmax_scale=softmax_scale,
+            return_lse=return_lse,
+            score_mod=score_mod,
+            mask_mod=mask_mod,
+            out=out,
+            lse=lse,
+            block_sparse_tensors=lists,
+            aux_tensors=aux_tensors,
+        )
+
+
+@contextlib.contextmanager
+def _error_function() -> Iterator[None]:
+    """CuTe's erf compiles for GPUs and not for a CPU: the reference's stands in."""
+    import cutlass
+    from cutlass import cute
+
+    from flexflash import prelude
+    from flexflash.launch import module
+
+    text = "import cutlass\nimport cutlass.cute as cute\n\n\n" + prelude.render({"erf", "erf_f64"})
+    ours = module.load(text)
+
+    def erf(x: Any, fastmath: bool = False) -> Any:
+        return (ours.erf_f64 if x.dtype is cutlass.Float64 else ours.erf)(x)
+
+    with patch.object(cute.math, "erf", erf):
+        yield
 
 
 def _digest(kernels: list[str]) -> str:

@@ -1,0 +1,156 @@
+"""PyTorch's own code generator on a CPU: right where it is right, wrong where it is wrong, and nothing left behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+
+import pytest
+import torch
+
+from flexconf import catalogue, expectations, inputs, subjects
+from flexconf.case import Case
+from flexconf.errors import InputError
+from flexconf.outcome import Outcome
+from flexconf.subjects import torch_private, trial
+from flexconf.subjects.torch_private import Generated
+
+NAME = "torch-codegen"
+SMALL = "problem = { H = 2, M = 16, N = 24, D = 16 }"
+known = pytest.mark.skipif(bool(torch_private.why_not()), reason=torch_private.why_not() or "-")
+
+
+def _case(text: str) -> Case:
+    (case,) = catalogue.load_text(f"[tried]\n{text}\n{SMALL}\n", "a test")
+    return case
+
+
+def _outcome(text: str, stages: list[str] | None = None) -> Outcome:
+    return trial.run_case(_case(text), NAME, stage=stages.append if stages is not None else None)
+
+
+def _generated(case: Case, whole: bool = False) -> Generated:
+    given = inputs.materialize(case)
+
+    def entry(*tensors: torch.Tensor, out: torch.Tensor, lse: torch.Tensor, **keywords: object) -> None:
+        out.zero_()
+        lse.zero_()
+
+    return torch_private.flex_flash(
+        given.q,
+        given.k,
+        given.v,
+        score_mod=given.score_mod,
+        block_mask=given.block_mask,
+        scale=given.scale,
+        enable_gqa=False,
+        entry=entry,
+        whole=whole,
+    )
+
+
+@pytest.fixture
+def unknown(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    version = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "2.99.1" if name == "torch" else version(name))
+    yield
+
+
+@pytest.mark.usefixtures("unknown")
+def test_an_unknown_torch_is_refused_and_the_message_names_what_works() -> None:
+    why = subjects.get(NAME).why_not()
+    assert torch_private.KNOWN in why and "torch 2.99.1" in why and "torch-flash" in why
+    with pytest.raises(InputError, match=r"torch-codegen cannot run here: .* knows for torch >=2"):
+        subjects.require(NAME)
+    with pytest.raises(InputError, match=r"here is torch 2\.99\.1"):
+        _generated(_case('score_mod = "score"'))
+
+
+def test_asking_whether_it_can_run_imports_no_torch() -> None:
+    code = "import sys, flexconf.subjects as s; s.get('torch-codegen').why_not(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@known
+def test_a_right_mod_passes_and_every_stage_is_announced() -> None:
+    stages: list[str] = []
+    outcome = _outcome(
+        'score_mod = "score + bias[h, q - kv]"\nmask_mod = "(q >= kv) & keep[kv]"\n'
+        'captures = { bias = "H,M+N:bfloat16:normal", keep = "N:bool:bool(0.8)" }',
+        stages,
+    )
+    assert outcome.ok, outcome.message
+    assert outcome.comparison is not None and outcome.comparison["elements"] > 0
+    assert stages == [
+        "inputs",
+        "trace",
+        "render",
+        "launch",
+        "compile",
+        "launch",
+        "launch",
+        "launch",
+        "oracle",
+        "output",
+    ]
+
+
+@known
+@pytest.mark.parametrize("repro", ["codegen_where_of_constants", "codegen_remainder", "codegen_constant_score"])
+def test_known_defects_are_found(repro: str) -> None:
+    (expectation,) = (e for e in expectations.load(NAME) if e.repro.name == repro)
+    outcome = trial.run_case(expectation.repro, NAME)
+    assert expectation.covers(outcome), (outcome.stage, outcome.symptom, outcome.message)
+
+
+@known
+def test_an_operation_without_a_spelling_is_a_refusal_that_names_it() -> None:
+    outcome = _outcome('score_mod = "torch.where(torch.isnan(score), 0.0, score)"')
+    assert (outcome.stage, outcome.symptom) == ("render", "refused")
+    assert "'isnan'" in outcome.message
+
+
+@known
+def test_erf_which_has_no_cpu_code_of_its_own() -> None:
+    assert _outcome('score_mod = "score * torch.erf(score)"').ok
+
+
+@known
+def test_nothing_compiled_for_one_case_is_used_for_another() -> None:
+    """Two mods of one shape: the same function name, file name and tensors, another constant; then the first again."""
+    texts = ['score_mod = "score + 0.5 * q"', 'score_mod = "score + 0.25 * q"', 'score_mod = "score + 0.5 * q"']
+    outcomes = []
+    for text in texts:
+        stages: list[str] = []
+        outcomes.append(_outcome(text, stages))
+        assert outcomes[-1].ok, outcomes[-1].message
+        assert stages.count("render") == 1 and stages.count("compile") == 1
+    kernels = [outcome.digests["kernel"] for outcome in outcomes]
+    assert kernels[0] == kernels[2] != kernels[1]
+
+
+@known
+def test_a_capture_is_read_and_not_remembered() -> None:
+    """The second case has other values in a capture of the same name, shape and dtype."""
+    for values in ("constant(1)", "constant(-2)", "normal"):
+        assert _outcome(f'score_mod = "score * bias[kv]"\ncaptures = {{ bias = "N:float32:{values}" }}').ok
+
+
+@known
+def test_every_hook_is_undone() -> None:
+    flex = sys.modules["torch.nn.attention.flex_attention"]
+    from torch._inductor import compile_fx
+
+    before = (compile_fx.GraphLowering, vars(flex)["setup_compilation_env"], torch.cuda.is_available)
+    assert _outcome('score_mod = "score * 2.0"').ok
+    assert not _outcome('score_mod = "torch.sinh(score)"').ok
+    assert (compile_fx.GraphLowering, vars(flex)["setup_compilation_env"], torch.cuda.is_available) == before
+    assert "flash_attn" not in sys.modules or sys.modules["flash_attn"].__spec__ is not None
+
+
+@known
+def test_the_whole_of_flex_attention_gives_the_same_kernel() -> None:
+    case = _case('score_mod = "score + 0.1 * (q - kv)"\nmask_mod = "q >= kv"')
+    assert _generated(case).kernels == _generated(case, whole=True).kernels != []
