@@ -44,9 +44,9 @@ class Plan:
     """A fuzzing run.
 
     `seconds` of generation, `workers` drivers; `time_limit` seconds an example, None for the subject's own.
-    `shrink_seconds`: what making one failure smaller may take. `examples` a round. `stop_after`: end when the drivers together
-    have so many new findings, None for never. `cases` and `widths` are "module:function" of strategies, `task` what a worker
-    runs. `check_repro`: run a finding's repro.py before it is kept.
+    `shrink_seconds`: what making one failure smaller may take. `examples` a round. `stop_after`: end when the drivers
+    together have so many new findings, None for never. `cases` and `widths` are "module:function" of strategies, `task`
+    what a worker runs. `check_repro`: run a finding's repro.py before it is kept.
     """
 
     subject: str
