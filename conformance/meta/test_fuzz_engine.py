@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -326,6 +327,17 @@ def test_a_worker_that_cannot_start_is_no_failure_of_the_test(tmp_path: Path) ->
 
 def compared(elements: int, excluded: int, rows: int) -> dict[str, int]:
     return {"elements": elements, "excluded_elements": excluded, "rows": 9, "excluded_rows": rows}
+
+
+def test_what_production_refuses_is_counted_and_what_the_reference_refuses_is_found(tmp_path: Path) -> None:
+    def refuse(task: CaseTask, report: object) -> Outcome:
+        return Outcome(task.case.name, task.case.digest(), task.subject, Stage.RENDER, Symptom.REFUSED, "no 'sin' yet")
+
+    drive(plan(tmp_path / "a", examples=9), Here(refuse), 1)
+    assert [f.symptom for f in findings.load_all(tmp_path / "a")] == ["refused"]
+    drive(dataclasses.replace(plan(tmp_path / "b", examples=9), subject="torch-eager"), Here(refuse), 1)
+    assert not findings.load_all(tmp_path / "b")
+    assert {r.why for r in Reader(tmp_path / "b").new()} == {"not supported: render/refused no yet"}
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,12 @@ def fuzz(
     check_repro: Annotated[
         bool, typer.Option("--check-repro/--no-check-repro", help="Run the repro of every new finding.")
     ] = True,
+    refusals: Annotated[
+        bool | None,
+        typer.Option(
+            "--refusals/--no-refusals", help="Whether what is refused is a finding; by default on the reference."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Generate cases, run each in an isolated process, and keep what is wrong, made small, with a repro.
@@ -69,6 +75,7 @@ def fuzz(
         shrink_seconds=shrink,
         stop_after=stop_after,
         check_repro=check_repro,
+        refusals=refusals,
     )
     with _progress(plan.seconds, hidden=as_json) as advance:
         report = engine.fuzz(plan, lambda state: advance(state.seconds, show.progress(state)))

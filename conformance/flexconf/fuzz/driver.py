@@ -20,7 +20,7 @@ from multiprocessing import parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from flexconf import findings
+from flexconf import findings, subjects
 from flexconf.case import Case
 from flexconf.compare import MAX_EXCLUDED_ROWS
 from flexconf.findings import Finding
@@ -46,7 +46,8 @@ class Plan:
     `seconds` of generation, `workers` drivers; `time_limit` seconds an example, None for the subject's own.
     `shrink_seconds`: what making one failure smaller may take. `examples` a round. `stop_after`: end when the drivers
     together have so many new findings, None for never. `cases` and `widths` are "module:function" of strategies, `task`
-    what a worker runs. `check_repro`: run a finding's repro.py before it is kept.
+    what a worker runs. `check_repro`: run a finding's repro.py before it is kept. `refusals`: whether what is refused,
+    other than by the eligibility rules, is a failure; None for "on the reference, which has to take all of L7".
     """
 
     subject: str
@@ -62,6 +63,12 @@ class Plan:
     widths: str = "flexconf.strategies:vector_widths"
     task: Task = run_task
     check_repro: bool = True
+    refusals: bool | None = None
+
+    @property
+    def counts_refusals(self) -> bool:
+        """Whether a refusal is a failure."""
+        return subjects.get(self.subject).is_reference if self.refusals is None else self.refusals
 
 
 class Runs(Protocol):
@@ -287,9 +294,11 @@ class Driver:
         if outcome.ok:
             return Judged(outcome, "ok", "")
         why = discarded(outcome)
+        family = findings.family(outcome)
+        if not why and outcome.symptom is Symptom.REFUSED and not self.plan.counts_refusals:
+            why = f"not supported: {family}"
         if why:
             return Judged(outcome, "discarded", why)
-        family = findings.family(outcome)
         having = findings.traits(case, width, sketch)
         known = findings.explaining(self.known, family, having)
         if known is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import multiprocessing
 import os
+import shutil
+import tempfile
 import time
 import traceback
 from collections import Counter
@@ -23,6 +25,7 @@ from flexconf.fuzz.driver import Broken, Driver, Plan, parent_is_alive
 from flexconf.fuzz.stream import Identity, Reader, Record
 from flexconf.run import limit_for
 
+_TEMPORARY = "tmp"  # what a killed run leaves behind is removed by the next
 _LOOK = 0.25
 _CONFIRM = 420.0  # seconds that confirming a finding and running its repro may take
 _DEATH = 10.0
@@ -154,6 +157,7 @@ def fuzz(plan: Plan, on_progress: Callable[[Progress], None] = lambda progress: 
     stream.claim(plan.folder, Identity.here(plan.subject, plan.seed))
     with stream.exclusively(plan.folder):
         stream.repair(plan.folder)
+        shutil.rmtree(plan.folder / _TEMPORARY, ignore_errors=True)
         findings.discard_parts(plan.folder)
         reader, total = Reader(plan.folder), Tally()
         for record in reader.new():
@@ -253,6 +257,9 @@ def _drive(plan: Plan, number: int, until: float, connection: Connection) -> Non
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Hypothesis keeps its own files beside the run's, not in the folder that the user happens to be in.
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(plan.folder / ".hypothesis")
+    temporary = plan.folder / _TEMPORARY / str(number)
+    temporary.mkdir(parents=True, exist_ok=True)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
     try:
         drive(plan, number, until)
     except (Broken, InputError) as error:

@@ -14,7 +14,7 @@ from flexconf.findings import Finding
 from flexconf.fuzz.coverage import Axis, Coverage
 from flexconf.fuzz.engine import Progress, Report
 
-_NAMED = 24
+_NAMED = 12
 
 
 def progress(state: Progress) -> str:
