@@ -109,12 +109,13 @@ def run(
 
     `time_limit` is in seconds a case; by default 60 on a CPU and 180 on a GPU. `results` names a file that receives one
     JSON line a case as it ends. `expectations` are the known defects in force. Raises InputError for no cases, an
-    unknown subject, one that cannot run here, two cases of one name, or a results file that exists or
-    cannot be made.
+    unknown subject, one that cannot run here or does not have the options, two cases of one name, or a results file
+    that exists or cannot be made.
     """
     if not cases:
         raise InputError("no cases to run; `flexconf cases` lists what there is")
     what = subjects.require(subject)
+    what.check(options)
     twice = [name for name, n in Counter(c.name for c in cases).items() if n > 1]
     if twice:
         raise InputError(f"two cases are named {twice[0]!r}")

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask
 
 from flexflash import RenderedKernel, lower
+from flexflash.kernel import ENTRY
 from flexflash.launch.host import HostLauncher
 from flexflash.launch.module import load
 from plain import qkv
@@ -43,8 +44,8 @@ def _kernel() -> RenderedKernel:
 def test_the_text_is_one_python_module() -> None:
     tree = ast.parse(_kernel().text)
     functions = [n for n in tree.body if isinstance(n, ast.FunctionDef)]
-    assert [f.name for f in functions] == ["gather", "score_mod", "mask_mod", "flex_flash_attention"]
-    for mod in functions[:3]:
+    assert [f.name for f in functions] == ["gather", "gather2", "score_mod", "mask_mod", ENTRY]
+    for mod in functions[:4]:
         assert [ast.unparse(d) for d in mod.decorator_list] == ["cute.jit"]
     imported = [a.name for n in tree.body if isinstance(n, ast.Import) for a in n.names]
     assert imported == ["cutlass", "cutlass.cute"], "nothing of this package, and not the backend either"

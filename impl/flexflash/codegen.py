@@ -3,6 +3,9 @@
 A mod sees vectors with one element a lane. All lanes of a vector belong to the same b, h and q (flash-attn-4's
 contract) and differ in score and kv; so a load whose index depends on b, h and q alone is done once and spread, any
 other load is done lane by lane (L6.5).
+
+Where the indexer in force is colexicographic over a capture's sizes, the index is written as coordinates: CuTe reads
+the same element (L2.4), and need not divide a linear index by sizes that flash-attn-4 only knows at run time.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from . import ops, prelude
 from .errors import FlexFlashError, UnsupportedOperation
 from .indexing import FixedLayout
 from .ops import Argument, Scalar, Unwritable, Value, compute_dtype, cute_name
+from .smoothness import smooth_nodes
 from .trace import SIGNATURES, ModGraph
 
 # What the mods are called with, by flash-attn-4's names. The positions are not below zero, so they need no wrapping.
@@ -77,6 +81,8 @@ class _Writer:
     by_expression: dict[str, str] = field(default_factory=dict)
     helpers: set[str] = field(default_factory=set)
     hint: str = "value"
+    smooth: bool = False
+    fast_math: bool = False
 
     def use(self, helper: str) -> str:
         self.helpers.add(helper)
@@ -125,14 +131,15 @@ class _Writer:
         return name
 
 
-def generate(graph: ModGraph, layouts: Sequence[FixedLayout], names: Sequence[str]) -> ModBody:
-    """The body of the mod `graph`.
+def generate(graph: ModGraph, layouts: Sequence[FixedLayout], names: Sequence[str], fast_math: bool = False) -> ModBody:
+    """The body of the mod `graph`; `fast_math` allows approximate instructions.
 
     `layouts` and `names` run parallel to the graph's captures: where their elements are, and the identifiers under
     which the body finds them. The indexer in force when this runs decides the order of the dimensions (L3.1).
     Raises UnsupportedOperation, with the operation's name and the user's line, for what has no spelling (L7.7).
     """
-    writer = _Writer(set(RESERVED) | set(prelude.SOURCES) | set(names))
+    writer = _Writer(set(RESERVED) | set(prelude.SOURCES) | set(names), fast_math=fast_math)
+    smooth = smooth_nodes(graph.graph_module.graph)
     values: dict[Node, Value | _Partial] = {}
     captures = 0
     read: list[int] = []
@@ -145,6 +152,7 @@ def generate(graph: ModGraph, layouts: Sequence[FixedLayout], names: Sequence[st
                 values[node] = _Partial(captures)
                 captures += 1
         elif node.op == "call_function":
+            writer.smooth = node in smooth
             values[node] = _Call(graph, node, writer, values, layouts, names, read).value()
     result = values[graph.output]
     call = _Call(graph, graph.output, writer, values, layouts, names, read)
@@ -238,9 +246,11 @@ class _Call:
         long = isinstance(layout.numel, int) and layout.numel > _INT32_MAX  # L2.8
         index_dtype = torch.int64 if long else torch.int32
         symbols: list[sympy.Expr] = []
+        indices: list[str | int] = []
         texts: dict[str, str] = {}
         for dimension, (index, extent) in enumerate(zip(access.indices, layout.size, strict=True)):
             wrapped = self._wrapped(index, extent, index_dtype, buffer, dimension)
+            indices.append(wrapped)
             if isinstance(wrapped, int):
                 symbols.append(sympy.Integer(wrapped))
             else:
@@ -248,15 +258,24 @@ class _Call:
                 texts[symbol.name] = wrapped
                 symbols.append(symbol)
         linear = layout.make_indexer()(symbols)
+        several = 2 <= len(symbols) <= prelude.MAX_RANK and not long
+        as_coordinates = several and _is_colexicographic(linear, symbols, layout.size)
         uniform = all(i.uniform or i.constant is not None for i in access.indices)
         element = compute_dtype(layout.dtype)
         hint = re.sub(r"\W", "_", f"{buffer}_value")
         if uniform:
-            scalars = {name: f"{text}[0]" for name, text in texts.items()}
-            loaded = f"{buffer}[{_print_index(linear, scalars, long)}]"
+            if as_coordinates:
+                place = ", ".join(str(i) if isinstance(i, int) else f"{i}[0]" for i in indices)
+            else:
+                place = _print_index(linear, {name: f"{text}[0]" for name, text in texts.items()}, long)
+            loaded = f"{buffer}[{place}]"
             if element is not layout.dtype:
                 loaded += f".to({cute_name(element)})"
             text = f"cute.full_like(kv_idx, {loaded}, {cute_name(element)})"
+        elif as_coordinates:
+            gather = self.writer.use(f"gather{len(indices)}")
+            lanes = [self.writer.vector(i, index_dtype) if isinstance(i, int) else i for i in indices]
+            text = f"{gather}({buffer}, {', '.join(lanes)}, {cute_name(element)})"
         else:
             gather = self.writer.use("gather")
             text = f"{gather}({buffer}, {_print_index(linear, texts, long)}, {cute_name(element)})"
@@ -342,6 +361,16 @@ class _IndexPrinter(StrPrinter):  # type: ignore[misc]  # sympy ships no types
 
     def _print_Integer(self, expr: sympy.Integer) -> str:  # noqa: N802
         return f"cutlass.Int64({int(expr)})" if self.long else str(int(expr))
+
+
+def _is_colexicographic(linear: sympy.Expr, symbols: Sequence[sympy.Expr], size: Sequence[object]) -> bool:
+    """Whether `linear` is i0 + s0*i1 + s0*s1*i2 + ..., the index from which CuTe finds these very coordinates again."""
+    wanted, runner = sympy.Integer(0), sympy.Integer(1)
+    for symbol, extent in zip(symbols, size, strict=True):
+        wanted += runner * symbol
+        runner *= sympy.sympify(extent)
+    found = linear.replace(lambda e: e.func.__name__ == "Identity", lambda e: e.args[0])
+    return bool(sympy.expand(found - wanted) == 0)
 
 
 def _print_index(linear: sympy.Expr, texts: dict[str, str], long: bool) -> str:

@@ -27,13 +27,15 @@ class Profile:
     """What a launcher needs and supports, as data (L4.4).
 
     `package` is the module that must be importable; `mask_architectures` the major compute capabilities that take
-    non-trivial masks, or None where the architecture does not matter (a CPU).
+    non-trivial masks, or None where the architecture does not matter (a CPU). `approximates`: whether it has a GPU's
+    approximate instructions, which the kernel option fast_math asks for.
     """
 
     name: str
     package: str
     mask_architectures: frozenset[int] | None
     mask_refusal: str = NO_MASKS
+    approximates: bool = True
 
 
 SOURCE = Profile("source", "flash_attn.cute", frozenset({9}))
@@ -44,7 +46,7 @@ FLASH_ATTN_4 = Profile(
     frozenset({9, 10, 11}),
     "flash-attn-4 takes a mask_mod with block lists on compute capability 9.x, 10.x and 11.x only",
 )
-HOST = Profile("host", "cutlass", None)
+HOST = Profile("host", "cutlass", None, approximates=False)
 SIMT = Profile("simt", "cutlass", None)
 
 

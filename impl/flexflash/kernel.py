@@ -21,7 +21,7 @@ from .trace import Mod, ModGraph, trace
 ENTRY = "flex_flash_attention"
 DTYPES = (torch.float16, torch.bfloat16)
 MAX_HEAD_DIM = 256
-OPTIONS = frozenset({"force_flash", "SCORE_MOD_VEC_SIZE"})
+OPTIONS = frozenset({"force_flash", "SCORE_MOD_VEC_SIZE", "fast_math"})
 
 
 class Launcher(Protocol):
@@ -39,7 +39,7 @@ class RenderedKernel:
 
     `captures` and `buffers` run parallel: the captured tensors in the order of aux_tensors, and their names in the
     text. `block_lists` are kv_num_blocks, kv_indices, full_kv_num_blocks, full_kv_indices when the text walks them.
-    `output_size`, `output_stride` and `lse_size` are in elements (L5.1).
+    `output_size`, `output_stride` and `lse_size` are in elements (L5.1). `fast_math` is the option it was lowered with.
     """
 
     text: str
@@ -55,6 +55,12 @@ class RenderedKernel:
     device: torch.device
     score_graph: ModGraph = field(repr=False)
     mask_graph: ModGraph = field(repr=False)
+    fast_math: bool = False
+
+    def check_cpu(self) -> None:
+        """Raises InputError for a text that a CPU cannot run: with fast_math it has instructions of a GPU."""
+        if self.fast_math:
+            raise InputError("this kernel was lowered with fast_math, whose approximate instructions no CPU has")
 
     @property
     def digest(self) -> str:
@@ -91,12 +97,19 @@ def lower(
     """Lower a FlexAttention call to kernel text.
 
     `q` (B, H, M, D), `k` (B, Hkv, N, D), `v` (B, Hkv, N, Dv), all float16 or all bfloat16, any strides; `scale`
-    defaults to 1/sqrt(D). `kernel_options`: `SCORE_MOD_VEC_SIZE` (1, 2, 4, 8) sets `score_mod.__vec_size__`.
+    defaults to 1/sqrt(D). `kernel_options`: `SCORE_MOD_VEC_SIZE` (1, 2, 4, 8) sets `score_mod.__vec_size__`;
+    `fast_math` (False) lets approximate instructions of the GPU stand in for tanh, division, exp, log and sqrt, which
+    no CPU has. Without it the text does not mention it.
     `on_stage` is called with "trace", "eligibility" and "render" as they begin.
     Raises InputError for malformed input (L5.5), TraceError, Ineligible (L4.5), BlockMaskUnsupported (L5.2),
     UnsupportedOperation (L7.7), TemplateError (L5.3).
     """
     options = _checked_options(kernel_options)
+    if options.get("fast_math") and not profile.approximates:
+        raise InputError(
+            f"fast_math means approximate instructions of a GPU, which the {profile.name} profile has not; "
+            "use it with the simt or flash-attn-4 launcher, or leave it out"
+        )
     _check_tensors(q, k, v)
     if block_mask is not None:
         _check_block_mask(block_mask, q, k)
@@ -159,7 +172,8 @@ def create_flex_flash_attention_kernel(
 
     def write(name: str) -> ModBody:
         graph, own = graphs[name], positions[name]
-        body = generate(graph, [_layout(t) for t in graph.captures], [buffers.names[i] for i in own])
+        layouts = [_layout(t) for t in graph.captures]
+        body = generate(graph, layouts, [buffers.names[i] for i in own], bool(kernel_options.get("fast_math")))
         return ModBody(body.lines, body.helpers, tuple(sorted(own[i] for i in body.buffers)))
 
     @patch_fixed_layout_indexer_for_cutedsl()
@@ -193,6 +207,7 @@ def create_flex_flash_attention_kernel(
         device=query.device,
         score_graph=score_graph,
         mask_graph=mask_graph,
+        fast_math=bool(kernel_options.get("fast_math")),
     )
 
 
@@ -279,6 +294,8 @@ def _checked_options(options: Mapping[str, object] | None) -> Mapping[str, objec
     if unknown:
         raise InputError(f"unknown kernel option {unknown[0]!r}; there are {', '.join(sorted(OPTIONS))}")
     _vec_size(options)
+    if options.get("fast_math", False) not in (True, False):
+        raise InputError(f"fast_math must be True or False, not {options['fast_math']!r}")
     return options
 
 

@@ -28,6 +28,7 @@ CUTE_NAMES: Final[dict[torch.dtype, str]] = {
 }
 
 Scalar: TypeAlias = bool | int | float
+_FLT_MIN: Final = 2.0**-126
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -59,7 +60,14 @@ Argument: TypeAlias = "Value | Scalar | str | torch.dtype | None"
 
 
 class Writer(Protocol):
-    """What an entry may ask of the code generator."""
+    """What an entry may ask of the code generator.
+
+    `smooth`: nothing that this operation's result reaches can jump, so that its last bit does not matter. `fast_math`:
+    the kernel option of that name.
+    """
+
+    smooth: bool
+    fast_math: bool
 
     def vector(self, value: Argument, dtype: torch.dtype) -> str:
         """`value`, cast to `compute_dtype(dtype)`, as the name of a vector (a constant is spread over the lanes)."""
@@ -184,7 +192,37 @@ def _mul(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: to
 
 @_spell("div.Tensor div.Scalar")
 def _div(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-    return _binary(w, "{x} / {y}", args[0], args[1], dtype, False, "div")
+    x, y = args[0], args[1]
+    divisor = constant_of(y)
+    if divisor is not None and _by_reciprocal(w, float(divisor), dtype):
+        return _binary(w, "{x} * (1.0 / {y})", x, rounded32(divisor), dtype, False, "div")
+    if divisor is None and _approximate(w, dtype):
+        text = f"{w.use('div_approx')}({w.vector(x, dtype)}, {w.vector(y, dtype)})"
+        return _result(w, text, dtype, "div", (x, y))
+    return _binary(w, "{x} / {y}", x, y, dtype, False, "div")
+
+
+def rounded32(number: float) -> float:
+    """`number` rounded to float32."""
+    return float(torch.tensor(number, dtype=torch.float32))
+
+
+def _by_reciprocal(w: Writer, divisor: float, dtype: torch.dtype) -> bool:
+    """Whether x / divisor may be written x * (1 / divisor), which a GPU does in one instruction instead of nine.
+
+    By a power of two that is the same number. By any other, the reciprocal is rounded and so is the product: at most
+    1.5 ulp instead of 0.5. That is within what a quotient may be off, but not where a comparison, a floor or a pole
+    waits for the exact quotient of whole numbers.
+    """
+    divisor = rounded32(divisor)
+    if compute_dtype(dtype) is not torch.float32 or not _FLT_MIN < abs(divisor) < 1 / _FLT_MIN:
+        return False
+    return w.smooth or abs(math.frexp(divisor)[0]) == 0.5
+
+
+def _approximate(w: Writer, dtype: torch.dtype) -> bool:
+    """Whether an approximate instruction is asked for; there are none for float64."""
+    return w.fast_math and compute_dtype(dtype) is torch.float32
 
 
 @_spell("div.Tensor_mode div.Scalar_mode floor_divide.default floor_divide.Scalar", "div")
@@ -200,6 +238,14 @@ def _rounded_div(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], d
             quotient = _binary(w, "{x} / {y}", x, y, dtype, False, "div")
             text = f"cute.math.trunc({quotient.text})"
         return _result(w, text, dtype, "div", (x, y), positive)
+    divisor = constant_of(y)
+    if mode == "floor" and isinstance(divisor, int) and _power_of_two(divisor):
+        # An arithmetic shift floors; `//` takes ten instructions to.
+        vector = w.vector(x, dtype)
+        text = (
+            f"cute.TensorSSA({vector} >> {_amount(w, divisor.bit_length() - 1, dtype)}, {vector}.shape, {vector}.dtype)"
+        )
+        return _result(w, text, dtype, "div", (x,), positive)
     if mode == "floor" or positive:
         return _binary(w, "{x} // {y}", x, y, dtype, positive, "div")
     text = f"{w.use('truncate_divide')}({w.vector(x, dtype)}, {w.vector(y, dtype)})"
@@ -214,6 +260,14 @@ def _remainder(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dty
         return _result(w, text, dtype, "remainder", (x, y), _at_least(y, 0))
     if _nonnegative(x) and _at_least(y, 1):
         return _binary(w, "{x} % {y}", x, y, dtype, True, "remainder")
+    divisor = constant_of(y)
+    if isinstance(divisor, int) and _power_of_two(divisor):
+        return _binary(w, "{x} & {y}", x, divisor - 1, dtype, True, "remainder")
+    if isinstance(divisor, int) and divisor > 0:
+        r = w.assign(f"{w.vector(x, dtype)} % {w.operand(divisor, dtype)}", "c_remainder")  # with the sign of x
+        return _result(
+            w, f"cute.where({r} < 0, {r} + {w.operand(divisor, dtype)}, {r})", dtype, "remainder", (x,), True
+        )
     quotient = _binary(w, "{x} // {y}", x, y, dtype, False, "floor_div")
     whole = _binary(w, "{x} * {y}", quotient, y, dtype, False, "whole")
     return _binary(w, "{x} - {y}", x, whole, dtype, _at_least(y, 1), "remainder")
@@ -245,7 +299,9 @@ def _sign(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: t
 
 @_spell("reciprocal.default")
 def _reciprocal(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-    return _result(w, f"1.0 / {w.vector(args[0], dtype)}", dtype, "reciprocal", args)
+    x = w.vector(args[0], dtype)
+    text = f"{w.use('rcp_approx')}({x})" if _approximate(w, dtype) else f"1.0 / {x}"
+    return _result(w, text, dtype, "reciprocal", args)
 
 
 @_spell("pow.Tensor_Scalar pow.Tensor_Tensor pow.Scalar")
@@ -259,7 +315,7 @@ def _pow(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: to
         text = f"{w.use('integer_power')}({w.vector(x, dtype)}, {w.vector(y, dtype)})"
         return _result(w, text, dtype, "pow", (x, y), _nonnegative(x))
     if exponent == 0.5:
-        return _result(w, f"cute.math.sqrt({w.vector(x, dtype)})", dtype, "pow", (x,), True)
+        return _result(w, f"{_named(w, 'sqrt', dtype)}({w.vector(x, dtype)})", dtype, "pow", (x,), True)
     if exponent == -0.5:
         return _result(w, f"cute.math.rsqrt({w.vector(x, dtype)})", dtype, "pow", (x,), True)
     if exponent == -1:
@@ -326,14 +382,17 @@ def _shift(helper: str, symbol: str) -> Emitter:
         vector = w.vector(x, dtype)
         nonnegative = _nonnegative(x) and symbol == ">>"
         if isinstance(amount, int) and 0 <= amount < _width(dtype):
-            # CuTe shifts a vector by a plain int or by a vector, but not by a typed scalar.
-            by = str(amount) if dtype is torch.int32 else w.vector(amount, dtype)
-            text = f"cute.TensorSSA({vector} {symbol} {by}, {vector}.shape, {vector}.dtype)"
+            text = f"cute.TensorSSA({vector} {symbol} {_amount(w, amount, dtype)}, {vector}.shape, {vector}.dtype)"
         else:
             text = f"{w.use(helper)}({vector}, {w.vector(y, dtype)})"
         return _result(w, text, dtype, helper, (x, y), nonnegative)
 
     return emit
+
+
+def _amount(w: Writer, amount: int, dtype: torch.dtype) -> str:
+    # CuTe shifts a vector by a plain int or by a vector, but not by a typed scalar.
+    return str(amount) if dtype is torch.int32 else w.vector(amount, dtype)
 
 
 _SHIFTS = "bitwise_{0}_shift.Tensor bitwise_{0}_shift.Tensor_Scalar bitwise_{0}_shift.Scalar_Tensor"
@@ -436,12 +495,61 @@ def _function(text: str, nonnegative: bool = False) -> Emitter:
     return emit
 
 
-for _name in ["exp2", "log", "log2", "log10", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh"]:
+for _name in ["sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh"]:
     _spell(f"{_name}.default")(_function(f"cute.math.{_name}({{x}})"))
-for _name in ["exp", "sqrt", "rsqrt"]:
-    _spell(f"{_name}.default")(_function(f"cute.math.{_name}({{x}})", nonnegative=True))
-_spell("sigmoid.default")(_function("1.0 / (1.0 + cute.math.exp(-{x}))", nonnegative=True))
-_spell("silu.default")(_function("{x} / (1.0 + cute.math.exp(-{x}))"))
+_spell("rsqrt.default")(_function("cute.math.rsqrt({x})", nonnegative=True))
+
+APPROXIMATE: Final[dict[str, str]] = {
+    "tanh": "tanh_approx",
+    "exp2": "exp2_approx",
+    "log": "log_approx",
+    "log2": "log2_approx",
+    "log10": "log10_approx",
+    "sqrt": "sqrt_approx",
+}
+"""Functions of one float -> what the option fast_math puts in their place."""
+
+
+def _named(w: Writer, name: str, dtype: torch.dtype) -> str:
+    return w.use(APPROXIMATE[name]) if _approximate(w, dtype) else f"cute.math.{name}"
+
+
+def _approximable(name: str, nonnegative: bool) -> Emitter:
+    def emit(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+        return _result(w, f"{_named(w, name, dtype)}({w.vector(args[0], dtype)})", dtype, "", args, nonnegative)
+
+    return emit
+
+
+for _name in APPROXIMATE:
+    _spell(f"{_name}.default")(_approximable(_name, nonnegative=_name == "sqrt"))
+
+
+def _exponential(w: Writer, x: str, dtype: torch.dtype) -> str:
+    """exp(x). In Float32 exp2(x * log2(e)): half the instructions of CuTe's exp on a GPU, and off by |x| ulp more."""
+    if compute_dtype(dtype) is torch.float64:
+        return f"cute.math.exp({x})"
+    return f"{_named(w, 'exp2', dtype)}({x} * {math.log2(math.e)!r})"
+
+
+@_spell("exp.default")
+def _exp(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    return _result(w, _exponential(w, w.vector(args[0], dtype), dtype), dtype, "", args, True)
+
+
+@_spell("sigmoid.default")
+def _sigmoid(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    below = f"1.0 + {_exponential(w, f'-{w.vector(args[0], dtype)}', dtype)}"
+    text = f"{w.use('rcp_approx')}({below})" if _approximate(w, dtype) else f"1.0 / ({below})"
+    return _result(w, text, dtype, "", args, True)
+
+
+@_spell("silu.default")
+def _silu(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    x = w.vector(args[0], dtype)
+    below = f"1.0 + {_exponential(w, f'-{x}', dtype)}"
+    text = f"{w.use('div_approx')}({x}, {below})" if _approximate(w, dtype) else f"{x} / ({below})"
+    return _result(w, text, dtype, "", args)
 
 
 @_spell("erf.default")
@@ -462,7 +570,7 @@ def _gelu(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: t
     x = w.vector(args[0], dtype)
     if kw.get("approximate", "none") == "tanh":
         inner = f"{w.operand(0.044715, dtype)} * {x} * {x} * {x}"
-        gate = f"cute.math.tanh({w.operand(math.sqrt(2 / math.pi), dtype)} * ({x} + {inner}))"
+        gate = f"{_named(w, 'tanh', dtype)}({w.operand(math.sqrt(2 / math.pi), dtype)} * ({x} + {inner}))"
     else:
         gate = f"{_erf_name(w, dtype)}({x} * {w.operand(math.sqrt(0.5), dtype)})"
     return _result(w, f"0.5 * {x} * (1.0 + {gate})", dtype, "gelu", args)
@@ -658,6 +766,10 @@ def _erf_name(w: Writer, dtype: torch.dtype) -> str:
 
 def _is_unsigned(dtype: torch.dtype) -> bool:
     return dtype in (torch.uint8, torch.bool)
+
+
+def _power_of_two(number: int) -> bool:
+    return number > 0 and number & (number - 1) == 0
 
 
 def _width(dtype: torch.dtype) -> int:

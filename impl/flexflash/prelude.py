@@ -19,6 +19,19 @@ def gather(buffer, index, dtype: cutlass.Constexpr):
     return lanes.load()
 '''
 
+MAX_RANK: Final = 4
+"""The most dimensions that a capture may have (L7.5)."""
+
+_GATHER_AT = '''
+@cute.jit
+def gather{rank}(buffer, {names}, dtype: cutlass.Constexpr):
+    """One element of `buffer` for each lane, at that lane's coordinates."""
+    lanes = cute.make_rmem_tensor(i.shape, dtype)
+    for lane in cutlass.range_constexpr(cute.size(i.shape)):
+        lanes[lane] = buffer[{lanes}].to(dtype)
+    return lanes.load()
+'''
+
 _SHIFT_LEFT = '''
 @cute.jit
 def shift_left(x, amount):
@@ -310,6 +323,55 @@ def erfc(x):
 '''
 
 
+# What fast_math puts in the place of a function: the instruction of the GPU, lane by lane. A vector as a whole would be
+# given a flag that lets the compiler assume that no NaN and no infinity occurs.
+_APPROXIMATE = '''
+@cute.jit
+def {name}({parameters}):
+    """fast_math: {about}."""
+    lanes = cute.make_rmem_tensor(x.shape, cutlass.Float32)
+    for lane in cutlass.range_constexpr(cute.size(x.shape)):
+        lanes[lane] = {expression}
+    return lanes.load()
+'''
+
+
+def _approximate() -> dict[str, str]:
+    lg2 = "cute.math.log2(x[lane], approx=True)"
+    entries = {
+        "tanh_approx": (
+            "x",
+            "tanh.approx.f32, off by up to 2^-11 of the result",
+            "cute.math.tanh(x[lane], approx=True)",
+        ),
+        "div_approx": (
+            "x, y",
+            "div.approx.ftz.f32, 2 ulp for |y| from 2^-126 to 2^126",
+            "cute.math.div(x[lane], y[lane], approx=True, ftz=True)",
+        ),
+        "rcp_approx": ("x", "rcp.approx.ftz.f32, 1 ulp", "cute.math.rcp(x[lane], approx=True, ftz=True)"),
+        "exp2_approx": ("x", "ex2.approx.ftz.f32, 2 ulp", "cute.math.exp2(x[lane], approx=True, ftz=True)"),
+        "log_approx": ("x", "lg2.approx.f32, off by 2^-22 near 1, times log(2)", f"{lg2} * {math.log(2)!r}"),
+        "log2_approx": ("x", "lg2.approx.f32, off by 2^-22 near 1", lg2),
+        "log10_approx": ("x", "lg2.approx.f32, off by 2^-22 near 1, times log10(2)", f"{lg2} * {math.log10(2)!r}"),
+        "sqrt_approx": ("x", "sqrt.approx.ftz.f32, 1 ulp", "cute.math.sqrt(x[lane], approx=True, ftz=True)"),
+    }
+    return {
+        name: _APPROXIMATE.format(name=name, parameters=parameters, about=about, expression=expression)
+        for name, (parameters, about, expression) in entries.items()
+    }
+
+
+def _gathers() -> dict[str, str]:
+    texts = {}
+    for rank in range(2, MAX_RANK + 1):
+        names = "ijkl"[:rank]
+        texts[f"gather{rank}"] = _GATHER_AT.format(
+            rank=rank, names=", ".join(names), lanes=", ".join(f"{name}[lane]" for name in names)
+        )
+    return texts
+
+
 def _literal(value: float, dtype: str) -> str:
     return repr(value) if dtype == "Float32" else f"cutlass.{dtype}({value!r})"
 
@@ -338,6 +400,7 @@ def _error_functions(suffix: str, dtype: str) -> dict[str, str]:
 
 SOURCES: Final[dict[str, str]] = {
     "gather": _GATHER,
+    **_gathers(),
     "shift_left": _SHIFT_LEFT,
     "shift_right": _SHIFT_RIGHT,
     "remainder": _REMAINDER,
@@ -359,6 +422,7 @@ SOURCES: Final[dict[str, str]] = {
     **_error_functions("", "Float32"),
     "erfc": _ERFC,
     **_error_functions("_f64", "Float64"),
+    **_approximate(),
 }
 
 _NEEDS: Final[dict[str, tuple[str, ...]]] = {

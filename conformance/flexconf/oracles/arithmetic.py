@@ -81,10 +81,29 @@ def quotient(op: Operation) -> Shadow:
         return either | (straddles_zero(a) & (b.v == 0)) | (a.v.isinf() & straddles_zero(b))
 
     power = b.e is None and bool((b.v.frexp().mantissa.abs() == 0.5).all())
+    divisor = op.args.get("other")
+    if op.approximate and (divisor is None or (isinstance(divisor, Shadow) and not divisor.number)):
+        power = False  # only by a number in the mod's text it is a product
+        e = _approximate_quotient(op, v, e, a, b)
     quotient = finish(op, v, e, a, b, ieee=power, ulps=0.5 if power else op.model.ulps, unsure=unsure)
     if op.args.get("rounding_mode") == "trunc":
         return stepped(op, quotient, torch.trunc)
     return quotient
+
+
+def _approximate_quotient(op: Operation, v: Tensor, e: Tensor | None, a: Shadow, b: Shadow) -> Tensor | None:
+    """What div.approx.ftz adds to `e`: a subnormal dividend is 0, and a large divisor leaves everything open.
+
+    The reciprocal of a large number is below any normal float32, so nothing is open there.
+    """
+    subnormal = (a.v.abs() < em.FLT_MIN) & (a.v != 0)
+    if bool(subnormal.any()):
+        e = plus(e, torch.where(subnormal, v.abs(), 0.0))
+    size = b.v.abs() + b.error()
+    large = (size > em.DIVISOR_APPROX) & b.v.isfinite()
+    if op.name != "reciprocal" and bool(large.any()):
+        e = torch.where(large, INF, torch.zeros_like(v) if e is None else e)
+    return e
 
 
 def corners(op: Operation, a: Shadow, b: Shadow, f: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:

@@ -222,3 +222,43 @@ def _table() -> dict[str, OpModel]:
 OPS: Final[dict[str, OpModel]] = _table()
 """aten packet name -> OpModel, for every operation that changes values (views and constants have no
 error)."""
+
+TANH_APPROX: Final = 2.0**-11
+"""PTX ISA: the largest relative error of tanh.approx.f32."""
+LG2_APPROX: Final = 2.0**-22
+"""PTX ISA: the largest absolute error of lg2.approx.f32 between 0.5 and 2, and its largest relative error elsewhere."""
+DIVISOR_APPROX: Final = 2.0**126
+"""PTX ISA: beyond this divisor div.approx.f32 gives 0, or NaN for an infinite dividend."""
+
+
+def _fast_table() -> dict[str, OpModel]:
+    def ulps(relative_error: float) -> float:
+        return relative_error / (2 * U32)
+
+    lg2 = "PTX ISA: lg2.approx.f32, at most 2^-22, absolute from 0.5 to 2 and relative elsewhere"
+    product = lg2 + "; times a rounded constant, then one rounding"
+    quotient = (
+        "PTX ISA: div.approx.f32, at most 2 ulp for divisors from 2^-126 to 2^126 and open beyond; exact by a "
+        "constant power of two"
+    )
+    reciprocal = "PTX ISA: rcp.approx.f32, at most 1 ulp, or what is allowed without fast_math; not known to be exact"
+    gelu = "as without fast_math, and tanh 2^-11 when approximate='tanh'"
+    models = [
+        OpModel("tanh", ulps(TANH_APPROX), "PTX ISA: tanh.approx.f32, largest relative error 2^-11", "tanh"),
+        OpModel("gelu", OPS["gelu"].ulps, COMPOSED.format(gelu), "gelu"),
+        OpModel("log2", ulps(LG2_APPROX), lg2, "log"),
+        OpModel("log", ulps(LG2_APPROX) + 1.0, product, "log"),
+        OpModel("log10", ulps(LG2_APPROX) + 1.0, product, "log"),
+        OpModel("div", 2.0, quotient, "quotient"),
+        OpModel("true_divide", 2.0, quotient, "quotient"),
+        OpModel("reciprocal", 2.0, reciprocal, "quotient"),
+    ]
+    return {model.name: model for model in models}
+
+
+FAST: Final[dict[str, OpModel]] = _fast_table()
+"""What takes the place of entries of `OPS` under the kernel option fast_math, where the nominal dtype is not float64.
+
+What else is approximated under that option (exp, exp2, sigmoid, silu, sqrt) stays within its entry in `OPS`:
+ex2.approx and div.approx are within 2 ulp, rcp.approx and sqrt.approx within 1.
+"""

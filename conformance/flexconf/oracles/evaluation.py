@@ -8,7 +8,7 @@ so that dtypes, promotion and integer wrap-around are PyTorch's, and keeps a `Sh
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -106,8 +106,9 @@ class IndexingByTensors(TorchFunctionMode):
 class _Shadowing(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Executes every operation and records the shadow of its result."""
 
-    def __init__(self, on_result: Callable[[str, Tensor, Shadow], None] | None) -> None:
+    def __init__(self, on_result: Callable[[str, Tensor, Shadow], None] | None, fast_math: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._fast_math = fast_math
         self._shadows: Any = WeakTensorKeyDictionary()
         self._on_result = on_result
 
@@ -141,9 +142,11 @@ class _Shadowing(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return result
         shadows = {n: self._argument(a) for n, a in given.items()}
         try:
-            shadow = shadow_of(Operation(func, name, shadows, result))
+            shadow = shadow_of(Operation(func, name, shadows, result, self._fast_math))
         except TypeError as error:  # Python would swallow it: `a + b` falls back to "unsupported operand types"
             raise RuntimeError(f"the error model of {func} failed: {error}") from error
+        if name == "_to_copy" and not isinstance(given["self"], Tensor):  # vmap makes tensors of Python numbers
+            shadow = replace(shadow, number=True)
         self.record(result, shadow)
         if self._on_result is not None:
             self._on_result(str(func), result, shadow)
@@ -216,19 +219,21 @@ def evaluate(
     M: int,
     N: int,
     *,
+    fast_math: bool = False,
     on_result: Callable[[str, Tensor, Shadow], None] | None = None,
 ) -> Bounded:
     """Evaluates a mod at every (b, h, q, kv): its exact value and a bound on any correct implementation's
     error (L7).
 
     fn: `score_mod(score, b, h, q, kv)` or `mask_mod(b, h, q, kv)`, the user's own. score: for a score_mod,
-    the scores (B, H, M, N) in float64 and their error bounds (or None: exact). on_result: called with each
-    operation's name, its result as PyTorch computed it and its shadow (for audits).
+    the scores (B, H, M, N) in float64 and their error bounds (or None: exact). fast_math: the implementation may use
+    the approximations of `error_model.FAST`. on_result: called with each operation's name, its result as
+    PyTorch computed it and its shadow (for audits).
 
     Raises UnmodelledOperation for an operation outside `error_model.OPS`, ModResultError for a result that is
     no score or no mask, and whatever the mod itself raises.
     """
-    mode = _Shadowing(on_result)
+    mode = _Shadowing(on_result, fast_math)
     indices = [torch.arange(n, dtype=torch.int32) for n in (B, H, M, N)]
     first: list[Tensor] = []
     if kind == "score":

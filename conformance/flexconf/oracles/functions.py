@@ -57,12 +57,23 @@ def log(op: Operation) -> Shadow:
     a = op.operand("self")
     v = op.on(self=a.v)
     if a.e is None:
-        return finish(op, v, None, a)
+        return finish(op, v, None, a, **_near_one(op, v))
     room = a.v - a.e
     steep = {"log": 1.0, "log2": 1 / LN2, "log10": 1 / math.log(10)}[op.name] * em.ORACLE_SLACK
     e = torch.where(room > 0, a.e * steep / room, torch.where((a.e > 0) & (a.v + a.e >= 0), INF, 0.0).double())
     e = e.nan_to_num_(nan=0.0, posinf=INF)  # log(inf)
-    return finish(op, v, e, a, unsure=lambda: e.isinf())
+    return finish(op, v, e, a, unsure=lambda: e.isinf(), **_near_one(op, v))
+
+
+def _near_one(op: Operation, v: Tensor) -> dict[str, Tensor]:
+    """What lg2.approx adds to its relative error between 0.5 and 2, where the error is absolute.
+
+    With the relative error, which counts from |v| + e, this covers an input on the other side of 0.5 or 2 as well.
+    """
+    if not op.approximate:
+        return {}
+    unit = {"log": LN2, "log2": 1.0, "log10": math.log10(2)}[op.name]
+    return {"extra": torch.clamp(unit - v.abs(), min=0.0).nan_to_num_(nan=0.0) * (em.LG2_APPROX * em.ORACLE_SLACK)}
 
 
 def sine(op: Operation) -> Shadow:
@@ -133,6 +144,9 @@ def gelu(op: Operation) -> Shadow:
     # 1 + g cancels for negative x: the error of g (2.5 ulp of at most 1, plus its argument's few roundings,
     # plus the # sum's own) is absolute. |x| is cut where the true value is below any float32.
     extra = torch.clamp(a.v.abs(), max=1e30).mul_(0.5 * 12 * em.U32)
+    if op.approximate and op.args.get("approximate", "none") == "tanh":
+        gate = torch.tanh(math.sqrt(2 / math.pi) * (a.v + 0.044715 * a.v**3)).abs()
+        extra = extra + torch.clamp(a.v.abs(), max=1e30) * gate * (0.5 * em.TANH_APPROX * em.ORACLE_SLACK)
     extra = torch.where(a.v.isinf(), 0.0, extra)
     e = None
     if a.e is not None:

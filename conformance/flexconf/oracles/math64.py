@@ -66,12 +66,14 @@ def attention(
     mask_mod: Callable[..., Tensor] | None = None,
     block_mask: Any = None,
     scale: float | None = None,
+    fast_math: bool = False,
 ) -> Certified:
     """Certified attention.
 
     q: (B, H, M, D), k: (B, Hkv, N, D), v: (B, Hkv, N, Dv), float16 or bfloat16 (or float32), any strides.
     block_mask: a BlockMask, whose lists say what is attended and whose mask_mod masks partial blocks; without
-    one, `mask_mod` masks every element. scale: None for 1 / sqrt(D).
+    one, `mask_mod` masks every element. scale: None for 1 / sqrt(D). fast_math: the mods may use the
+    approximations of `error_model.FAST`; nothing else may.
     Raises UnmodelledOperation, ModResultError, BlockListError.
     """
     B, H, M, D = q.shape
@@ -81,9 +83,9 @@ def attention(
         return _nothing(B, H, M, Dv, q.dtype)
     score, error = _scores(q, k, scale)
     if score_mod is not None:
-        modified = evaluate(score_mod, "score", (score, error), B, H, M, N)
+        modified = evaluate(score_mod, "score", (score, error), B, H, M, N, fast_math=fast_math)
         score, error = modified.value, modified.error
-    visited, attended, unsure = _masking(mask_mod, block_mask, B, H, M, N)
+    visited, attended, unsure = _masking(mask_mod, block_mask, B, H, M, N, fast_math)
 
     # -inf removes an element, whoever says so (L8.5). What is absent has no error either.
     s = score if attended is None else torch.where(attended, score, -math.inf)
@@ -134,14 +136,14 @@ def _scores(q: Tensor, k: Tensor, scale: float) -> tuple[Tensor, Tensor]:
 
 
 def _masking(
-    mask_mod: Callable[..., Tensor] | None, block_mask: Any, B: int, H: int, M: int, N: int
+    mask_mod: Callable[..., Tensor] | None, block_mask: Any, B: int, H: int, M: int, N: int, fast_math: bool
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """(visited, attended, unsure), each bool and broadcastable to (B, H, M, N), None for everything,
     everything and nothing. Unsure elements are not counted as attended."""
     if block_mask is None:
         if mask_mod is None:
             return None, None, None
-        mask = evaluate(mask_mod, "mask", None, B, H, M, N)
+        mask = evaluate(mask_mod, "mask", None, B, H, M, N, fast_math=fast_math)
         unsure = mask.error > 0
         if not bool(unsure.any()):
             return None, mask.value, None
@@ -151,7 +153,7 @@ def _masking(
     mod = block_mask.mask_mod if block_mask.mask_mod is not None else mask_mod
     if mod is None or not bool(which.partial.any()):
         return visited, visited, None
-    mask = evaluate(mod, "mask", None, B, H, M, N)
+    mask = evaluate(mod, "mask", None, B, H, M, N, fast_math=fast_math)
     unsure = (mask.error > 0) & which.partial
     if not bool(unsure.any()):
         return visited, which.full | (which.partial & mask.value), None

@@ -28,20 +28,26 @@ class UnmodelledOperation(Exception):
 @dataclass(frozen=True)
 class Operation:
     """One call of an ATen overload. `args`: by schema name, tensors replaced by their shadows. `real`: its
-    result."""
+    result. `fast_math`: approximate instructions may take its place."""
 
     func: Any
     name: str
     args: Mapping[str, Any]
     real: Tensor
+    fast_math: bool = False
 
     @property
     def nominal(self) -> torch.dtype:
         return self.real.dtype
 
     @property
+    def approximate(self) -> bool:
+        """Whether fast_math changes what this operation may return: there are no such instructions for float64."""
+        return self.fast_math and self.name in em.FAST and self.nominal != torch.float64
+
+    @property
     def model(self) -> em.OpModel:
-        return em.OPS[self.name]
+        return em.FAST[self.name] if self.approximate else em.OPS[self.name]
 
     @property
     def shadows(self) -> list[Shadow]:

@@ -30,7 +30,8 @@ class Shadow:
     """Value and error of one tensor; `nominal` is the dtype that PyTorch gives it.
 
     mixed: some elements may be exact while others are not. wild: some errors may be infinite. real: `v` is
-    the very tensor that PyTorch computed (integers that no inexact float has touched).
+    the very tensor that PyTorch computed (integers that no inexact float has touched). number: it is a Python
+    number of the mod's text.
     """
 
     v: Tensor
@@ -39,6 +40,7 @@ class Shadow:
     mixed: bool = False
     wild: bool = False
     real: bool = False
+    number: bool = False
 
     @property
     def exact(self) -> bool:

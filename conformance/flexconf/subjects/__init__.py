@@ -27,7 +27,8 @@ class Subject:
 
     `function` is "module:name" of its `Attend`, imported only where it runs, `imports` what takes long to import and is
     no part of a case's time. `device` "any" means a GPU if there is one. `also` is "module:name" of a function that
-    says why it cannot run for another reason than a missing package or GPU, "" when it can.
+    says why it cannot run for another reason than a missing package or GPU, "" when it can. `approximates`: whether it
+    takes the option fast_math.
     """
 
     name: str
@@ -38,6 +39,16 @@ class Subject:
     imports: tuple[str, ...] = ()
     life: str = "flexconf.subjects.trial:run_case"
     also: str = ""
+    approximates: bool = False
+
+    def check(self, options: Options | None) -> None:
+        """Raises InputError for options that it has not: fast_math, which is an option of the reference on a GPU."""
+        if options is not None and options.fast_math and not self.approximates:
+            having = " and ".join(s.name for s in SUBJECTS.values() if s.approximates)
+            raise InputError(
+                f"fast_math is an option of {having}, not of {self.name}: it means approximate instructions of a GPU "
+                "in the text that the reference renders"
+            )
 
     @property
     def needs_gpu(self) -> bool:
@@ -113,6 +124,7 @@ SUBJECTS: dict[str, Subject] = {
             ("torch", "nvidia-cutlass-dsl"),
             "flexconf.subjects.reference:simt",
             ("flexflash.launch.simt",),
+            approximates=True,
         ),
         Subject(
             "reference.fa4",
@@ -121,6 +133,7 @@ SUBJECTS: dict[str, Subject] = {
             _FLASH,
             "flexconf.subjects.reference:fa4",
             ("flexflash.launch.fa4", "flash_attn.cute.interface"),
+            approximates=True,
         ),
         Subject(
             "torch-flash",

@@ -18,6 +18,7 @@ from flexconf.case import Case
 from flexconf.inputs import Inputs
 from flexconf.oracles import error_model, math64
 from flexconf.outcome import Outcome, Stage, Symptom
+from flexconf.subjects import get
 from flexconf.subjects.trial import Options, StageClock, error_symptom
 from flexflash.launch.host import HostLauncher
 
@@ -40,6 +41,7 @@ def run_case(
     InputError raises.
     """
     options = options if options is not None else Options()
+    get(subject).check(options)
     clock = StageClock(stage)
     clock.enter("inputs")
     exact = given if given is not None else inputs.materialize(case)

@@ -109,6 +109,7 @@ def run_case(
     """
     options = options if options is not None else Options()
     what = get(subject)
+    what.check(options)
     on_gpu = what.device == "cuda" or (what.device == "any" and devices.count() > 0)
     clock = StageClock(stage)
     clock.enter("inputs")
@@ -172,6 +173,7 @@ def certify(exact: Inputs, options: Options) -> Certified:
         mask_mod=exact.mask_mod,
         block_mask=exact.block_mask,
         scale=exact.scale,
+        fast_math=options.fast_math,
     )
 
 

@@ -43,7 +43,11 @@ class HostLauncher:
             raise InputError(f"vector width must be 1, 2, 4 or 8, not {self.vector_width}")
 
     def run(self, kernel: RenderedKernel, arguments: Mapping[str, torch.Tensor]) -> None:
-        """Fill `arguments["OUT"]` (B, H, M, Dv) and `arguments["LSE"]` (B, H, M) in place, and nothing else (L9.1)."""
+        """Fill `arguments["OUT"]` (B, H, M, Dv) and `arguments["LSE"]` (B, H, M) in place, and nothing else (L9.1).
+
+        Raises InputError for a kernel with fast_math.
+        """
+        kernel.check_cpu()
         getattr(load(kernel.text), ENTRY)(self, **arguments)
 
     def block_sparse_tensors(
@@ -126,6 +130,7 @@ class HostLauncher:
 
         Reads neither Q, K, V nor block lists: every element goes through score_mod, then mask_mod.
         """
+        kernel.check_cpu()
         module = load(kernel.text)
         columns = scores.shape[3]
         padded = torch.zeros(*scores.shape[:3], -(-columns // 8) * 8)

@@ -56,12 +56,14 @@ class SimtLauncher:
         """Fill `arguments["OUT"]` (B, H, M, Dv) and `arguments["LSE"]` (B, H, M) in place, and nothing else (L9.1).
 
         On a GPU it is launched on the current stream of the tensors' device (L9.2) and not waited for. Raises
-        InputError for tensors on several devices.
+        InputError for tensors on several devices, and for fast_math on a CPU.
         """
         devices = {t.device for t in arguments.values()}
         if len(devices) != 1:
             raise InputError(f"all tensors must be on one device, not {sorted(map(str, devices))}")
         (device,) = devices
+        if _current_stream(device) is None:
+            kernel.check_cpu()
         self._digest = kernel.digest
         if device.type == "cuda":
             with torch.cuda.device(device):
