@@ -11,6 +11,7 @@ Importing this module imports no torch.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import re
 import sys
@@ -135,6 +136,7 @@ def flex_flash(
 
     with (
         torch.no_grad(),
+        _swiftly(),
         _stand_ins(entry),
         patch.object(lowering, "ensure_flash_available", lambda: True),
         patch.object(flex, "setup_compilation_env", environment),
@@ -158,6 +160,20 @@ def flex_flash(
             kernel_options={"BACKEND": "FLASH"},
         )
     return found
+
+
+@contextlib.contextmanager
+def _swiftly() -> Iterator[None]:
+    """Without what takes a fifth of the time and changes nothing: collecting garbage, and timing guards for a log."""
+    guards = importlib.import_module("torch._dynamo.guards")
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with patch.object(guards, "profile_guard_manager", lambda *arguments: 0.0):
+            yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 @dataclass(frozen=True)
