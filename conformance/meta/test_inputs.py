@@ -334,3 +334,18 @@ def test_every_case_materializes() -> None:
         assert list(given.captures) == [capture.name for capture in case.captures]
         if case.mask_mod is not None and case.block.kind != "none":
             assert (given.block_mask is None) == (0 in (p.B, p.M, p.N))
+
+
+def test_one_element_has_a_digest_whatever_its_stride() -> None:
+    plain = torch.full((1,), 7, dtype=torch.int32)
+    for stride in (0, 2, 5):
+        odd = torch.full((8,), 7, dtype=torch.int32).as_strided((1,), (stride,))
+        assert inputs.digest(odd) == inputs.digest(plain)
+
+
+def test_rows_of_blocks_may_all_be_empty() -> None:
+    block = BlockSpec(kind="lists", partial=((0,),), full=((),))
+    case = Case("rows", mask_mod="q >= kv", problem=Problem(B=2, H=2, Hkv=2, M=16, N=16), block=block)
+    made = inputs.materialize(case).block_mask
+    assert made is not None and made.full_kv_num_blocks is not None
+    assert int(made.full_kv_num_blocks.sum()) == 0 and made.kv_num_blocks.shape == (1, 1, 1)

@@ -1,0 +1,97 @@
+"""Whole cases."""
+
+from __future__ import annotations
+
+import re
+
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from flexconf import layouts, modtext
+from flexconf.case import BlockSpec, Capture, Case
+from flexconf.strategies import expressions, masks, problems
+from flexconf.strategies import features as switches
+from flexconf.strategies.expressions import Draw
+from flexconf.strategies.features import Features
+from flexconf.strategies.scope import Scope
+from flexconf.strategies.terms import Term, result_dtype, written
+
+_DEPTHS = (1, 2, 3, 4)
+
+
+def vector_widths() -> SearchStrategy[int]:
+    """Keys that a mod sees at once."""
+    return st.sampled_from((1, 2, 4, 8))
+
+
+@st.composite
+def cases(draw: Draw, features: Features | None = None) -> Case:
+    """A legal case of the given features; of a random subset of them when none are given (swarm testing).
+
+    Named "fuzz-" and the first twelve digits of its digest.
+    """
+    f = features if features is not None else draw(switches.features())
+    problem = problems.problem(draw, f)
+    scope = Scope(f, problem, "score")
+    score = _score(draw, scope) if not f.mask or draw(st.booleans()) else None
+    around = Scope(f, problem, "mask", scope.captures, scope.values)
+    mask = written(masks.mask(draw, around)) if f.mask else None
+    block = masks.block(draw, around, mask)
+    if score is None and mask is None and block == BlockSpec():
+        score = "score"
+    case = Case(
+        "fuzz",
+        score_mod=score,
+        mask_mod=mask,
+        captures=_used(scope.captures, score, mask),
+        problem=problem,
+        block=block,
+        seed=draw(st.integers(0, 3)),
+    )
+    return case.replace(name=f"fuzz-{case.digest()[:12]}")
+
+
+def _score(draw: Draw, scope: Scope) -> str:
+    """A score_mod's text: a float."""
+    depth = draw(st.sampled_from(_DEPTHS))
+    lines = []
+    if scope.features.variables and draw(st.booleans()):
+        given = expressions.term(draw, scope, depth)
+        lines.append(f"x = {given.text}")
+        scope.variables.append(Term("x", given.dtype, given.lo, given.hi, given.special))
+    found = expressions.moderate(draw, expressions.term(draw, scope, depth))
+    if lines and not re.search(r"\bx\b", found.text):
+        found = _sum(Term("x", *_described(scope.variables[0])), found)
+    text = _as_score(draw, found)
+    return written("\n".join([*lines, text]))
+
+
+def _described(term: Term) -> tuple[str, float, float, bool]:
+    return term.dtype, term.lo, term.hi, term.special
+
+
+def _sum(x: Term, y: Term) -> Term:
+    """`x + y`, or `x` where they are bools."""
+    dtype = result_dtype("x + y", x.dtype, y.dtype)
+    return Term(f"{x.text} + ({y.text})", dtype, x.lo + y.lo, x.hi + y.hi, x.special or y.special)
+
+
+def _as_score(draw: Draw, x: Term) -> str:
+    """`x` as a score: itself if it is a float, otherwise beside the score."""
+    if x.dtype == "bool":
+        return f"torch.where({x.text}, score, {draw(st.sampled_from(('-inf', 'score * 0.5', '0.0')))})"
+    if not x.is_float:
+        return f"score + ({x.text})"
+    if x.text == "score" or not draw(st.booleans()):
+        return x.text
+    return f"score + ({x.text})"
+
+
+def _used(captures: list[Capture], *texts: str | None) -> tuple[Capture, ...]:
+    """The captures that the mods read, and those whose storage they share; a draw may have dropped a read."""
+    names = {name for text in texts if text is not None for name in modtext.free_names(text)}
+    for c in reversed(captures):
+        of = layouts.parse(c.layout).of
+        if c.name in names and of is not None:
+            names.add(of)
+    return tuple(c for c in captures if c.name in names)

@@ -1,0 +1,253 @@
+"""Well-typed expressions whose values are known to stay where every operation is defined."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import strategies as st
+
+from flexconf.strategies import operations, tables
+from flexconf.strategies.features import Features
+from flexconf.strategies.operations import Range
+from flexconf.strategies.scope import Scope
+from flexconf.strategies.terms import FLOATS, INTEGER_RANGES, Term, result_dtype
+
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+
+_NUMBERS = (2, 3, 1, 5, 7, 16, -1, -3)
+_FRACTIONS = (0.5, 2.0, 0.1, -1.0, 0.25, 1.5, -0.7)
+_NICE = 1e4  # what a sum or product may grow to before it is brought back
+
+
+def term(draw: Draw, scope: Scope, depth: int) -> Term:
+    """Any term: a float, an integer or a bool."""
+    if depth <= 0:
+        return leaf(draw, scope, depth)
+    f = scope.features
+    forms = [number, number]
+    forms += [operation] * (4 if f.functions or f.integers or f.booleans else 0)
+    forms += [choice] * f.booleans
+    forms += [cast] * f.casts
+    forms += [element] * f.captures
+    form = draw(st.sampled_from(forms))
+    found: Term = form(draw, scope, depth)
+    return found
+
+
+def leaf(draw: Draw, scope: Scope, depth: int) -> Term:
+    """The score, an index variable, a variable, or an element of a capture."""
+    plain = scope.leaves()
+    kinds = len(plain) + (4 if scope.features.captures else 0)
+    place = draw(st.integers(0, kinds - 1))
+    if place < len(plain):
+        return plain[place]
+    return tables.load(draw, scope, depth, index)
+
+
+def element(draw: Draw, scope: Scope, depth: int) -> Term:
+    """An element of a capture."""
+    return tables.load(draw, scope, depth, index)
+
+
+def number(draw: Draw, scope: Scope, depth: int) -> Term:
+    """A term and a number: `x + 2`, `x * 0.5`, `x % -3`."""
+    x = term(draw, scope, depth - 1)
+    if x.dtype == "bool":
+        return x
+    whole = ["*", "+", "-", "%", "//"] + ["/"] * scope.features.functions
+    symbol = draw(st.sampled_from(whole))
+    fraction = x.is_float and symbol not in ("%", "//")
+    constant = draw(st.sampled_from(_FRACTIONS if fraction else _NUMBERS))
+    if symbol in ("%", "//", "/"):
+        x = kept(draw, x, (-1e3, 1e3) if x.is_float else (-math.inf, math.inf))
+    return operations.with_number(symbol, x, constant) or x
+
+
+def operation(draw: Draw, scope: Scope, depth: int) -> Term:
+    """One of the operations that `flexconf ops` checks."""
+    x = term(draw, scope, depth - 1)
+    wanted = [o for o in operations.catalogue(x.dtype) if _wanted(scope.features, o.name)]
+    if not wanted:
+        return x
+    chosen = draw(st.sampled_from(wanted))
+    x = kept(draw, x, operations.domain(chosen, x.dtype))
+    if not operations.takes_two(chosen):
+        return operations.apply(chosen, x, None) or x
+    y = term(draw, scope, depth - 1) if draw(st.booleans()) else x
+    if y.dtype not in chosen.dtypes:
+        y = x
+    where = operations.partner(chosen, y.dtype)
+    if chosen.y == "shift" or where[1] < math.inf:
+        y = kept(draw, y, where)
+        if not y.within(*where):
+            return x
+    return operations.apply(chosen, x, y) or operations.apply(chosen, x, x) or x
+
+
+_BOOLEAN = frozenset("eq ne lt le gt ge logical_not logical_and logical_or logical_xor isnan isinf isfinite".split())
+_INTEGER = frozenset("floor_divide remainder fmod".split())
+
+
+def _wanted(f: Features, name: str) -> bool:
+    name = name.partition("/")[0]
+    if name == "_to_copy":
+        return f.casts
+    if name in _BOOLEAN:
+        return f.booleans
+    if name in _INTEGER or name.startswith("bitwise"):
+        return f.integers
+    return f.functions
+
+
+def choice(draw: Draw, scope: Scope, depth: int) -> Term:
+    """`torch.where(condition, x, y)`."""
+    when = condition(draw, scope, depth - 1)
+    x = term(draw, scope, depth - 1)
+    y = term(draw, scope, depth - 1)
+    both = result_dtype("torch.where(x == x, x, y)", x.dtype, y.dtype)
+    if not both:
+        return x
+    text = f"torch.where({when.text}, {x.text}, {y.text})"
+    return Term(text, both, min(x.lo, y.lo), max(x.hi, y.hi), x.special or y.special)
+
+
+def cast(draw: Draw, scope: Scope, depth: int) -> Term:
+    """`x.to(torch.int64)`; floats to integers and halves only where the value exists there."""
+    x = term(draw, scope, depth - 1)
+    targets = [*FLOATS, *INTEGER_RANGES, "bool"] if scope.features.dtypes else ["float32", "int32", "int64"]
+    return cast_to(draw, x, draw(st.sampled_from(targets)))
+
+
+def cast_to(draw: Draw, x: Term, target: str) -> Term:
+    """`x` as another dtype, kept where it has a value there."""
+    if target == x.dtype:
+        return x
+    if target == "bool":
+        return Term(f"({x.text}).to(torch.bool)", "bool", 0, 1)
+    if target in INTEGER_RANGES:
+        least, most = INTEGER_RANGES[target]
+        if x.special:
+            return x
+        x = kept(draw, x, (max(least, -1e6), min(most, 1e6))) if x.is_float else kept(draw, x, (least, most))
+        if not x.within(least, most):
+            return x
+        return Term(f"({x.text}).to(torch.{target})", target, math.floor(x.lo), math.ceil(x.hi))
+    if target == "float16":
+        x = kept(draw, x, (-3e4, 3e4))
+        if not x.within(-3e4, 3e4):
+            return x
+    return Term(f"({x.text}).to(torch.{target})", target, x.lo, x.hi, x.special)
+
+
+def condition(draw: Draw, scope: Scope, depth: int) -> Term:
+    """A bool: a comparison with a number or between terms, or two of them together."""
+    form = draw(st.integers(0, 4 if depth > 0 else 1))
+    if form == 0:
+        return _compare(draw, integer(draw, scope, min(depth, 1)), scope)
+    if form == 1:
+        positions = scope.parameters()
+        x, y = positions[1], positions[0]
+        return Term(f"({x.text} {draw(_COMPARISONS)} {y.text})", "bool", 0, 1)
+    if form == 2:
+        a, b = condition(draw, scope, depth - 1), condition(draw, scope, depth - 1)
+        return Term(f"(({a.text}) {draw(st.sampled_from('&|^'))} ({b.text}))", "bool", 0, 1)
+    found = term(draw, scope, depth - 1)
+    return found if found.dtype == "bool" else _compare(draw, found, scope)
+
+
+_COMPARISONS = st.sampled_from((">=", "<", "==", "!=", ">", "<="))
+
+
+def _compare(draw: Draw, x: Term, scope: Scope) -> Term:
+    if x.dtype == "bool":
+        return x
+    constant = draw(st.sampled_from((0.5, 0.0, -1.0) if x.is_float else (0, 1, 3, 8, -2)))
+    symbols = st.sampled_from((">", "<")) if x.is_float else _COMPARISONS
+    return Term(f"(({x.text}) {draw(symbols)} {constant})", "bool", 0, 1)
+
+
+def integer(draw: Draw, scope: Scope, depth: int) -> Term:
+    """A term of an integer dtype; an index variable where the draw gives none."""
+    if depth > 0 and (scope.features.integers or scope.features.captures):
+        found = number(draw, scope, depth) if draw(st.booleans()) else term(draw, scope, depth)
+        if found.is_integer:
+            return found
+    q, kv = scope.parameters()[1], scope.parameters()[0]
+    difference = Term("(q - kv)", "int32", q.lo - kv.hi, q.hi - kv.lo)
+    return draw(st.sampled_from([kv, q, difference, *scope.parameters()[2:]]))
+
+
+def index(draw: Draw, scope: Scope, depth: int) -> Term:
+    """An index: an int32 or int64 term, most often a plain variable."""
+    kv, q, h, b = scope.parameters()
+    forms = [kv, q, h, b]
+    form = draw(st.integers(0, len(forms) + (4 if scope.features.indices else 0)))
+    if form < len(forms):
+        return forms[form]
+    if form == len(forms):
+        constant = draw(st.sampled_from((0, 1, -1, -2)))
+        return Term(str(constant), "literal", constant, constant)
+    if form == len(forms) + 1:
+        return Term("(q - kv)", "int32", q.lo - kv.hi, q.hi - kv.lo)
+    if form == len(forms) + 2 and scope.features.captures and depth > 0:
+        loaded = tables.load(draw, scope, 0, index, whole=True)
+        return loaded
+    found = integer(draw, scope, max(depth, 1))
+    if found.dtype not in ("int32", "int64"):
+        wide = "int64" if draw(st.booleans()) else "int32"
+        found = Term(f"({found.text}).to(torch.{wide})", wide, found.lo, found.hi)
+    if found.hi - found.lo > 2000 or found.size > 2000:
+        found = operations.with_number("%", found, draw(st.sampled_from((8, 5, 33, -4)))) or kv
+    return found
+
+
+def kept(draw: Draw, x: Term, where: Range) -> Term:
+    """`x`, brought into a range by what people use for it."""
+    lo, hi = where
+    if x.within(lo, hi) or x.dtype == "bool":
+        return x
+    if x.is_integer:
+        return _kept_integer(x, lo, hi)
+    if not x.is_float:
+        return x
+    if lo == -math.inf:
+        return Term(f"torch.clamp({x.text}, max={hi:g})", x.dtype, min(x.lo, hi), hi, x.special)
+    ways = ["clamp"]
+    if lo <= -1 and hi >= 1 and not x.special:
+        ways.append("tanh")
+    if lo <= 0.25 and hi >= 1 and lo > 0:
+        ways.append("sigmoid")
+    if lo < 0 < hi and math.isfinite(x.size) and x.size > 0 and not x.special:
+        ways.append("scale")
+    way = draw(st.sampled_from(ways))
+    if way == "tanh":
+        return Term(f"torch.tanh({x.text})", x.dtype, -1, 1)
+    if way == "sigmoid":
+        return Term(f"(torch.sigmoid({x.text}) + 0.25)", x.dtype, 0.25, 1.25) if hi >= 1.25 else x
+    if way == "scale":
+        factor = 2.0 ** math.floor(math.log2(min(-lo, hi) / x.size))
+        if 1e-4 < factor < 1:
+            return Term(f"(({x.text}) * {factor!r})", x.dtype, x.lo * factor, x.hi * factor)
+    return Term(f"torch.clamp({x.text}, {lo:g}, {hi:g})", x.dtype, max(x.lo, lo), min(x.hi, hi), x.special)
+
+
+def _kept_integer(x: Term, lo: float, hi: float) -> Term:
+    least, most = math.ceil(lo) if lo > -math.inf else None, math.floor(hi) if hi < math.inf else None
+    own = INTEGER_RANGES[x.dtype]
+    if most is not None and most < own[1] and (least is None or least <= 0) and most > 0:
+        found = operations.with_number("%", x, most + 1)
+        if found is not None and found.dtype == x.dtype:
+            return found
+    if least is not None and most is not None and least > 0 and most - least > 0:
+        found = operations.with_number("%", x, most - least + 1)
+        moved = operations.with_number("+", found, least) if found is not None else None
+        if moved is not None and moved.dtype == x.dtype:
+            return moved
+    return x
+
+
+def moderate(draw: Draw, x: Term) -> Term:
+    """A float kept where a score may be."""
+    return kept(draw, x, (-_NICE, _NICE)) if x.is_float else x

@@ -1,0 +1,48 @@
+"""What may occur in an example. Swarm testing: each example switches a random subset of it off.
+
+Groce et al., "Swarm Testing", ISSTA 2012: what every example may contain crowds out what shows only without it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+
+@dataclass(frozen=True)
+class Features:
+    """Switches. With all of them off a case is a float32 expression of score and constants on one head."""
+
+    captures: bool = False
+    dtypes: bool = False
+    casts: bool = False
+    functions: bool = False
+    integers: bool = False
+    booleans: bool = False
+    indices: bool = False
+    chained: bool = False
+    layouts: bool = False
+    shared_storage: bool = False
+    specials: bool = False
+    variables: bool = False
+    mask: bool = False
+    lists: bool = False
+    block_sizes: bool = False
+    heads: bool = False
+    lengths: bool = False
+    empty: bool = False
+    problem_layouts: bool = False
+    scales: bool = False
+    distributions: bool = False
+
+    @classmethod
+    def every(cls) -> Features:
+        """All of them on."""
+        return cls(**{f.name: True for f in fields(cls)})
+
+
+def features() -> SearchStrategy[Features]:
+    """A random subset; fewer is simpler."""
+    return st.builds(Features, **{f.name: st.booleans() for f in fields(Features)})

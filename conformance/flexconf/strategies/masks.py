@@ -1,0 +1,93 @@
+"""mask_mods: the families that people use, and free boolean expressions; and the block masks around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import strategies as st
+
+from flexconf.case import PATTERNS, BlockSpec, Capture
+from flexconf.strategies import expressions
+from flexconf.strategies.scope import Scope
+
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+
+_FAMILIES = (
+    "q >= kv",
+    "(q >= kv) & (q - kv < {n})",
+    "torch.abs(q - kv) < {n}",
+    "q // {n} == kv // {n}",
+    "(q >= kv) | (kv < {n})",
+    "(q - kv) % {n} == 0",
+    "(q + kv + h) % {n} != 0",
+    "(kv < {n}) | (q // {n} >= kv // {n})",
+    "h % 2 == b % 2",
+    "q < {n}",
+)
+_WITH_CAPTURES = ("document", "lengths", "keep")
+_SIZES = (4, 16, 3, 64, 7)
+_BLOCKS = (128, 64, 32, 16, 256)
+
+
+def mask(draw: Draw, scope: Scope) -> str:
+    """A mask_mod's text; `scope` is of kind "mask" and receives its captures."""
+    names = [*_FAMILIES, *(_WITH_CAPTURES if scope.features.captures else ()), "free"]
+    family = draw(st.sampled_from(names))
+    if family == "free":
+        return expressions.condition(draw, scope, draw(st.integers(1, 3))).text
+    if family in _WITH_CAPTURES:
+        text = _captured(scope, family)
+        if text is not None:
+            return text
+        family = _FAMILIES[0]
+    return family.format(n=draw(st.sampled_from(_SIZES)))
+
+
+def _captured(scope: Scope, family: str) -> str | None:
+    name, p = scope.free_name(), scope.problem
+    if name is None:
+        return None
+    if family == "document":
+        longest = max(p.M, p.N, 1)
+        capture = Capture(name, (scope.symbol(longest),), "int32", "steps(5)")
+        text = f"{name}[q] == {name}[kv]"
+        scope.values[name] = (0, longest // 5, False)
+    elif family == "lengths":
+        capture = Capture(name, (max(p.B, 1),), "int32", f"integers(0, {p.N + 1})")
+        text = f"kv < {name}[b]"
+        scope.values[name] = (0, p.N, False)
+    else:
+        capture = Capture(name, (max(p.H, 1), max(p.N, 1)), "bool", "bool(0.7)")
+        text = f"{name}[h, kv]"
+        scope.values[name] = (0, 1, False)
+    scope.captures.append(capture)
+    return text
+
+
+def block(draw: Draw, scope: Scope, text: str | None) -> BlockSpec:
+    """How the block mask comes about; the default where nothing else is on."""
+    f, p = scope.features, scope.problem
+    q = draw(st.sampled_from(_BLOCKS)) if f.block_sizes else 128
+    kv = draw(st.sampled_from(_BLOCKS)) if f.block_sizes else 128
+    rows, columns = -(-p.M // q), -(-p.N // kv)
+    listed = f.lists and 0 < rows * columns <= 40 and p.B * p.H > 0 and draw(st.booleans())
+    if not listed:
+        if text is None:
+            return BlockSpec()
+        depends = any(name in _names(text) for name in ("b", "h"))
+        return BlockSpec(q=q, kv=kv, broadcast=f.block_sizes and not depends and draw(st.booleans()))
+    if draw(st.integers(0, 3)) == 3:
+        return BlockSpec(q=q, kv=kv, kind="lists", pattern=draw(st.sampled_from(PATTERNS)))
+    partial, full = [], []
+    for _ in range(rows):
+        order = draw(st.permutations(range(columns))) if columns > 1 else list(range(columns))
+        states = [draw(st.sampled_from("pfn")) for _ in order]
+        partial.append(tuple(c for c, s in zip(order, states, strict=True) if s == "p"))
+        full.append(tuple(c for c, s in zip(order, states, strict=True) if s == "f"))
+    return BlockSpec(q=q, kv=kv, kind="lists", partial=tuple(partial), full=tuple(full))
+
+
+def _names(text: str) -> set[str]:
+    cleaned = "".join(c if c.isalnum() or c == "_" else " " for c in text)
+    return set(cleaned.split())

@@ -1,0 +1,246 @@
+"""Operations as the generator knows them: where an argument may lie, and where the result then lies.
+
+The operations, their texts and their dtypes are those that `flexconf ops` checks one by one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from flexconf import opcheck
+from flexconf.opcheck import Operation
+from flexconf.strategies.terms import INTEGER_RANGES, Term, result_dtype, substitute
+
+Range = tuple[float, float]
+_COMPARED: Range = (0, 1)
+_UNKNOWN: Range = (-math.inf, math.inf)
+
+# Where the argument of a function of floats is kept, and what comes out. Away from poles and overflow, in float16 too.
+_FUNCTIONS: Mapping[str, tuple[Range, Range]] = {
+    "exp": ((-20, 5), (0, 149)),
+    "exp2": ((-20, 7), (0, 128)),
+    "expm1": ((-20, 5), (-1, 148)),
+    "log": ((0.01, 1e4), (-5, 10)),
+    "log1p": ((-0.9, 1e4), (-3, 10)),
+    "log2": ((0.01, 1e4), (-7, 14)),
+    "log10": ((0.01, 1e4), (-2, 4)),
+    "sqrt": ((0, 1e4), (0, 100)),
+    "rsqrt": ((0.01, 1e4), (0, 10)),
+    "reciprocal": ((0.01, 1e4), (0, 100)),
+    "pow/half": ((0, 1e4), (0, 100)),
+    "pow/minus half": ((0.01, 1e4), (0, 10)),
+    "sin": ((-50, 50), (-1, 1)),
+    "cos": ((-50, 50), (-1, 1)),
+    "tan": ((-1.2, 1.2), (-3, 3)),
+    "asin": ((-0.95, 0.95), (-1.6, 1.6)),
+    "acos": ((-0.95, 0.95), (0, 3.2)),
+    "atan": ((-1e4, 1e4), (-1.6, 1.6)),
+    "sinh": ((-5, 5), (-75, 75)),
+    "cosh": ((-5, 5), (1, 75)),
+    "tanh": ((-1e4, 1e4), (-1, 1)),
+    "asinh": ((-1e4, 1e4), (-10, 10)),
+    "acosh": ((1.05, 1e4), (0, 10)),
+    "atanh": ((-0.95, 0.95), (-2, 2)),
+    "sigmoid": ((-1e4, 1e4), (0, 1)),
+    "erf": ((-1e4, 1e4), (-1, 1)),
+    "erfc": ((-5, 3), (0, 2)),
+    "silu": ((-1e3, 1e3), (-1, 1e3)),
+    "gelu": ((-8, 1e3), (-1, 1e3)),
+    "softplus": ((-50, 1e3), (0, 1e3)),
+    "elu": ((-50, 1e3), (-1, 1e3)),
+    "relu6": ((-1e4, 1e4), (0, 6)),
+    "hardtanh": ((-1e4, 1e4), (-1, 1)),
+    "frac": ((-1e3, 1e3), (-1, 1)),
+}
+
+
+def catalogue(dtype: str) -> tuple[Operation, ...]:
+    """The operations that take `dtype`."""
+    return _BY_DTYPE[dtype]
+
+
+_BY_DTYPE = {d: tuple(o for o in opcheck.OPERATIONS if d in o.dtypes) for d in opcheck.ALL}
+
+
+def takes_two(operation: Operation) -> bool:
+    """Whether its text reads y."""
+    return "y" in operation.text.replace("copysign", "").replace("hypot", "")
+
+
+def domain(operation: Operation, dtype: str) -> Range:
+    """Where its argument x has to lie."""
+    if dtype == "bool":
+        return (0, 1)
+    if operation.text in ("x ** 0.5", "x ** -0.5"):
+        return (0.01, 1e4)
+    if operation.text == "2.0 ** x":
+        return (-20, 7)
+    if operation.name in _FUNCTIONS:
+        return _FUNCTIONS[operation.name][0]
+    if operation.text.startswith("torch.pow(x"):
+        return (0.1, 8) if dtype not in INTEGER_RANGES else (-3, 3)
+    if operation.name in ("floor_divide", "remainder", "fmod", "div") and dtype not in INTEGER_RANGES:
+        return (-1e3, 1e3)
+    if operation.name.startswith(("pow", "square")):
+        return (-30, 30) if dtype != "int8" else (-4, 4)
+    return _UNKNOWN
+
+
+def partner(operation: Operation, dtype: str) -> Range:
+    """Where its second argument y has to lie."""
+    if operation.y == "shift":
+        return (0, 3)
+    if operation.y == "power":
+        return (0, 3)
+    if operation.text.startswith("torch.pow("):
+        return (-2, 3)
+    if operation.y == "nonzero":
+        return (1, 20)
+    if operation.name in ("div", "floor_divide", "remainder", "fmod"):
+        return (0.25, 20)
+    return _UNKNOWN
+
+
+def apply(operation: Operation, x: Term, y: Term | None) -> Term | None:
+    """The operation on terms that lie where they have to; None where PyTorch refuses it or it might overflow."""
+    text = operation.text
+    dtype = result_dtype(text, x.dtype, y.dtype if y is not None else None)
+    if not dtype:
+        return None
+    lo, hi = _range(operation, x, y, dtype)
+    if math.isnan(lo) or math.isnan(hi):
+        lo, hi = _UNKNOWN
+    special = x.special or (y is not None and y.special)
+    found = Term(substitute(text, x, y), dtype, lo, hi, special)
+    return found if found.fits() or (found.is_float and math.isinf(found.size)) else None
+
+
+def with_number(symbol: str, x: Term, number: float) -> Term | None:
+    """`x symbol number`, such as `x % -3`; None where PyTorch refuses it or it might overflow."""
+    text = f"x {symbol} {number!r}"
+    dtype = result_dtype(text, x.dtype)
+    if not dtype:
+        return None
+    constant = Term(repr(number), "int64" if isinstance(number, int) else "float64", number, number)
+    if dtype == "bool":
+        lo, hi = _COMPARED
+    elif symbol == "%" and number < 0:
+        lo, hi = (number + 1 if x.is_integer and isinstance(number, int) else number), 0
+    elif symbol == "//" and number < 0:
+        lo, hi = (-x.hi, -x.lo)
+    elif symbol in ("&", "|", "^"):
+        lo, hi = INTEGER_RANGES.get(dtype, _UNKNOWN) if x.lo < 0 else (0, 2 * max(x.hi, number) + 1)
+    else:
+        lo, hi = _RANGES[f"x {symbol} y"](x, constant)
+    if math.isnan(lo) or math.isnan(hi):
+        lo, hi = _UNKNOWN
+    found = Term(substitute(text, x), dtype, lo, hi, x.special)
+    return found if found.fits() or (found.is_float and math.isinf(found.size)) else None
+
+
+def _range(operation: Operation, x: Term, y: Term | None, dtype: str) -> Range:
+    name, text = operation.name, operation.text
+    if dtype == "bool":
+        return (0, 1)
+    for exact, function in _RANGES.items():
+        if text == exact:
+            return function(x, y or x)
+    if name in _FUNCTIONS:
+        return _FUNCTIONS[name][1]
+    if ".to(torch." in text:
+        return (0, 100) if text.startswith("torch.clamp") else (x.lo, x.hi)
+    if dtype in INTEGER_RANGES:
+        return INTEGER_RANGES[dtype]
+    return _UNKNOWN
+
+
+def _corners(function: Callable[[float, float], float]) -> Callable[[Term, Term], Range]:
+    def ranged(x: Term, y: Term) -> Range:
+        values = [function(a, b) for a in (x.lo, x.hi) for b in (y.lo, y.hi)]
+        return (min(values), max(values)) if not any(math.isnan(v) for v in values) else _UNKNOWN
+
+    return ranged
+
+
+def _times(a: float, b: float) -> float:
+    return 0 if a == 0 or b == 0 else a * b
+
+
+def _power(exponent: int) -> Callable[[Term, Term], Range]:
+    def ranged(x: Term, y: Term) -> Range:
+        ends = (x.lo**exponent, x.hi**exponent)
+        return (0 if x.lo <= 0 <= x.hi else min(ends), max(ends)) if exponent % 2 == 0 else ends
+
+    return ranged
+
+
+def _magnitude(x: Term, y: Term) -> Range:
+    return (0 if x.lo <= 0 <= x.hi else min(abs(x.lo), abs(x.hi)), x.size)
+
+
+def _remainder(x: Term, y: Term) -> Range:
+    """Of a divisor above 0; whole when both are."""
+    return (0, y.hi - 1 if x.is_integer and y.is_integer else y.hi)
+
+
+def _c_remainder(x: Term, y: Term) -> Range:
+    most = min(x.size, y.hi - 1 if x.is_integer and y.is_integer else y.hi)
+    return (-most if x.lo < 0 else 0, most if x.hi > 0 else 0)
+
+
+def _quotient(rounded: Callable[[float], float]) -> Callable[[Term, Term], Range]:
+    def ranged(x: Term, y: Term) -> Range:
+        if not math.isfinite(x.size) or y.lo <= 0:
+            return _UNKNOWN
+        if x.is_integer and y.is_integer:
+            down = rounded is math.floor
+            ends = [a // b if down else -(-a // b) if a < 0 else a // b for a in (x.lo, x.hi) for b in (y.lo, y.hi)]
+        else:
+            ends = [rounded(a / b) for a in (x.lo, x.hi) for b in (y.lo, y.hi)]
+        return min(ends), max(ends)
+
+    return ranged
+
+
+_RANGES: dict[str, Callable[[Term, Term], Range]] = {
+    "x + y": _corners(lambda a, b: a + b),
+    "x - y": _corners(lambda a, b: a - b),
+    "x * y": _corners(_times),
+    "1 - x": lambda x, _: (1 - x.hi, 1 - x.lo),
+    "torch.add(x, y, alpha=3)": _corners(lambda a, b: a + 3 * b),
+    "torch.neg(x)": lambda x, _: (-x.hi, -x.lo),
+    "torch.abs(x)": _magnitude,
+    "torch.sign(x)": lambda x, _: (-1 if x.lo < 0 else 0, 1 if x.hi > 0 else 0),
+    "x ** 2": _power(2),
+    "torch.square(x)": _power(2),
+    "x ** 3": _power(3),
+    "x % y": _remainder,
+    "x % 7": lambda x, _: (0, 6 if x.is_integer else 7),
+    "x % -7": lambda x, _: (-6 if x.is_integer else -7, 0),
+    "torch.fmod(x, y)": _c_remainder,
+    "x // y": _quotient(math.floor),
+    "x // 7": lambda x, _: (x.lo // 7, x.hi // 7),
+    'torch.div(x, y, rounding_mode="trunc")': _quotient(math.trunc),
+    "torch.where(x > y, x, y)": lambda x, y: (max(x.lo, y.lo), max(x.hi, y.hi)),
+    "torch.where(x > 0, x, 0)": lambda x, _: (0, max(x.hi, 0)),
+    "torch.minimum(x, y)": lambda x, y: (min(x.lo, y.lo), min(x.hi, y.hi)),
+    "torch.maximum(x, y)": lambda x, y: (max(x.lo, y.lo), max(x.hi, y.hi)),
+    "torch.fmin(x, y)": lambda x, y: (min(x.lo, y.lo), min(x.hi, y.hi)),
+    "torch.fmax(x, y)": lambda x, y: (max(x.lo, y.lo), max(x.hi, y.hi)),
+    "torch.clamp(x, -2, 3)": lambda x, _: (-2, 3),
+    "torch.clamp(x, min=1)": lambda x, _: (max(x.lo, 1), max(x.hi, 1)),
+    "torch.clamp(x, max=1)": lambda x, _: (min(x.lo, 1), min(x.hi, 1)),
+    "torch.relu(x)": lambda x, _: (max(x.lo, 0), max(x.hi, 0)),
+    "torch.nn.functional.leaky_relu(x)": lambda x, _: (x.lo, x.hi),
+    **{f"torch.{n}(x)": lambda x, _: (x.lo - 1, x.hi + 1) if x.is_float else (x.lo, x.hi) for n in ("floor", "ceil", "trunc", "round")},
+    "x << 3": lambda x, _: (x.lo * 8, x.hi * 8),
+    "x << y": lambda x, y: (min(x.lo * 2**y.hi, x.lo), max(x.hi * 2**y.hi, x.hi)) if y.hi < 64 else _UNKNOWN,
+    "x >> 3": lambda x, _: (x.lo // 8, x.hi // 8),
+    "x >> y": lambda x, _: (min(x.lo, -1 if x.lo < 0 else 0), max(x.hi, 0)),
+    "torch.copysign(x, y)": lambda x, _: (-x.size, x.size),
+    "torch.hypot(x, y)": lambda x, y: (0, x.size + y.size),
+    "torch.atan2(x, y)": lambda x, _: (-3.2, 3.2),
+    "x / y": _corners(lambda a, b: a / b if b else math.nan),
+    "torch.pow(x, y)": lambda x, y: (-27, 27) if x.is_integer else (0, 1000),
+}

@@ -1,0 +1,149 @@
+"""Captures: tensors of any rank, dtype, values and strides, and reads of them that are always within bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import strategies as st
+
+from flexconf import layouts
+from flexconf.case import Capture
+from flexconf.strategies.scope import Scope
+from flexconf.strategies.terms import FLOATS, INTEGER_RANGES, Term
+
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+Index = Callable[[Draw, Scope, int], Term]
+
+_RANKS = (1, 2, 0, 3, 4)
+_MOST = 1 << 15
+_DTYPES = ("float32", "int32", "float16", "bfloat16", "float64", "int64", "bool", "int16", "int8", "uint8")
+_LAYOUTS = ("contiguous", "stepped", "padded", "expanded", "offset", "transposed", "permuted")
+
+
+def load(draw: Draw, scope: Scope, depth: int, index: Index, whole: bool = False) -> Term:
+    """An element of a capture, an old one or a new one; of an integer dtype that can be an index if `whole`."""
+    old = [c for c in scope.captures if not whole or c.dtype in ("int32", "int64")]
+    if old and draw(st.booleans()):
+        chosen = draw(st.sampled_from(old))
+        again = _reread(draw, scope, chosen)
+        if again is not None:
+            return again
+    name = scope.free_name()
+    if name is None:
+        if not old:
+            return scope.parameters()[0]
+        return _reread(draw, scope, old[0]) or scope.parameters()[0]
+    rank = draw(st.sampled_from(_RANKS))
+    subscripts: list[Term] = []
+    elements = 1
+    for _ in range(rank):
+        found = index(draw, scope, depth - 1 if scope.features.chained else 0)
+        needed = _size(found)
+        if elements * needed > _MOST:
+            found, needed = Term("0", "literal", 0, 0), 1
+        elements *= needed
+        subscripts.append(found)
+    # Reading the index may have brought captures of its own.
+    name = scope.free_name()
+    if name is None:
+        return scope.parameters()[0]
+    sizes = tuple(scope.symbol(_size(s)) for s in subscripts)
+    capture, lo, hi, special = _new(draw, scope, name, sizes, whole)
+    scope.captures.append(capture)
+    scope.values[name] = (lo, hi, special)
+    return _read(draw, scope, capture, subscripts)
+
+
+def _size(subscript: Term) -> int:
+    """The least size of a dimension for which every index is legal."""
+    return max(int(subscript.hi) + 1, -int(subscript.lo), 1)
+
+
+def _new(
+    draw: Draw, scope: Scope, name: str, sizes: tuple[int | str, ...], whole: bool
+) -> tuple[Capture, float, float, bool]:
+    f = scope.features
+    shared = _share(draw, scope, name, sizes, whole) if f.shared_storage and scope.captures else None
+    if shared is not None:
+        return shared
+    kinds = ("int32", "int64") if whole else _DTYPES if f.dtypes else ("float32", "int32")
+    dtype = draw(st.sampled_from(kinds))
+    values, lo, hi, special = _values(draw, scope, dtype, len(sizes))
+    layout = "contiguous"
+    if f.layouts:
+        layout = draw(st.sampled_from(_LAYOUTS))
+        if layout == "expanded" and len(sizes) > 1:
+            layout = f"expanded({draw(st.integers(0, len(sizes) - 1))})"
+        if (layout == "transposed" and len(sizes) < 2) or (not sizes and layout not in ("contiguous", "offset")):
+            layout = "contiguous"
+    return Capture(name, sizes, dtype, values, layout), lo, hi, special
+
+
+def _values(draw: Draw, scope: Scope, dtype: str, rank: int) -> tuple[str, float, float, bool]:
+    """(values, least, largest, whether there are infinities)."""
+    if dtype == "bool":
+        return "bool(0.5)", 0, 1, False
+    if dtype in INTEGER_RANGES:
+        least, most = INTEGER_RANGES[dtype]
+        lo = 0 if least == 0 else draw(st.sampled_from((0, -3, -100, -5)))
+        hi = draw(st.sampled_from((5, 8, 3, 100)))
+        if scope.features.specials and draw(st.integers(0, 7)) == 7:
+            return "bits", least, most, False
+        return f"integers({lo}, {hi})", lo, min(hi - 1, most), False
+    forms: list[tuple[str, float, float, bool]] = [
+        ("normal", -3.5, 3.5, False),
+        ("uniform(0.5, 2)", 0.5, 2, False),
+        ("constant(0.5)", 0.5, 0.5, False),
+    ]
+    if rank:
+        forms.append(("arange(0, 0.125)", 0, 2100 * 0.125, False))
+    if scope.features.specials and dtype in FLOATS:
+        forms.append(("sprinkle(-inf, 0.1)", -3.5, 3.5, True))
+    found: tuple[str, float, float, bool] = draw(st.sampled_from(forms))
+    return found
+
+
+def _share(
+    draw: Draw, scope: Scope, name: str, sizes: tuple[int | str, ...], whole: bool
+) -> tuple[Capture, float, float, bool] | None:
+    """The same storage as an earlier capture of the same shape, seen as another tensor."""
+    for other in scope.captures:
+        if layouts.parse(other.layout).of is not None or (whole and other.dtype not in ("int32", "int64")):
+            continue
+        kind = None
+        if other.shape == sizes:
+            kind = "view_of"
+        elif other.shape == sizes[::-1]:
+            kind = "transpose_of"
+        elif other.shape[1:] == sizes and other.shape:
+            kind = "last_of"
+        if kind is not None and draw(st.booleans()):
+            lo, hi, special = scope.values[other.name]
+            return Capture(name, sizes, other.dtype, other.values, f"{kind}({other.name})"), lo, hi, special
+    return None
+
+
+def _read(draw: Draw, scope: Scope, capture: Capture, subscripts: list[Term]) -> Term:
+    lo, hi, special = scope.values[capture.name]
+    text = capture.name
+    if not subscripts:
+        return Term(text, capture.dtype, lo, hi, special)
+    if scope.features.chained and len(subscripts) > 1 and draw(st.booleans()):
+        text += "".join(f"[{s.text}]" for s in subscripts)
+    else:
+        text += f"[{', '.join(s.text for s in subscripts)}]"
+    return Term(text, capture.dtype, lo, hi, special)
+
+
+def _reread(draw: Draw, scope: Scope, capture: Capture) -> Term | None:
+    """An old capture at other places: every variable that is within its dimension."""
+    sizes = capture.resolve_shape(scope.problem.symbols())
+    subscripts = []
+    for size in sizes:
+        fitting = [p for p in scope.parameters() if -size <= p.lo and p.hi < size]
+        fitting += [Term(str(c), "literal", c, c) for c in (0, -1) if size]
+        if not fitting:
+            return None
+        subscripts.append(draw(st.sampled_from(fitting)))
+    return _read(draw, scope, capture, subscripts)

@@ -1,0 +1,102 @@
+"""Parts of a mod's text that know their dtype and the range of their values."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import math
+from dataclasses import dataclass
+
+import torch
+
+from flexconf import modtext
+
+INTEGER_RANGES = {
+    "int8": (-(2**7), 2**7 - 1),
+    "int16": (-(2**15), 2**15 - 1),
+    "int32": (-(2**31), 2**31 - 1),
+    "int64": (-(2**63), 2**63 - 1),
+    "uint8": (0, 2**8 - 1),
+}
+HALVES = ("float16", "bfloat16")
+FLOATS = (*HALVES, "float32", "float64")
+LARGEST = {"float16": 3e4, "bfloat16": 1e30, "float32": 1e30, "float64": 1e30}
+"""Floats beyond these are kept from arithmetic: an overflow has no bound."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """An expression, the dtype of its value ("bool", "int32", "float16", ...), and the least and largest value.
+
+    The range of a float is where it is expected to lie, and infinite where nothing is known; that of an integer is
+    certain. `special` says that it may be infinite or NaN.
+    """
+
+    text: str
+    dtype: str
+    lo: float
+    hi: float
+    special: bool = False
+
+    @property
+    def is_float(self) -> bool:
+        """Whether its dtype is a floating one."""
+        return self.dtype in FLOATS
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether its dtype is an integer one, bool not included."""
+        return self.dtype in INTEGER_RANGES
+
+    @property
+    def size(self) -> float:
+        """The largest magnitude."""
+        return max(abs(self.lo), abs(self.hi))
+
+    def within(self, lo: float, hi: float) -> bool:
+        """Whether all its values lie in [lo, hi]."""
+        return lo <= self.lo and self.hi <= hi
+
+    def fits(self) -> bool:
+        """Whether its values are values of its dtype, well below overflow."""
+        if self.is_integer:
+            least, most = INTEGER_RANGES[self.dtype]
+            return self.within(least, most)
+        return not self.is_float or self.size <= LARGEST[self.dtype]
+
+
+@functools.cache
+def result_dtype(text: str, x: str, y: str | None = None) -> str:
+    """The dtype that `text` over scalars `x` and `y` of these dtypes has; "" where PyTorch refuses it."""
+    operands = {name: torch.ones((), dtype=getattr(torch, d)) for name, d in (("x", x), ("y", y)) if d is not None}
+    read = modtext.free_names(text)
+    mod = modtext.compile_mod(text, "score", {n: t for n, t in operands.items() if n in read}, {})
+    index = torch.zeros((), dtype=torch.int32)
+    try:
+        result: object = mod(torch.zeros(()), index, index, index, index)
+    except (RuntimeError, TypeError, ValueError):
+        return ""
+    return str(result.dtype).removeprefix("torch.") if isinstance(result, torch.Tensor) else ""
+
+
+def written(text: str) -> str:
+    """The text with the brackets that it needs and no others."""
+    lines = [ast.unparse(statement) for statement in ast.parse(text).body]
+    return "\n".join(lines)
+
+
+def substitute(text: str, x: Term, y: Term | None = None) -> str:
+    """`text` with the operands in place of the names x and y."""
+    tree = ast.parse(text, mode="eval")
+    bodies = {"x": x.text} | ({"y": y.text} if y is not None else {})
+
+    class Operands(ast.NodeTransformer):
+        def visit_Name(self, node: ast.Name) -> ast.AST:
+            return ast.parse(bodies[node.id], mode="eval").body if node.id in bodies else node
+
+    return ast.unparse(Operands().visit(tree))
+
+
+def finite(*values: float) -> bool:
+    """Whether all of them are."""
+    return all(math.isfinite(v) for v in values)
