@@ -1,0 +1,37 @@
+"""What a planted fault is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+from flexconf.case import Case
+
+Layer = Literal["operations", "code generator", "captures", "template", "block lists", "launcher", "simt", "harness"]
+LAYERS: tuple[Layer, ...] = (
+    "operations", "code generator", "captures", "template", "block lists", "launcher", "simt", "harness",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One planted fault.
+
+    `about` is a sentence on the real bug that it stands for. `apply` makes the context in which the lowering has it.
+    `witness` is a minimal case that shows it, at vector width `width`, after `before` have run in the same process.
+    """
+
+    name: str
+    layer: Layer
+    about: str
+    apply: Callable[[], AbstractContextManager[None]]
+    witness: Case
+    width: int = 1
+    before: tuple[Case, ...] = ()
+
+    @property
+    def subject(self) -> str:
+        """The subject that shows it."""
+        return "reference.simt" if self.layer == "simt" else "reference.host"
