@@ -56,7 +56,7 @@ def fuzz(
     """Generate cases, run each in an isolated process, and keep what is wrong, made small, with a repro.
 
     Everything is written as it happens; the same command goes on where a run ended or was killed. Exit code 0 without a
-    new finding, 1 with one, 2 for a bad input.
+    new finding, 1 with one, 2 for a bad input or when nothing was compared.
 
     Examples: `flexconf fuzz --minutes 2`, `flexconf fuzz --subject torch-eager --minutes 10 --seed 7 --out run7`
     """
@@ -85,6 +85,10 @@ def fuzz(
         _console().print(show.summary(report, coverage))
     if report.broken:
         raise InputError("; ".join(line.splitlines()[0] for line in report.broken))
+    if report.now.examples == report.now.verdicts["discarded"]:
+        raise InputError(
+            f"nothing was compared in {minutes:g} minutes: {report.now.examples} examples; try --minutes 2"
+        )
     raise typer.Exit(1 if report.new else 0)
 
 
