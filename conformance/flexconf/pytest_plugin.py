@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flexconf import caches, devices, figures
+from flexconf import caches, devices, figures, profiles
 
 if TYPE_CHECKING:
     from flexconf.isolated import Isolated
@@ -34,6 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "clause(*numbers): the clauses of docs/lowering.md that this test exercises")
     config.addinivalue_line("markers", "gpu(count=1): needs that many CUDA devices")
+    profiles.load()
     config.pluginmanager.register(_Clauses(config), "flexconf-clauses")
     if hasattr(config, "workerinput"):
         return

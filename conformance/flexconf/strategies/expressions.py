@@ -15,6 +15,7 @@ from flexconf.strategies.scope import Scope
 from flexconf.strategies.terms import FLOATS, INTEGER_RANGES, Term, result_dtype
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
+Form = Callable[[Draw, Scope, int], Term]
 
 _NUMBERS = (2, 3, 1, 5, 7, 16, -1, -3)
 _FRACTIONS = (0.5, 2.0, 0.1, -1.0, 0.25, 1.5, -0.7)
@@ -22,18 +23,26 @@ _NICE = 1e4  # what a sum or product may grow to before it is brought back
 
 
 def term(draw: Draw, scope: Scope, depth: int) -> Term:
-    """Any term: a float, an integer or a bool."""
-    if depth <= 0:
-        return leaf(draw, scope, depth)
+    """Any term: a float, an integer or a bool.
+
+    Drawn as a strategy of its own, and beginning with the same choice at every depth: so Hypothesis can put a part of
+    an expression in the place of the whole when it shrinks.
+    """
+    found: Term = draw(_terms(scope, depth))
+    return found
+
+
+@st.composite
+def _terms(draw: Draw, scope: Scope, depth: int) -> Term:
     f = scope.features
-    forms = [number, number]
-    forms += [operation] * (4 if f.functions or f.integers or f.booleans else 0)
+    forms: list[Form] = [leaf, number, number]
+    forms += [condition] * f.booleans
+    forms += [element] * f.captures
     forms += [choice] * f.booleans
     forms += [cast] * f.casts
-    forms += [element] * f.captures
-    form = draw(st.sampled_from(forms))
-    found: Term = form(draw, scope, depth)
-    return found
+    forms += [operation] * (4 if f.functions or f.integers or f.booleans else 0)
+    form = forms[draw(st.integers(0, len(forms) - 1))]
+    return form(draw, scope, depth) if depth > 0 else leaf(draw, scope, depth)
 
 
 def leaf(draw: Draw, scope: Scope, depth: int) -> Term:
@@ -176,7 +185,8 @@ def integer(draw: Draw, scope: Scope, depth: int) -> Term:
             return found
     q, kv = scope.parameters()[1], scope.parameters()[0]
     difference = Term("(q - kv)", "int32", q.lo - kv.hi, q.hi - kv.lo)
-    return draw(st.sampled_from([kv, q, difference, *scope.parameters()[2:]]))
+    chosen: Term = draw(st.sampled_from([kv, q, difference, *scope.parameters()[2:]]))
+    return chosen
 
 
 def index(draw: Draw, scope: Scope, depth: int) -> Term:

@@ -33,7 +33,7 @@ _BLOCKS = (128, 64, 32, 16, 256)
 def mask(draw: Draw, scope: Scope) -> str:
     """A mask_mod's text; `scope` is of kind "mask" and receives its captures."""
     names = [*_FAMILIES, *(_WITH_CAPTURES if scope.features.captures else ()), "free"]
-    family = draw(st.sampled_from(names))
+    family: str = draw(st.sampled_from(names))
     if family == "free":
         return expressions.condition(draw, scope, draw(st.integers(1, 3))).text
     if family in _WITH_CAPTURES:

@@ -203,6 +203,10 @@ def _quotient(rounded: Callable[[float], float]) -> Callable[[Term, Term], Range
     return ranged
 
 
+def _rounded(x: Term, y: Term) -> Range:
+    return (x.lo - 1, x.hi + 1) if x.is_float else (x.lo, x.hi)
+
+
 _RANGES: dict[str, Callable[[Term, Term], Range]] = {
     "x + y": _corners(lambda a, b: a + b),
     "x - y": _corners(lambda a, b: a - b),
@@ -233,7 +237,7 @@ _RANGES: dict[str, Callable[[Term, Term], Range]] = {
     "torch.clamp(x, max=1)": lambda x, _: (min(x.lo, 1), min(x.hi, 1)),
     "torch.relu(x)": lambda x, _: (max(x.lo, 0), max(x.hi, 0)),
     "torch.nn.functional.leaky_relu(x)": lambda x, _: (x.lo, x.hi),
-    **{f"torch.{n}(x)": lambda x, _: (x.lo - 1, x.hi + 1) if x.is_float else (x.lo, x.hi) for n in ("floor", "ceil", "trunc", "round")},
+    **{f"torch.{name}(x)": _rounded for name in ("floor", "ceil", "trunc", "round")},
     "x << 3": lambda x, _: (x.lo * 8, x.hi * 8),
     "x << y": lambda x, y: (min(x.lo * 2**y.hi, x.lo), max(x.hi * 2**y.hi, x.hi)) if y.hi < 64 else _UNKNOWN,
     "x >> 3": lambda x, _: (x.lo // 8, x.hi // 8),

@@ -48,9 +48,8 @@ def problem(draw: Draw, features: Features) -> Problem:
     value_dim = draw(st.sampled_from(_DIMS)) if features.lengths and draw(st.booleans()) else dim
     layout = draw(st.sampled_from(PROBLEM_LAYOUTS)) if features.problem_layouts else "contiguous"
     if layout == "packed_qkv":
-        keys, value_dim = queries, dim
-        if batch * heads * queries * keys > _MOST:
-            layout = "contiguous"
+        queries = keys = min(queries, keys)  # never more scores than before
+        value_dim = dim
     if layout == "packed_kv":
         value_dim = dim
     scale = draw(st.sampled_from((None, 1.0, 0.5, 0.0, -0.25, 0.05))) if features.scales else None

@@ -1,0 +1,72 @@
+"""Generated cases on the reference lowering, certified per element; how many is a matter of $FLEXCONF_PROFILE."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+
+from flexconf import strategies
+from flexconf.case import Case
+from flexconf.fuzz import driver
+from flexconf.isolated import Isolated
+from flexconf.subjects.trial import Options
+
+pytestmark = pytest.mark.clause("L7.4", "L7.5", "L7.6", "L8.1", "L8.4")
+
+SUBJECT = "reference.host"
+
+
+@pytest.fixture(scope="module")
+def isolated() -> Iterator[Isolated]:
+    """A worker process: what ends it, ends an example."""
+    with Isolated(prepare=SUBJECT) as worker:
+        yield worker
+
+
+def failure(case: Case, width: int, why: str) -> str:
+    """What to read, and what to run."""
+    return (
+        f"{why}\n\n{case.to_toml()}\nSave this as case.toml, then: flexconf run --file case.toml --vector-width {width}"
+    )
+
+
+def test_generated_cases(isolated: Isolated, record_property: pytest.RecordProperty) -> None:  # type: ignore[name-defined]
+    counts: Counter[str] = Counter()
+
+    @given(strategies.cases(), strategies.vector_widths())
+    def attend(case: Case, width: int) -> None:
+        outcome = isolated.run(case, SUBJECT, Options(vector_width=width))
+        if driver.discarded(outcome):
+            counts["discarded"] += 1
+            return
+        counts["compared"] += 1
+        counts["elements"] += int((outcome.comparison or {}).get("elements", 0))
+        assert outcome.ok, failure(case, width, f"{outcome.stage}: {outcome.symptom}: {outcome.message}")
+
+    attend()
+    assert counts["compared"] >= 4 * counts["discarded"], f"too many examples prove nothing: {dict(counts)}"
+    assert counts["compared"] >= settings.default.max_examples // 4 and counts["elements"] > 0
+    for name, count in counts.items():
+        record_property(name, count)
+
+
+def test_a_failing_example_says_what_to_run() -> None:
+    """The message holds the case as a catalogue file would, and the command."""
+    seen: list[Case] = []
+
+    @settings(max_examples=200, database=None, derandomize=True)
+    @given(strategies.cases(), strategies.vector_widths())
+    def attend(case: Case, width: int) -> None:
+        seen.append(case)
+        assert "%" not in (case.score_mod or ""), failure(case, width, "a remainder")
+
+    with pytest.raises(AssertionError) as raised:
+        attend()
+    text = str(raised.value)
+    assert "[fuzz-" in text and "flexconf run --file case.toml --vector-width 1" in text
+    smallest = seen[-1]
+    assert smallest.mask_mod is None and not smallest.captures
+    assert len((smallest.score_mod or "").split()) <= 5, smallest.score_mod
