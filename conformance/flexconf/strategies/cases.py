@@ -33,7 +33,8 @@ def cases(draw: Draw, features: Features | None = None) -> Case:
     f = features if features is not None else draw(switches.features())
     problem = problems.problem(draw, f)
     scope = Scope(f, problem, "score")
-    score = _score(draw, scope) if not f.mask or draw(st.booleans()) else None
+    bare = draw(st.booleans()) and f.mask
+    score = _score(draw, scope) if not bare else None
     around = Scope(f, problem, "mask", scope.captures, scope.values)
     mask = written(masks.mask(draw, around)) if f.mask else None
     block = masks.block(draw, around, mask)
@@ -55,7 +56,7 @@ def _score(draw: Draw, scope: Scope) -> str:
     """A score_mod's text: a float."""
     depth = draw(st.sampled_from(_DEPTHS))
     lines = []
-    if scope.features.variables and draw(st.booleans()):
+    if draw(st.booleans()) and scope.features.variables:
         given = expressions.term(draw, scope, depth)
         lines.append(f"x = {given.text}")
         scope.variables.append(Term("x", given.dtype, given.lo, given.hi, given.special))

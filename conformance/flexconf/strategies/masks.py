@@ -68,16 +68,18 @@ def _captured(scope: Scope, family: str) -> str | None:
 def block(draw: Draw, scope: Scope, text: str | None) -> BlockSpec:
     """How the block mask comes about; the default where nothing else is on."""
     f, p = scope.features, scope.problem
-    q = draw(st.sampled_from(_BLOCKS)) if f.block_sizes else 128
-    kv = draw(st.sampled_from(_BLOCKS)) if f.block_sizes else 128
+    q, kv = draw(st.sampled_from(_BLOCKS)), draw(st.sampled_from(_BLOCKS))
+    by_hand, by_pattern = draw(st.booleans()), draw(st.integers(0, 3)) == 3
+    if not f.block_sizes:
+        q = kv = 128
     rows, columns = -(-p.M // q), -(-p.N // kv)
-    listed = f.lists and 0 < rows * columns <= 40 and p.B * p.H > 0 and draw(st.booleans())
+    listed = by_hand and f.lists and 0 < rows * columns <= 40 and p.B * p.H > 0
     if not listed:
         if text is None:
             return BlockSpec()
         depends = any(name in _names(text) for name in ("b", "h"))
         return BlockSpec(q=q, kv=kv, broadcast=f.block_sizes and not depends and draw(st.booleans()))
-    if draw(st.integers(0, 3)) == 3:
+    if by_pattern:
         return BlockSpec(q=q, kv=kv, kind="lists", pattern=draw(st.sampled_from(PATTERNS)))
     partial, full = [], []
     for _ in range(rows):

@@ -20,14 +20,24 @@ _MOST = 60_000  # score elements
 
 
 def problem(draw: Draw, features: Features) -> Problem:
-    """A problem of at most 60,000 scores."""
-    batch, heads, kv_heads = 1, 1, 1
-    if features.heads:
-        batch = draw(st.sampled_from((1, 2, 3)))
-        kv_heads = draw(st.sampled_from((1, 2, 3)))
-        heads = kv_heads * draw(st.sampled_from((1, 2, 3, 4)))
-    queries = draw(st.sampled_from(_LENGTHS)) if features.lengths else 16
-    keys = draw(st.sampled_from(_LENGTHS)) if features.lengths else 16
+    """A problem of at most 60,000 scores.
+
+    Everything is drawn, whatever the features say: so that a feature can be switched off, when Hypothesis shrinks,
+    without another meaning for what is drawn after it.
+    """
+    batch = draw(st.sampled_from((1, 2, 3)))
+    kv_heads = draw(st.sampled_from((1, 2, 3)))
+    heads = kv_heads * draw(st.sampled_from((1, 2, 3, 4)))
+    queries, keys = draw(st.sampled_from(_LENGTHS)), draw(st.sampled_from(_LENGTHS))
+    nothing = draw(st.sampled_from(("none", "none", "none", "M", "N", "B")))
+    dim, value_dim = draw(st.sampled_from(_DIMS)), draw(st.sampled_from((None, *_DIMS)))
+    layout = draw(st.sampled_from(PROBLEM_LAYOUTS))
+    scale = draw(st.sampled_from((None, 1.0, 0.5, 0.0, -0.25, 0.05)))
+    dtype, values = draw(st.sampled_from(DTYPES)), draw(st.sampled_from(DISTRIBUTIONS))
+    if not features.heads:
+        batch, kv_heads, heads = 1, 1, 1
+    if not features.lengths:
+        queries, keys, dim, value_dim = 16, 16, 16, None
     while batch * heads * queries * keys > _MOST:
         if batch * heads > 4:
             heads, batch = kv_heads * max(heads // kv_heads // 2, 1), max(batch - 1, 1)
@@ -38,21 +48,15 @@ def problem(draw: Draw, features: Features) -> Problem:
         else:
             keys = max(keys // 2, 1)
     if features.empty:
-        nothing = draw(st.sampled_from(("none", "none", "none", "M", "N", "B")))
         queries, keys, batch = (
-            0 if nothing == "M" else queries,
-            0 if nothing == "N" else keys,
-            0 if nothing == "B" else batch,
+            0 if nothing == size else value for size, value in (("M", queries), ("N", keys), ("B", batch))
         )
-    dim = draw(st.sampled_from(_DIMS)) if features.lengths else 16
-    value_dim = draw(st.sampled_from(_DIMS)) if features.lengths and draw(st.booleans()) else dim
-    layout = draw(st.sampled_from(PROBLEM_LAYOUTS)) if features.problem_layouts else "contiguous"
+    value_dim = value_dim or dim
+    layout = layout if features.problem_layouts else "contiguous"
     if layout == "packed_qkv":
         queries = keys = min(queries, keys)  # never more scores than before
+    if layout in ("packed_qkv", "packed_kv"):
         value_dim = dim
-    if layout == "packed_kv":
-        value_dim = dim
-    scale = draw(st.sampled_from((None, 1.0, 0.5, 0.0, -0.25, 0.05))) if features.scales else None
     return Problem(
         B=batch,
         H=heads,
@@ -61,8 +65,8 @@ def problem(draw: Draw, features: Features) -> Problem:
         N=keys,
         D=dim,
         Dv=value_dim,
-        dtype=draw(st.sampled_from(DTYPES)) if features.dtypes else "bfloat16",
+        dtype=dtype if features.dtypes else "bfloat16",
         layout=layout,
-        scale=scale,
-        qkv=draw(st.sampled_from(DISTRIBUTIONS)) if features.distributions else "normal",
+        scale=scale if features.scales else None,
+        qkv=values if features.distributions else "normal",
     )

@@ -71,10 +71,11 @@ def _new(
     dtype = draw(st.sampled_from(kinds))
     values, lo, hi, special = _values(draw, scope, dtype, len(sizes))
     layout = "contiguous"
+    strides, dimension = draw(st.sampled_from(_LAYOUTS)), draw(st.integers(0, 3))
     if f.layouts:
-        layout = draw(st.sampled_from(_LAYOUTS))
+        layout = strides
         if layout == "expanded" and len(sizes) > 1:
-            layout = f"expanded({draw(st.integers(0, len(sizes) - 1))})"
+            layout = f"expanded({dimension % len(sizes)})"
         if (layout == "transposed" and len(sizes) < 2) or (not sizes and layout not in ("contiguous", "offset")):
             layout = "contiguous"
     return Capture(name, sizes, dtype, values, layout), lo, hi, special
@@ -129,7 +130,7 @@ def _read(draw: Draw, scope: Scope, capture: Capture, subscripts: list[Term]) ->
     text = capture.name
     if not subscripts:
         return Term(text, capture.dtype, lo, hi, special)
-    if scope.features.chained and len(subscripts) > 1 and draw(st.booleans()):
+    if draw(st.booleans()) and scope.features.chained and len(subscripts) > 1:
         text += "".join(f"[{s.text}]" for s in subscripts)
     else:
         text += f"[{', '.join(s.text for s in subscripts)}]"
