@@ -223,7 +223,7 @@ def kept(draw: Draw, x: Term, where: Range) -> Term:
     if not x.is_float:
         return x
     if lo == -math.inf:
-        return Term(f"torch.clamp({x.text}, max={hi:g})", x.dtype, min(x.lo, hi), hi, x.special)
+        return Term(f"torch.clamp({x.text}, max={hi:g})", x.dtype, min(x.lo, hi), min(x.hi, hi), x.special)
     ways = ["clamp"]
     if lo <= -1 and hi >= 1 and not x.special:
         ways.append("tanh")
@@ -240,7 +240,8 @@ def kept(draw: Draw, x: Term, where: Range) -> Term:
         factor = 2.0 ** math.floor(math.log2(min(-lo, hi) / x.size))
         if 1e-4 < factor < 1:
             return Term(f"(({x.text}) * {factor!r})", x.dtype, x.lo * factor, x.hi * factor)
-    return Term(f"torch.clamp({x.text}, {lo:g}, {hi:g})", x.dtype, max(x.lo, lo), min(x.hi, hi), x.special)
+    ends = (min(max(end, lo), hi) for end in (x.lo, x.hi))
+    return Term(f"torch.clamp({x.text}, {lo:g}, {hi:g})", x.dtype, *ends, x.special)
 
 
 def _kept_integer(x: Term, lo: float, hi: float) -> Term:
