@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flexconf import caches, devices, subjects, worker
+from flexconf import caches, devices, planted, subjects, worker
 from flexconf.case import Case
 from flexconf.errors import InputError
 from flexconf.outcome import Outcome, Stage, Symptom, missing
@@ -115,6 +115,7 @@ def run(
     if not cases:
         raise InputError("no cases to run; `flexconf cases` lists what there is")
     what = subjects.require(subject)
+    planted.announce()
     what.check(options)
     twice = [name for name, n in Counter(c.name for c in cases).items() if n > 1]
     if twice:
@@ -152,10 +153,12 @@ def run(
             stream.close()
     for case in asked:
         if case.name not in collected:
-            lost = missing(case.name, case.digest(), subject, "the case was never run")
+            lost = missing(case.name, case.digest(), planted.labelled(subject), "the case was never run")
             collected[case.name] = judge(case, lost)
     seconds = time.perf_counter() - started
-    return summarize([collected[c.name] for c in asked], subject, workers, seconds, len(cases) - len(asked))
+    return summarize(
+        [collected[c.name] for c in asked], planted.labelled(subject), workers, seconds, len(cases) - len(asked)
+    )
 
 
 def limit_for(subject: str) -> float:
@@ -190,11 +193,15 @@ class _Stream:
 
 
 def prepare_worker(subject: str = "reference.host") -> None:
-    """Import what every case needs, once a worker; one thread each, since workers share the cores."""
+    """Import what every case needs, once a worker; one thread each, since workers share the cores.
+
+    The planted fault that FLEXCONF_PLANT names is switched on for the worker's life.
+    """
     from flexconf.subjects import trial
 
     trial.single_threaded()
     subjects.get(subject).load()
+    planted.from_environment()
 
 
 def run_task(task: CaseTask, report: Report) -> Outcome | Last[Outcome]:
@@ -216,7 +223,8 @@ def of_lost(task: CaseTask, lost: Lost) -> Outcome:
     stages = {**{str(s): s for s in Stage}, "oracle": Stage.OUTPUT}
     stage = stages.get(lost.stage, Stage.TRACE)
     message = worker.describe(lost)
-    return Outcome(task.case.name, task.case.digest(), task.subject, stage, symptom, message)
+    subject = planted.labelled(task.subject)
+    return Outcome(task.case.name, task.case.digest(), subject, stage, symptom, message)
 
 
 def judge(case: Case, outcome: Outcome, expectations: Sequence[Expectation] = ()) -> Result:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from flexconf import planted
+from flexconf import planted, run
+from flexconf.errors import InputError
 from flexconf.fuzz.driver import discarded
 from flexconf.outcome import Outcome
-from flexconf.planted import FAULTS, Fault
-from flexconf.subjects import reference, trial
+from flexconf.planted import FAULTS, Fault, table
+from flexconf.subjects import SUBJECTS, reference, trial
 from flexconf.subjects.trial import Options
 from flexflash.launch.simt import SimtLauncher
 
@@ -41,3 +44,47 @@ def test_the_witness_shows_the_fault(name: str) -> None:
     # Afterwards, so that this also says that nothing of the fault stays.
     without = _run(fault)
     assert without.ok, f"false alarm: {without.message}"
+
+
+def test_an_unknown_name_says_what_was_meant() -> None:
+    with pytest.raises(InputError, match="did you mean 'c-remainder'"), planted.plant("c-remainer"):
+        pass
+
+
+def test_one_fault_at_a_time() -> None:
+    with planted.plant("c-remainder"), pytest.raises(InputError, match="one fault"), planted.plant("c-division"):
+        pass
+    assert planted.active() == ""
+
+
+def test_results_with_a_fault_cannot_be_taken_for_real_ones() -> None:
+    fault = FAULTS["c-remainder"]
+    with planted.plant(fault.name):
+        outcome = _run(fault)
+    assert outcome.subject == "reference.host+fault:c-remainder"
+    assert outcome.subject not in SUBJECTS
+    assert _run(fault).subject == "reference.host"
+
+
+def test_a_worker_has_the_fault_of_its_environment(capfd: pytest.CaptureFixture[str]) -> None:
+    fault = FAULTS["c-remainder"]
+    with planted.in_workers(fault.name):
+        summary = run.run([fault.witness], workers=1)
+    assert not summary.ok
+    assert summary.failures == {"lse/wrong": 1}
+    assert summary.subject == "reference.host+fault:c-remainder"
+    assert "PLANTED FAULT c-remainder" in capfd.readouterr().err
+    assert planted.wanted() == ""
+
+
+def test_an_unknown_fault_in_the_environment_is_a_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(planted.ENVIRONMENT, "no-such-fault")
+    with pytest.raises(InputError, match="no planted fault 'no-such-fault'"):
+        run.run([FAULTS["c-remainder"].witness], workers=1)
+    with pytest.raises(InputError, match="no planted fault"):
+        planted.from_environment()
+
+
+def test_the_documentation_lists_what_there_is() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "planted-faults.md").read_text(encoding="utf-8")
+    assert text == table.document(), "python -m flexconf.planted --markdown > docs/planted-faults.md"

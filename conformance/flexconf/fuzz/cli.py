@@ -51,6 +51,9 @@ def fuzz(
             "--refusals/--no-refusals", help="Whether what is refused is a finding; by default on the reference."
         ),
     ] = None,
+    plant: Annotated[
+        str | None, typer.Option(help="Plant a fault, to test the tester; `python -m flexconf.planted --list`.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Generate cases, run each in an isolated process, and keep what is wrong, made small, with a repro.
@@ -60,24 +63,24 @@ def fuzz(
 
     Examples: `flexconf fuzz --minutes 2`, `flexconf fuzz --subject torch-eager --minutes 10 --seed 7 --out run7`
     """
-    from flexconf import worker
+    from flexconf import planted, worker
     from flexconf.findings import ROOT
     from flexconf.fuzz import engine, show
     from flexconf.fuzz.driver import Plan
 
     plan = Plan(
         subject=subject,
-        folder=(out if out is not None else ROOT / subject).absolute(),
+        folder=(out if out is not None else ROOT / planted.labelled(subject, plant)).absolute(),
         seconds=minutes * 60,
         workers=workers or worker.default_workers(),
         seed=seed,
         time_limit=time_limit,
         shrink_seconds=shrink,
         stop_after=stop_after,
-        check_repro=check_repro,
+        check_repro=check_repro and not (plant or planted.wanted()),  # a repro runs what nobody has tampered with
         refusals=refusals,
     )
-    with _progress(plan.seconds, hidden=as_json) as advance:
+    with planted.in_workers(plant), _progress(plan.seconds, hidden=as_json) as advance:
         report = engine.fuzz(plan, lambda state: advance(state.seconds, show.progress(state)))
     if as_json:
         print(json.dumps(report.to_json(), indent=2, allow_nan=False))

@@ -20,7 +20,7 @@ from multiprocessing import parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from flexconf import findings, subjects
+from flexconf import findings, planted, subjects
 from flexconf.case import Case
 from flexconf.compare import MAX_EXCLUDED_ROWS
 from flexconf.findings import Finding
@@ -196,7 +196,12 @@ class Driver:
                 continue
             (case,) = catalogue.load_text(record.toml, record.ident)
             outcome = Outcome(
-                case.name, case.digest(), self.plan.subject, Stage(record.stage), Symptom(record.symptom), record.why
+                case.name,
+                case.digest(),
+                planted.labelled(self.plan.subject),
+                Stage(record.stage),
+                Symptom(record.symptom),
+                record.why,
             )
             self._set_aside(Failure(case, record.width, outcome, findings.family(outcome), record.ident, 0, 0.0))
 

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from flexconf import findings, subjects
+from flexconf import findings, planted, subjects
 from flexconf.errors import InputError
 from flexconf.findings import Finding
 from flexconf.fuzz import coverage, stream
@@ -66,7 +66,7 @@ class Report:
 
     `seconds` of wall time of this session, in which `now` was counted and `fresh` graphs were first seen; `total` is
     everything that the folder holds. `new` are findings that this session opened, `open` all that are open.
-    `broken` says why a driver ended early.
+    `broken` says why a driver ended early, `plant` which fault was planted.
     """
 
     plan: Plan
@@ -79,6 +79,7 @@ class Report:
     closed: int
     coverage: coverage.Coverage
     broken: tuple[str, ...] = ()
+    plant: str = ""
 
     @property
     def graphs_a_second(self) -> float:
@@ -94,6 +95,7 @@ class Report:
         """Plain JSON values."""
         return {
             "subject": self.plan.subject,
+            "planted": self.plant or None,
             "folder": str(self.plan.folder),
             "seed": self.plan.seed,
             "workers": self.plan.workers,
@@ -152,6 +154,7 @@ def fuzz(plan: Plan, on_progress: Callable[[Progress], None] = lambda progress: 
     if plan.workers < 1 or plan.workers > 999:
         raise InputError(f"workers must be 1 to 999, not {plan.workers}")
     subjects.require(plan.subject)
+    planted.announce()
     if importlib.util.find_spec("hypothesis") is None:
         raise InputError("fuzzing needs Hypothesis, which is not installed: python -m pip install hypothesis")
     stream.claim(plan.folder, Identity.here(plan.subject, plan.seed))
@@ -191,6 +194,7 @@ def fuzz(plan: Plan, on_progress: Callable[[Progress], None] = lambda progress: 
         closed=sum(not f.is_open for f in found),
         coverage=coverage.report(total.keys),
         broken=tuple(broken),
+        plant=planted.wanted(),
     )
 
 

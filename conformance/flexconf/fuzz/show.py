@@ -37,6 +37,8 @@ def summary(report: Report, everything: bool = False) -> RenderableType:
     new = len(report.new)
     said = f"{new} NEW FINDING{'S' * (new > 1)}" if new else "NO NEW FINDING"
     facts.add_row("verdict", Text(said, "bold red" if new else "bold green"))
+    if report.plant:
+        facts.add_row("PLANTED FAULT", Text(f"{report.plant}; these results are no results", "bold red"))
     facts.add_row("subject", f"{report.plan.subject}, seed {report.plan.seed}, {report.plan.workers} drivers")
     facts.add_row("folder", escape(str(report.plan.folder)))
     facts.add_row("time", f"{report.seconds:.1f} s")

@@ -10,7 +10,7 @@ import difflib
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from flexconf.errors import InputError
@@ -19,13 +19,17 @@ if TYPE_CHECKING:
     from flexconf.planted.catalogue import FAULTS as FAULTS
     from flexconf.planted.fault import Fault as Fault
 
-__all__ = ["ENVIRONMENT", "FAULTS", "Fault", "active", "from_environment", "get", "labelled", "plant", "wanted"]
+__all__ = [
+    "ENVIRONMENT", "FAULTS", "Fault", "active", "announce", "from_environment", "get", "in_workers", "labelled",
+    "plant", "wanted",
+]  # fmt: skip
 
 ENVIRONMENT = "FLEXCONF_PLANT"
 """The environment variable that names the fault of a run."""
 
 _MARK = "+fault:"
 _active: list[str] = []
+_for_life = ExitStack()  # what is entered here stays while the process lives
 
 
 def __getattr__(name: str) -> Any:
@@ -76,21 +80,41 @@ def wanted() -> str:
     return active() or os.environ.get(ENVIRONMENT, "")
 
 
-def labelled(subject: str) -> str:
-    """The name under which results of `subject` are reported: its own, unless a fault is planted."""
-    name = wanted()
+def labelled(subject: str, name: str | None = None) -> str:
+    """The name under which results of `subject` are reported: its own, unless a fault is planted, or `name` will be."""
+    name = name or wanted()
     return f"{subject}{_MARK}{name}" if name and _MARK not in subject else subject
 
 
-def from_environment() -> str:
-    """Switch the fault of FLEXCONF_PLANT on for the rest of this process; its name, "" for none.
+@contextmanager
+def in_workers(name: str | None) -> Iterator[None]:
+    """The fault `name` in every worker that is started meanwhile, None for none more. Raises InputError."""
+    if name is None:
+        yield
+        return
+    get(name)
+    before = os.environ.get(ENVIRONMENT)
+    os.environ[ENVIRONMENT] = name
+    try:
+        yield
+    finally:
+        del os.environ[ENVIRONMENT]
+        if before is not None:
+            os.environ[ENVIRONMENT] = before
 
-    Says so on stderr. Raises InputError for an unknown name.
-    """
+
+def announce() -> None:
+    """Say on stderr that a fault is planted, if one is. Raises InputError for an unknown name."""
+    name = wanted()
+    if name:
+        print(f"flexconf: PLANTED FAULT {name}: {get(name).about} The results are no results.", file=sys.stderr)
+
+
+def from_environment() -> str:
+    """Switch the fault of FLEXCONF_PLANT on for the rest of this process; its name, "" for none. Raises InputError."""
     name = os.environ.get(ENVIRONMENT, "")
     if not name or name == active():
         return name
-    # Never left: the fault belongs to the process.
-    plant(name).__enter__()
-    print(f"flexconf: the fault {name} is planted in this process; its results are no results", file=sys.stderr)
+    _for_life.enter_context(plant(name))
+    announce()
     return name

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import flexflash
-from flexconf import compare, inputs, kept
+from flexconf import compare, inputs, kept, planted
 from flexconf.case import Case
 from flexconf.inputs import Inputs
 from flexconf.oracles import error_model, math64
@@ -42,6 +42,7 @@ def run_case(
     """
     options = options if options is not None else Options()
     get(subject).check(options)
+    subject = planted.labelled(subject)
     clock = StageClock(stage)
     clock.enter("inputs")
     exact = given if given is not None else inputs.materialize(case)

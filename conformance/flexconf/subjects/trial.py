@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from flexconf import compare, devices, inputs, kept
+from flexconf import compare, devices, inputs, kept, planted
 from flexconf.case import Case
 from flexconf.inputs import Inputs
 from flexconf.oracles import math64
@@ -110,6 +110,7 @@ def run_case(
     options = options if options is not None else Options()
     what = get(subject)
     what.check(options)
+    subject = planted.labelled(subject)
     on_gpu = what.device == "cuda" or (what.device == "any" and devices.count() > 0)
     clock = StageClock(stage)
     clock.enter("inputs")

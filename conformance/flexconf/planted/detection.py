@@ -1,0 +1,181 @@
+"""How soon the fuzzer finds each planted fault, and how small it makes the case."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flexconf import planted
+from flexconf.errors import InputError
+from flexconf.fuzz import engine, stream
+from flexconf.fuzz.driver import Plan
+from flexconf.outcome import Outcome
+from flexconf.planted.fault import Fault
+from flexconf.run import CaseTask, run_task
+from flexconf.worker import Report
+
+RESULTS = "detections.jsonl"
+SUMMARY = "detections.json"
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What the fuzzer made of one fault with one seed.
+
+    `examples` and `seconds` until the first failure, or of the whole session when there was none in `limit` seconds.
+    `tokens` of the mods of the smallest case, `shape` that of its graph, `minimised`: shrinking came to its end.
+    """
+
+    fault: str
+    seed: int
+    limit: float
+    found: bool
+    examples: int
+    seconds: float
+    tokens: int | None = None
+    shape: str = ""
+    symptom: str = ""
+    minimised: bool = False
+    confirmed: bool = False
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Detection:
+        """The inverse of `dataclasses.asdict`. Raises TypeError."""
+        return cls(**data)
+
+
+def through_simt(task: CaseTask, report: Report) -> Outcome:
+    """In a worker: a case through the plain kernel's rows, in a loop on the CPU."""
+    from flexconf.subjects import reference, trial
+    from flexflash.launch.simt import SimtLauncher
+
+    width = task.options.vector_width if task.options is not None else None
+    attend = reference.through(lambda on_stage: SimtLauncher(width, on_stage))
+    return trial.run_case(task.case, task.subject, task.options, report, attend=attend, keep=task.keep)
+
+
+def detect(fault: Fault, seed: int, folder: Path, *, limit: float, shrink: float) -> Detection:
+    """Fuzz with `fault` planted until the first finding, for `limit` seconds at most; `shrink` more to make it small.
+
+    The run's records stay in `folder`, which must be new.
+    """
+    plan = Plan(
+        subject="reference.host",
+        folder=folder,
+        seconds=limit,
+        workers=1,
+        seed=seed,
+        shrink_seconds=shrink,
+        stop_after=1,
+        task=through_simt if fault.layer == "simt" else run_task,
+        check_repro=False,
+    )
+    with planted.in_workers(fault.name):
+        report = engine.fuzz(plan)
+    if report.broken:
+        raise InputError(f"{fault.name}: {report.broken[0].splitlines()[0]}")
+    if not report.new:
+        return Detection(fault.name, seed, limit, False, report.now.examples, round(report.seconds, 1))
+    first = min(report.new, key=lambda f: f.examples)
+    return Detection(
+        fault=fault.name,
+        seed=seed,
+        limit=limit,
+        found=True,
+        examples=first.examples,
+        seconds=round(first.seconds, 1),
+        tokens=first.tokens,
+        shape=first.shape,
+        symptom=f"{first.stage}/{first.symptom}",
+        minimised=first.minimised,
+        confirmed=first.confirmed,
+    )
+
+
+def detect_all(
+    names: Sequence[str],
+    seeds: Sequence[int],
+    folder: Path,
+    *,
+    limit: float,
+    shrink: float,
+    on_detection: Callable[[Detection], None] = lambda detection: None,
+) -> list[Detection]:
+    """Every fault with every seed that `folder` has no result of yet; all results that concern `names` and `seeds`.
+
+    Several processes may share a folder if they are given different names. Raises InputError.
+    """
+    faults = [planted.get(name) for name in names]
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed in seeds:
+        for fault in faults:
+            if any((d.fault, d.seed, d.limit) == (fault.name, seed, limit) for d in results(folder)):
+                continue
+            run = _fresh(folder / fault.name, seed)
+            detection = detect(fault, seed, run, limit=limit, shrink=shrink)
+            _append(folder / RESULTS, detection)
+            on_detection(detection)
+    wanted = [d for d in results(folder) if d.fault in names and d.seed in seeds and d.limit == limit]
+    stream.write_json(folder / SUMMARY, {"faults": summary(wanted), "median": overall(wanted)})
+    return wanted
+
+
+def _fresh(folder: Path, seed: int) -> Path:
+    """A folder that no run has used; what a killed run left is not gone on with, since its clock is lost."""
+    n = 0
+    while (path := folder / f"seed{seed}-{n}").exists():
+        n += 1
+    return path.absolute()
+
+
+def results(folder: Path) -> list[Detection]:
+    """What the folder has. Raises InputError for a file that is damaged."""
+    path = folder / RESULTS
+    if not path.exists():
+        return []
+    try:
+        return [Detection.from_json(json.loads(line)) for line in path.read_bytes().splitlines()]
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: damaged: {str(error)[:80]}; name another folder with --out") from None
+
+
+def _append(path: Path, detection: Detection) -> None:
+    """One line in one write, so that a run that is killed leaves whole lines."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(file, json.dumps(asdict(detection), allow_nan=False).encode() + b"\n")
+    finally:
+        os.close(file)
+
+
+def summary(detections: Iterable[Detection]) -> dict[str, dict[str, Any]]:
+    """By fault: how often it was found, and the medians over the seeds that found it."""
+    by_fault: dict[str, list[Detection]] = {}
+    for d in detections:
+        by_fault.setdefault(d.fault, []).append(d)
+    return {name: {"layer": planted.get(name).layer, **_medians(seen)} for name, seen in by_fault.items()}
+
+
+def overall(detections: Sequence[Detection]) -> dict[str, Any]:
+    """The same over all faults and seeds."""
+    return _medians(detections)
+
+
+def _medians(detections: Sequence[Detection]) -> dict[str, Any]:
+    found = [d for d in detections if d.found]
+    tokens = [d.tokens for d in found if d.tokens is not None]
+    return {
+        "seeds": len(detections),
+        "found": len(found),
+        "examples": statistics.median(d.examples for d in found) if found else None,
+        "most_examples": max((d.examples for d in found), default=None),
+        "seconds": statistics.median(d.seconds for d in found) if found else None,
+        "most_seconds": max((d.seconds for d in found), default=None),
+        "tokens": statistics.median(tokens) if tokens else None,
+        "minimised": sum(d.minimised for d in found),
+    }
