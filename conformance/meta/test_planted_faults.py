@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from flexconf import planted, run
+from flexconf.cli import main
 from flexconf.errors import InputError
 from flexconf.fuzz.driver import discarded
 from flexconf.outcome import Outcome
-from flexconf.planted import FAULTS, Fault, table
+from flexconf.planted import FAULTS, Fault, detection, table
+from flexconf.planted.detection import Detection
 from flexconf.subjects import SUBJECTS, reference, trial
 from flexconf.subjects.trial import Options
 from flexflash.launch.simt import SimtLauncher
@@ -88,3 +90,32 @@ def test_an_unknown_fault_in_the_environment_is_a_bad_input(monkeypatch: pytest.
 def test_the_documentation_lists_what_there_is() -> None:
     text = (Path(__file__).parents[2] / "docs" / "planted-faults.md").read_text(encoding="utf-8")
     assert text == table.document(), "python -m flexconf.planted --markdown > docs/planted-faults.md"
+
+
+def test_a_detection_that_is_there_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def detect(fault: Fault, seed: int, folder: Path, **limits: float) -> Detection:
+        made.append((fault.name, seed))
+        folder.mkdir(parents=True)
+        return Detection(fault.name, seed, limits["limit"], seed != 1, 10 + seed, 1.0, 4, "shape", "lse/wrong", True)
+
+    monkeypatch.setattr(detection, "detect", detect)
+    names = ["c-remainder", "lse-to-base-2"]
+    first = detection.detect_all(names[:1], [0, 1], tmp_path, limit=5.0, shrink=1.0)
+    both = detection.detect_all(names, [0, 1, 2], tmp_path, limit=5.0, shrink=1.0)
+    assert made == [(names[0], 0), (names[0], 1), (names[1], 0), (names[1], 1), (names[0], 2), (names[1], 2)]
+    assert len(first) == 2 and len(both) == 6
+    row = detection.summary(both)["c-remainder"]
+    assert (row["seeds"], row["found"], row["examples"], row["most_examples"], row["tokens"]) == (3, 2, 11, 12, 4)
+    with (tmp_path / detection.RESULTS).open("a") as file:
+        file.write('{"fault": 1')
+    with pytest.raises(InputError, match="damaged"):
+        detection.detect_all(names, [0], tmp_path, limit=5.0, shrink=1.0)
+
+
+def test_the_command_line_knows_the_faults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["fuzz", "--plant", "c-remainer", "--minutes", "0.1"])
+    assert ended.value.code == 2
+    assert "did you mean 'c-remainder'?" in capsys.readouterr().err
