@@ -49,6 +49,10 @@ class Detection:
         return cls(**data)
 
 
+class Interrupted(Exception):
+    """The fuzzer itself failed, so that nothing is known."""
+
+
 def through_simt(task: CaseTask, report: Report) -> Outcome:
     """In a worker: a case through the plain kernel's rows, in a loop on the CPU."""
     from flexconf.subjects import reference, trial
@@ -62,7 +66,7 @@ def through_simt(task: CaseTask, report: Report) -> Outcome:
 def detect(fault: Fault, seed: int, folder: Path, *, limit: float, shrink: float) -> Detection:
     """Fuzz with `fault` planted until the first finding, for `limit` seconds at most; `shrink` more to make it small.
 
-    The run's records stay in `folder`, which must be new.
+    The run's records stay in `folder`, which must be new. Raises Interrupted.
     """
     plan = Plan(
         subject="reference.host",
@@ -77,8 +81,8 @@ def detect(fault: Fault, seed: int, folder: Path, *, limit: float, shrink: float
     )
     with planted.in_workers(fault.name):
         report = engine.fuzz(plan)
-    if report.broken:
-        raise InputError(f"{fault.name}: {report.broken[0].splitlines()[0]}")
+    if report.broken and not report.new:
+        raise Interrupted(report.broken[0].splitlines()[0])
     if not report.new:
         return Detection(fault.name, seed, limit, False, report.now.examples, round(report.seconds, 1))
     first = min(report.new, key=lambda f: f.examples)
@@ -108,20 +112,28 @@ def detect_all(
 ) -> list[Detection]:
     """Every fault with every seed that `folder` has no result of yet; all results that concern `names` and `seeds`.
 
-    Several processes may share a folder if they are given different names. Raises InputError.
+    Several processes may share a folder if they are given different names. Raises InputError, in the end, when the
+    fuzzer failed.
     """
     faults = [planted.get(name) for name in names]
+    broken = []
     folder.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
         for fault in faults:
             if any((d.fault, d.seed, d.limit) == (fault.name, seed, limit) for d in results(folder)):
                 continue
             run = _fresh(folder / fault.name, seed)
-            detection = detect(fault, seed, run, limit=limit, shrink=shrink)
+            try:
+                detection = detect(fault, seed, run, limit=limit, shrink=shrink)
+            except Interrupted as error:
+                broken.append(f"{fault.name}, seed {seed}: {error}")
+                continue
             _append(folder / RESULTS, detection)
             on_detection(detection)
     wanted = [d for d in results(folder) if d.fault in names and d.seed in seeds and d.limit == limit]
     stream.write_json(folder / SUMMARY, {"faults": summary(wanted), "median": overall(wanted)})
+    if broken:
+        raise InputError(f"the fuzzer failed {len(broken)} times; {broken[0]}; the same command tries these again")
     return wanted
 
 

@@ -173,6 +173,7 @@ def _power(emit: Emitter) -> Emitter:
     return wrong
 
 
+_COMPARISONS = (("lt", "<"), ("le", "<="), ("gt", ">"), ("ge", ">="), ("eq", "=="), ("ne", "!="))
 _DIVISIONS = "div.Tensor_mode div.Scalar_mode floor_divide.default"
 
 OPERATIONS = (
@@ -222,7 +223,7 @@ OPERATIONS = (
         "comparison-in-the-left-dtype",
         "operations",
         "A comparison casts its right operand to the dtype of its left one instead of promoting both.",
-        together(*(entries(f"{n}.Scalar {n}.Tensor", _in_left_dtype(s)) for n, s in (("lt", "<"), ("ge", ">=")))),
+        together(*(entries(f"{n}.Scalar {n}.Tensor", _in_left_dtype(s)) for n, s in _COMPARISONS)),
         mask("kv < 0.5"),
     ),
     Fault(
