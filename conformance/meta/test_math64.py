@@ -422,3 +422,28 @@ def test_captures_are_left_as_they_were() -> None:
     q, k, v = problem()
     math64.attention(q, k, v, score_mod=lambda s, b, h, q, kv: s + table[kv])
     assert torch.equal(table, before) and not vars(table)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        lambda s: (s > 0.5).to(torch.int64),
+        lambda s: (s > 0.5).to(torch.int16).to(torch.int64),
+        lambda s: torch.clamp(s, -1.5, 1.9).to(torch.int32),
+        lambda s: torch.floor(torch.clamp(s, -1.0, 1.0)).to(torch.int32) + 1,
+    ],
+)
+def test_an_index_made_of_the_score_reads_one_element(index: Callable[[Tensor], Tensor]) -> None:
+    """Not sure to the last bit, it is still an index, and no mask."""
+    q, k, v = problem()
+    bias = torch.tensor([0.5, -1.0, 2.0])
+
+    def mod(s: Tensor, b: Tensor, h: Tensor, at: Tensor, kv: Tensor) -> Tensor:
+        return s + bias[index(s)]
+
+    certified = math64.attention(q, k, v, score_mod=mod, mask_mod=None, block_mask=None, scale=1 / math.sqrt(32))
+    score, _ = attended(q, k, v, None, None)
+    right = torch.logsumexp(score.double() + bias.double()[index(score)], -1)
+    sure = ~certified.excluded
+    assert int(sure.sum()) > 100
+    assert bool(((right - certified.lse).abs() <= certified.lse_bound)[sure].all())

@@ -72,7 +72,7 @@ def test_with_everything_off_there_is_one_head_and_no_capture() -> None:
 @pytest.mark.parametrize(
     ("says", "tokens"),
     [
-        ("%", 5),
+        ("%", 7),
         ("torch.where", 8),
         ("torch.int64", 6),
         ("bias[", 5),

@@ -18,7 +18,8 @@ def gather(op: Operation) -> Shadow:
         result: Tensor = aten.index.Tensor(values, at)
         return result
 
-    at = [None if i is None else i.v for i in indices]
+    # An integer that is not certain is kept as what it was made of, a float or a bool, which would index otherwise.
+    at: list[Any] = [None if i is None else i.v if i.nominal == torch.bool else i.v.long() for i in indices]
     v = read(table.v, at)
     e = None if table.e is None else read(table.e.expand_as(table.v), at)
     open_ = [n for n, i in enumerate(indices) if i is not None and not i.exact]
@@ -31,7 +32,7 @@ def gather(op: Operation) -> Shadow:
     # Advanced indices broadcast together and stand where the first one stands; only a plain layout is
     # covered.
     plain = (
-        len(open_) == 1 and None not in at and op.nominal.is_floating_point and indices[open_[0]].v.dtype != torch.bool
+        len(open_) == 1 and None not in at and op.nominal.is_floating_point and indices[open_[0]].nominal != torch.bool
     )
     base = torch.zeros((), dtype=torch.float64) if e is None else e
     if not plain:
@@ -47,7 +48,7 @@ def gather(op: Operation) -> Shadow:
     n = open_[0]
     size = table.v.shape[n]
     widest = int(torch.where(reach > WIDEST_GATHER, 0.0, reach).max()) if reach.numel() else 0
-    centre = torch.where(indices[n].v < 0, indices[n].v + size, indices[n].v).long()
+    centre = torch.where(at[n] < 0, at[n] + size, at[n])
     for offset in (o for o in range(-widest, widest + 1) if o):
         shifted = centre + offset
         # An index outside the table is undefined behaviour that no case has: the candidate does not exist.

@@ -84,7 +84,11 @@ def operation(draw: Draw, scope: Scope, depth: int) -> Term:
     x = kept(draw, x, operations.domain(chosen, x.dtype))
     if not operations.takes_two(chosen):
         return operations.apply(chosen, x, None) or x
-    y = term(draw, scope, depth - 1) if draw(st.booleans()) else x
+    between, other = draw(st.booleans()), draw(st.booleans())
+    if chosen.text in _DIVISIONS and not between:
+        divisor = draw(st.sampled_from(_NUMBERS))
+        return operations.with_number(_DIVISIONS[chosen.text], x, divisor) or x
+    y = term(draw, scope, depth - 1) if other else x
     if y.dtype not in chosen.dtypes:
         y = x
     where = operations.partner(chosen, y.dtype)
@@ -95,6 +99,7 @@ def operation(draw: Draw, scope: Scope, depth: int) -> Term:
     return operations.apply(chosen, x, y) or operations.apply(chosen, x, x) or x
 
 
+_DIVISIONS = {"x // y": "//", "x % y": "%"}
 _BOOLEAN = frozenset("eq ne lt le gt ge logical_not logical_and logical_or logical_xor isnan isinf isfinite".split())
 _INTEGER = frozenset("floor_divide remainder fmod".split())
 
@@ -240,8 +245,8 @@ def kept(draw: Draw, x: Term, where: Range) -> Term:
         factor = 2.0 ** math.floor(math.log2(min(-lo, hi) / x.size))
         if 1e-4 < factor < 1:
             return Term(f"(({x.text}) * {factor!r})", x.dtype, x.lo * factor, x.hi * factor)
-    ends = (min(max(end, lo), hi) for end in (x.lo, x.hi))
-    return Term(f"torch.clamp({x.text}, {lo:g}, {hi:g})", x.dtype, *ends, x.special)
+    least, most = (min(max(end, lo), hi) for end in (x.lo, x.hi))
+    return Term(f"torch.clamp({x.text}, {lo:g}, {hi:g})", x.dtype, least, most, x.special)
 
 
 def _kept_integer(x: Term, lo: float, hi: float) -> Term:

@@ -32,7 +32,7 @@ _BLOCKS = (128, 64, 32, 16, 256)
 
 def mask(draw: Draw, scope: Scope) -> str:
     """A mask_mod's text; `scope` is of kind "mask" and receives its captures."""
-    names = [*_FAMILIES, *(_WITH_CAPTURES if scope.features.captures else ()), "free"]
+    names = [*_FAMILIES, *(_WITH_CAPTURES if scope.features.captures else ()), *["free"] * 4]
     family: str = draw(st.sampled_from(names))
     if family == "free":
         return expressions.condition(draw, scope, draw(st.integers(1, 3))).text
@@ -76,18 +76,28 @@ def block(draw: Draw, scope: Scope, text: str | None) -> BlockSpec:
     listed = by_hand and f.lists and 0 < rows * columns <= 40 and p.B * p.H > 0
     if not listed:
         if text is None:
-            return BlockSpec()
+            return BlockSpec(kind="none") if by_pattern and f.lists else BlockSpec()
         depends = any(name in _names(text) for name in ("b", "h"))
         return BlockSpec(q=q, kv=kv, broadcast=f.block_sizes and not depends and draw(st.booleans()))
     if by_pattern:
         return BlockSpec(q=q, kv=kv, kind="lists", pattern=draw(st.sampled_from(PATTERNS)))
+    many = draw(st.booleans()) and p.B * p.H * rows * columns <= 40
+    lists = [[_rows(draw, rows, columns) for _ in range(p.H if many else 1)] for _ in range(p.B if many else 1)]
+    if not many:
+        return BlockSpec(q=q, kv=kv, kind="lists", partial=lists[0][0][0], full=lists[0][0][1])
+    partial, full = (tuple(tuple(head[kind] for head in heads) for heads in lists) for kind in (0, 1))
+    return BlockSpec(q=q, kv=kv, kind="lists", partial=partial, full=full)
+
+
+def _rows(draw: Draw, rows: int, columns: int) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
+    """(partial, full): for each row of query blocks, the key blocks in any order, each in one list or in none."""
     partial, full = [], []
     for _ in range(rows):
-        order = draw(st.permutations(range(columns))) if columns > 1 else list(range(columns))
+        order = draw(st.permutations(range(columns)))
         states = [draw(st.sampled_from("pfn")) for _ in order]
         partial.append(tuple(c for c, s in zip(order, states, strict=True) if s == "p"))
         full.append(tuple(c for c, s in zip(order, states, strict=True) if s == "f"))
-    return BlockSpec(q=q, kv=kv, kind="lists", partial=tuple(partial), full=tuple(full))
+    return tuple(partial), tuple(full)
 
 
 def _names(text: str) -> set[str]:

@@ -52,6 +52,10 @@ _FUNCTIONS: Mapping[str, tuple[Range, Range]] = {
     "relu6": ((-1e4, 1e4), (0, 6)),
     "hardtanh": ((-1e4, 1e4), (-1, 1)),
     "frac": ((-1e3, 1e3), (-1, 1)),
+    "log_sigmoid": ((-50, 1e3), (-51, 0)),
+    "full_like": ((-math.inf, math.inf), (3, 3)),
+    "zeros_like": ((-math.inf, math.inf), (0, 0)),
+    "ones_like": ((-math.inf, math.inf), (1, 1)),
 }
 
 
@@ -60,7 +64,15 @@ def catalogue(dtype: str) -> tuple[Operation, ...]:
     return _BY_DTYPE[dtype]
 
 
-_BY_DTYPE = {d: tuple(o for o in opcheck.OPERATIONS if d in o.dtypes) for d in opcheck.ALL}
+# Operations that take no part in `flexconf ops`, since other entries of its table stand for them.
+_MORE = (
+    Operation("lerp", "torch.lerp(x, y, 0.25)", opcheck.FLOATS),
+    Operation("log_sigmoid", "torch.nn.functional.logsigmoid(x)", opcheck.FLOATS),
+    Operation("full_like", "torch.full_like(x, 3)", opcheck.ALL),
+    Operation("zeros_like", "torch.zeros_like(x)", opcheck.ALL),
+    Operation("ones_like", "torch.ones_like(x)", opcheck.ALL),
+)
+_BY_DTYPE = {d: tuple(o for o in (*opcheck.OPERATIONS, *_MORE) if d in o.dtypes) for d in opcheck.ALL}
 
 
 def takes_two(operation: Operation) -> bool:
@@ -243,6 +255,7 @@ _RANGES: dict[str, Callable[[Term, Term], Range]] = {
     "x >> 3": lambda x, _: (x.lo // 8, x.hi // 8),
     "x >> y": lambda x, _: (min(x.lo, -1 if x.lo < 0 else 0), max(x.hi, 0)),
     "torch.copysign(x, y)": lambda x, _: (-x.size, x.size),
+    "torch.lerp(x, y, 0.25)": lambda x, y: (min(x.lo, y.lo), max(x.hi, y.hi)),
     "torch.hypot(x, y)": lambda x, y: (0, x.size + y.size),
     "torch.atan2(x, y)": lambda x, _: (-3.2, 3.2),
     "x / y": _corners(lambda a, b: a / b if b else math.nan),

@@ -34,6 +34,10 @@ def load(draw: Draw, scope: Scope, depth: int, index: Index, whole: bool = False
         if not old:
             return scope.parameters()[0]
         return _reread(draw, scope, old[0]) or scope.parameters()[0]
+    if draw(st.booleans()) and scope.features.shared_storage and old:
+        again = _shared(draw, scope, name, draw(st.sampled_from(old)))
+        if again is not None:
+            return again
     rank = draw(st.sampled_from(_RANKS))
     subscripts: list[Term] = []
     elements = 1
@@ -64,9 +68,6 @@ def _new(
     draw: Draw, scope: Scope, name: str, sizes: tuple[int | str, ...], whole: bool
 ) -> tuple[Capture, float, float, bool]:
     f = scope.features
-    shared = _share(draw, scope, name, sizes, whole) if f.shared_storage and scope.captures else None
-    if shared is not None:
-        return shared
     kinds = ("int32", "int64") if whole else _DTYPES if f.dtypes else ("float32", "int32")
     dtype = draw(st.sampled_from(kinds))
     values, lo, hi, special = _values(draw, scope, dtype, len(sizes))
@@ -105,24 +106,18 @@ def _values(draw: Draw, scope: Scope, dtype: str, rank: int) -> tuple[str, float
     return found
 
 
-def _share(
-    draw: Draw, scope: Scope, name: str, sizes: tuple[int | str, ...], whole: bool
-) -> tuple[Capture, float, float, bool] | None:
-    """The same storage as an earlier capture of the same shape, seen as another tensor."""
-    for other in scope.captures:
-        if layouts.parse(other.layout).of is not None or (whole and other.dtype not in ("int32", "int64")):
-            continue
-        kind = None
-        if other.shape == sizes:
-            kind = "view_of"
-        elif other.shape == sizes[::-1]:
-            kind = "transpose_of"
-        elif other.shape[1:] == sizes and other.shape:
-            kind = "last_of"
-        if kind is not None and draw(st.booleans()):
-            lo, hi, special = scope.values[other.name]
-            return Capture(name, sizes, other.dtype, other.values, f"{kind}({other.name})"), lo, hi, special
-    return None
+def _shared(draw: Draw, scope: Scope, name: str, other: Capture) -> Term | None:
+    """A read of the storage of `other` through another tensor; None where no index is sure to be within it."""
+    if layouts.parse(other.layout).of is not None:
+        return None
+    kind = draw(st.sampled_from(layouts.SHARED if other.shape else layouts.SHARED[:1]))
+    shape = {"view_of": other.shape, "transpose_of": other.shape[::-1], "last_of": other.shape[1:]}[kind]
+    capture = Capture(name, shape, other.dtype, other.values, f"{kind}({other.name})")
+    scope.values[name] = scope.values[other.name]
+    found = _reread(draw, scope, capture)
+    if found is not None:
+        scope.captures.append(capture)
+    return found
 
 
 def _read(draw: Draw, scope: Scope, capture: Capture, subscripts: list[Term]) -> Term:
