@@ -447,3 +447,21 @@ def test_an_index_made_of_the_score_reads_one_element(index: Callable[[Tensor], 
     sure = ~certified.excluded
     assert int(sure.sum()) > 100
     assert bool(((right - certified.lse).abs() <= certified.lse_bound)[sure].all())
+
+
+def test_an_exact_cast_has_the_dtype_that_it_is_a_cast_to() -> None:
+    """Also where the value went through a float: as an index, and as a condition."""
+    q, k, v = problem()
+    table = torch.arange(90 * 2, dtype=torch.int32).reshape(90, 2)
+
+    def mod(s: Tensor, b: Tensor, h: Tensor, at: Tensor, kv: Tensor) -> Tensor:
+        over = (s > 0.1).to(torch.int64)
+        small = torch.clamp(s, -3, 3).to(torch.int32).to(torch.bool)
+        return torch.where(small, s, -INF) + table[kv, over] * 0.01
+
+    certified = math64.attention(q, k, v, score_mod=mod, mask_mod=None, block_mask=None, scale=1 / math.sqrt(32))
+    score, _ = attended(q, k, v, None, None)
+    right = torch.where(score.to(torch.int32) != 0, score, -INF) + table[torch.arange(90), (score > 0.1).long()] * 0.01
+    sure = ~certified.excluded
+    assert int(sure.sum()) > 100
+    assert bool(((torch.logsumexp(right.double(), -1) - certified.lse).abs() <= certified.lse_bound)[sure].all())

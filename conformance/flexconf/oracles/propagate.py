@@ -117,6 +117,7 @@ def shadow_of(op: Operation) -> Shadow:
     if not op.nominal.is_floating_point and not any(s.nominal.is_floating_point for s in op.shadows):
         if all(s.exact for s in op.shadows):
             same = all(s.real for s in op.shadows)
-            return Shadow(op.real if same else op.on(), None, op.nominal, real=same)
+            # A dtype that the operation was told is not among its arguments here: a cast would keep what it was given.
+            return Shadow(op.real if same else op.on().to(op.nominal), None, op.nominal, real=same)
         return _DISCRETE.get(model.rule, any_integer)(op)
     return RULES[model.rule](op)
