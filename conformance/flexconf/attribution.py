@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from flexconf import planted
 from flexconf.case import Case
 from flexconf.outcome import Outcome, Stage
 
@@ -109,7 +110,8 @@ def of_results(
     with Isolated() as isolated:
         for result in failed:
             if result.case.expect == "ok":
-                found[result.case.name] = _with(isolated, result.case, result.outcome.subject, options)
+                subject, _ = planted.split(result.outcome.subject)
+                found[result.case.name] = _with(isolated, result.case, subject, options)
             on_case()
     return found
 

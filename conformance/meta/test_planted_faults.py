@@ -119,3 +119,8 @@ def test_the_command_line_knows_the_faults(capsys: pytest.CaptureFixture[str]) -
         main(["fuzz", "--plant", "c-remainer", "--minutes", "0.1"])
     assert ended.value.code == 2
     assert "did you mean 'c-remainder'?" in capsys.readouterr().err
+
+
+def test_a_label_comes_apart_again() -> None:
+    assert planted.split(planted.labelled("reference.host", "c-remainder")) == ("reference.host", "c-remainder")
+    assert planted.split(planted.labelled("reference.host")) == ("reference.host", None)

@@ -144,15 +144,16 @@ def list_findings(
 
 def _rerun(ident: str, root: Path | None, as_json: bool) -> int:
     """Run a finding's case again, on its subject and width, in a process of its own."""
-    from flexconf import findings, subjects
+    from flexconf import findings, planted, subjects
     from flexconf.isolated import Isolated
     from flexconf.subjects.trial import Options
 
     run, finding = findings.locate(ident, root)
-    subjects.require(finding.subject)
+    subject, fault = planted.split(finding.subject)
+    subjects.require(subject)
     case = findings.case_of(run, finding)
-    with Isolated(prepare=finding.subject) as isolated:
-        outcome = isolated.run(case, finding.subject, Options(vector_width=finding.width))
+    with planted.in_workers(fault), Isolated(prepare=subject) as isolated:
+        outcome = isolated.run(case, subject, Options(vector_width=finding.width))
     if as_json:
         print(json.dumps({"id": finding.ident, "there": not outcome.ok, "outcome": outcome.to_json()}, indent=2))
     else:

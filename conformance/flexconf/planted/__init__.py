@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENVIRONMENT", "FAULTS", "Fault", "active", "announce", "from_environment", "get", "in_workers", "labelled",
-    "plant", "wanted",
+    "plant", "split", "wanted",
 ]  # fmt: skip
 
 ENVIRONMENT = "FLEXCONF_PLANT"
@@ -84,6 +84,12 @@ def labelled(subject: str, name: str | None = None) -> str:
     """The name under which results of `subject` are reported: its own, unless a fault is planted, or `name` will be."""
     name = name or wanted()
     return f"{subject}{_MARK}{name}" if name and _MARK not in subject else subject
+
+
+def split(label: str) -> tuple[str, str | None]:
+    """(subject, fault) of a label; no fault for a subject's own name."""
+    subject, _, name = label.partition(_MARK)
+    return subject, name or None
 
 
 @contextmanager
