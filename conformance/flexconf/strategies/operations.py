@@ -130,6 +130,8 @@ def apply(operation: Operation, x: Term, y: Term | None) -> Term | None:
 
 def with_number(symbol: str, x: Term, number: float) -> Term | None:
     """`x symbol number`, such as `x % -3`; None where PyTorch refuses it or it might overflow."""
+    if x.dtype == "uint8" and number < 0:
+        return None  # no value of the dtype: the lowering refuses it
     text = f"x {symbol} {number!r}"
     dtype = result_dtype(text, x.dtype)
     if not dtype:
