@@ -88,6 +88,9 @@ def defect_type(family: str) -> type[Defect]:
     return type(f"{name}Defect", (Defect,), {})
 
 
+_CLOSE = 0.9  # an example whose error comes this near to its bound is kept in words, for somebody to look at
+
+
 class OutOfTime(BaseException):
     """The run is over. No Exception, so that Hypothesis does not take it for a failure of the test."""
 
@@ -266,6 +269,8 @@ class Driver:
         self.seen[key] = found
         compared = outcome.comparison
         failed = found.verdict in ("failed", "duplicate")
+        ratio = _ratio(compared["max_ratio"]) if compared is not None and compared["elements"] else None
+        close = isinstance(ratio, float) and ratio > _CLOSE
         record = Record(
             ident=f"{self.number}/{self.round}/{self.index}",
             case=key[0],
@@ -274,12 +279,12 @@ class Driver:
             stage=str(outcome.stage),
             symptom=str(outcome.symptom),
             verdict=found.verdict,  # type: ignore[arg-type]
-            ratio=_ratio(compared["max_ratio"]) if compared is not None and compared["elements"] else None,
+            ratio=ratio,
             keys=tuple(reached) if found.verdict != "discarded" else (),
             seconds=round(seconds, 4),
             why=found.why,
             shrinking=shrinking,
-            toml=case.to_toml() if failed else "",
+            toml=case.to_toml() if failed or close else "",
         )
         self.writer.write(record)
         self.index += 1
