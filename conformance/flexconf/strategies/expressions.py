@@ -40,7 +40,7 @@ def _terms(draw: Draw, scope: Scope, depth: int) -> Term:
     forms += [element] * f.captures
     forms += [choice] * f.booleans
     forms += [cast] * f.casts
-    forms += [operation] * (4 if f.functions or f.integers or f.booleans else 0)
+    forms += [operation] * (9 if f.functions or f.integers or f.booleans else 0)
     form = forms[draw(st.integers(0, len(forms) - 1))]
     return form(draw, scope, depth) if depth > 0 else leaf(draw, scope, depth)
 
@@ -177,7 +177,7 @@ _COMPARISONS = st.sampled_from((">=", "<", "==", "!=", ">", "<="))
 def _compare(draw: Draw, x: Term, scope: Scope) -> Term:
     if x.dtype == "bool":
         return x
-    constant = draw(st.sampled_from((0.5, 0.0, -1.0) if x.is_float else (0, 1, 3, 8, -2)))
+    constant = draw(st.sampled_from((0.5, 0.0, -1.0) if x.is_float else (0, 1, 3, 8, -2, 0.5)))
     if x.dtype == "uint8" and constant < 0:
         constant = 0  # PyTorch would wrap it around, the lowering refuses it (L7.7): not a question for this generator
     symbols = st.sampled_from((">", "<")) if x.is_float else _COMPARISONS

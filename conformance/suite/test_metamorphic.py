@@ -1,0 +1,62 @@
+"""Relations that need no oracle, over a part of the catalogue; and that they can fail."""
+
+from __future__ import annotations
+
+import pytest
+
+from flexconf import catalogue, metamorphic, planted
+from flexconf.case import Case
+from flexconf.errors import InputError
+from flexconf.metamorphic import RELATIONS, check
+
+pytestmark = pytest.mark.clause("L2.4", "L8.1", "L8.3", "L8.4", "L8.5")
+
+_EACH = 6  # cases a relation, spread over all that it says something about
+
+
+def _chosen() -> list[object]:
+    ordinary = [c for c in catalogue.load() if c.expect == "ok" and c.problem.B * c.problem.H * c.problem.M < 2000]
+    found = []
+    for name, relation in RELATIONS.items():
+        apply = [c for c in ordinary if 0 not in (c.problem.B, c.problem.M, c.problem.N) and not relation.why_not(c)]
+        assert len(apply) >= _EACH, f"{name} applies to {len(apply)} cases of the catalogue"
+        step = len(apply) / _EACH
+        found += [
+            pytest.param(name, apply[int(n * step)], id=f"{name}-{apply[int(n * step)].name}") for n in range(_EACH)
+        ]
+    return found
+
+
+@pytest.mark.parametrize(("relation", "case"), _chosen())
+def test_relation(relation: str, case: Case) -> None:
+    found = check(case, relation)
+    assert found.holds, (
+        f"{found.reason or found.skipped}; {found.elements} elements compared, ratio {found.max_ratio:.3g}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("relation", "fault"),
+    [
+        ("gqa", "key-heads-interleaved"),
+        ("widths", "first-lane-of-a-gather"),
+        ("constant", "lse-to-base-2"),
+        ("mask-as-score", "mask-before-score-mod"),
+        ("list-order", "list-taken-for-a-range"),
+        ("block-size", "last-full-block-dropped"),
+    ],
+)
+def test_a_planted_fault_breaks_it(relation: str, fault: str) -> None:
+    witness = planted.FAULTS[fault].witness
+    assert check(witness, relation).holds
+    with planted.plant(fault):
+        assert not check(witness, relation).holds
+
+
+def test_what_does_not_apply_says_so_and_compares_nothing() -> None:
+    case = Case("one", score_mod="score + h")
+    found = check(case, "gqa")
+    assert found.skipped == "every query head has its own key/value head" and not found.holds and not found.elements
+    assert check(case, "heads").skipped == "a mod reads h"
+    with pytest.raises(InputError, match="unknown relation 'magic'; there are widths"):
+        metamorphic.check(case, "magic")
