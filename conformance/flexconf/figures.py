@@ -13,8 +13,8 @@ def lines(figures: Iterable[Mapping[str, Any]]) -> list[str]:
     """One line a subject: cases, elements, worst and median ratio, the witness' opinions.
 
     A figure is {"subject", "passed", "known", "unexpected", "elements", "ratio", "opinion", "between"}, of one case on
-    one subject ("unexpected" names the case where a known defect did not show, else None), or {"subject", "absent"} with
-    the reason why it was not run.
+    one subject ("unexpected" names the case where a known defect did not show, else None), or {"subject", "absent"}
+    with the reason why it was not run.
     """
     by_subject: dict[str, list[Mapping[str, Any]]] = {}
     for figure in figures:
