@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -69,4 +70,4 @@ def test_a_failing_example_says_what_to_run() -> None:
     assert "[fuzz-" in text and "flexconf run --file case.toml --vector-width 1" in text
     smallest = seen[-1]
     assert smallest.mask_mod is None and not smallest.captures
-    assert len((smallest.score_mod or "").split()) <= 5, smallest.score_mod
+    assert len(re.findall(r"[\w.]+|[^\w\s()\[\],]+", smallest.score_mod or "")) <= 8, smallest.score_mod

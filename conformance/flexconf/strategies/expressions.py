@@ -252,18 +252,14 @@ def kept(draw: Draw, x: Term, where: Range) -> Term:
 
 
 def _kept_integer(x: Term, lo: float, hi: float) -> Term:
-    least, most = math.ceil(lo) if lo > -math.inf else None, math.floor(hi) if hi < math.inf else None
     own = INTEGER_RANGES[x.dtype]
-    if most is not None and most < own[1] and (least is None or least <= 0) and most > 0:
-        found = operations.with_number("%", x, most + 1)
-        if found is not None and found.dtype == x.dtype:
-            return found
-    if least is not None and most is not None and least > 0 and most - least > 0:
+    least, most = max(math.ceil(max(lo, own[0])), own[0]), min(math.floor(min(hi, own[1])), own[1])
+    first, last = (min(max(end, least), most) for end in (x.lo, x.hi))
+    if x.dtype == "uint8":  # which torch.clamp does not take with every bound
         found = operations.with_number("%", x, most - least + 1)
-        moved = operations.with_number("+", found, least) if found is not None else None
-        if moved is not None and moved.dtype == x.dtype:
-            return moved
-    return x
+        moved = operations.with_number("+", found, least) if found is not None and least else found
+        return moved if moved is not None and moved.dtype == x.dtype else x
+    return Term(f"torch.clamp({x.text}, {least}, {most})", x.dtype, first, last)
 
 
 def moderate(draw: Draw, x: Term) -> Term:
