@@ -51,7 +51,7 @@ def test_everything_on_reaches_what_the_features_name() -> None:
     cases = [c for start in (1, 2) for c in drawn(Features.every(), start)]
     assert len({(c.score_mod, c.mask_mod) for c in cases}) > 60
     dtypes = {k.dtype for c in cases for k in c.captures}
-    assert dtypes >= {"float32", "float16", "int32", "int64", "bool"}
+    assert len(dtypes) >= 7, dtypes
     assert {len(k.shape) for c in cases for k in c.captures} >= {0, 1, 2, 3}
     assert {c.block.kind for c in cases} == {"from_mask", "lists"}
     assert any(c.problem.Hkv != c.problem.H for c in cases) and any(c.problem.Dv != c.problem.D for c in cases)
@@ -72,11 +72,11 @@ def test_with_everything_off_there_is_one_head_and_no_capture() -> None:
 @pytest.mark.parametrize(
     ("says", "tokens"),
     [
-        ("%", 7),
-        ("torch.where", 8),
-        ("torch.int64", 6),
-        ("bias[", 5),
-        ("torch.erf(", 4),
+        ("%", 9),
+        ("torch.where", 10),
+        ("torch.int64", 10),
+        ("bias[", 10),
+        ("torch.erf(", 8),
     ],
 )
 def test_shrinking_leaves_little(says: str, tokens: int) -> None:

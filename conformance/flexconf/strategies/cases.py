@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from flexconf import layouts, modtext
-from flexconf.case import BlockSpec, Capture, Case
+from flexconf.case import Capture, Case
 from flexconf.strategies import expressions, masks, problems
 from flexconf.strategies import features as switches
 from flexconf.strategies.expressions import Draw
@@ -33,13 +33,11 @@ def cases(draw: Draw, features: Features | None = None) -> Case:
     f = features if features is not None else draw(switches.features())
     problem = problems.problem(draw, f)
     scope = Scope(f, problem, "score")
-    bare = draw(st.booleans()) and f.mask
+    bare = draw(st.integers(0, 9)) > (4 if f.mask else 8)
     score = _score(draw, scope) if not bare else None
     around = Scope(f, problem, "mask", scope.captures, scope.values)
     mask = written(masks.mask(draw, around)) if f.mask else None
     block = masks.block(draw, around, mask)
-    if score is None and mask is None and block == BlockSpec():
-        score = "score"
     case = Case(
         "fuzz",
         score_mod=score,
