@@ -14,7 +14,10 @@ from flexconf.oracles.math64 import Certified
 MAX_EXCLUDED_ROWS = 0.01
 """A case that excludes more of its rows than this is not accepted as evidence (accuracy point 3)."""
 
-Symptom = Literal["ok", "wrong", "nonfinite", "missing"]
+BASES = (math.log(2.0), 1.0 / math.log(2.0))
+"""What an LSE in base e is multiplied with when ln 2 is applied once too often, and when once too little (L8.5)."""
+
+Symptom = Literal["ok", "wrong", "wrong-base", "nonfinite", "missing"]
 
 
 class Worst(TypedDict):
@@ -85,6 +88,9 @@ def compare(out: Tensor | None, lse: Tensor | None, certified: Certified) -> Com
 
     Never raises for a wrong result: a missing tensor, or one of another shape or dtype, is a failed
     comparison that says so. Comparing nothing fails, unless the problem has no rows.
+
+    The output is judged before the LSE. An LSE that is wrong by one factor everywhere, that of another base of its
+    logarithm (`BASES`), is "wrong-base" and not "wrong": a difference of convention, which hides no other error.
     """
     rows = certified.lse.numel()
     excluded_rows = int(certified.excluded.sum())
@@ -106,9 +112,15 @@ def compare(out: Tensor | None, lse: Tensor | None, certified: Certified) -> Com
     elements = sum(p.elements for p in parts)
     special = sum(p.special for p in parts)
     over_1, over_half, over_tenth = (sum(p.over[i] for p in parts) for i in range(3))
-    leading = max(parts, key=lambda p: (p.special > 0 and p.worst is not None, p.max_ratio, p.worst is not None))
+    wrong = [p for p in parts if p.special or p.over[0]]
+    leading = wrong[0] if wrong else max(parts, key=lambda p: (p.max_ratio, p.worst is not None))
     max_ratio = max(p.max_ratio for p in parts)
-    symptom, reason = _verdict(elements, special, over_1, max_ratio, rows, excluded_rows, leading)
+    symptom, reason = _verdict(elements, over_1, leading.max_ratio, rows, excluded_rows, leading)
+    if symptom == "wrong" and leading.name == "lse":
+        for factor in BASES:
+            if _is_scaled(lse, certified.lse, certified.lse_bound, kept, factor):
+                symptom = "wrong-base"
+                reason = f"the LSE is the right one times {factor:.4g}, as if its logarithm had another base; {reason}"
     return Comparison(
         passed=symptom == "ok",
         symptom=symptom,
@@ -126,6 +138,15 @@ def compare(out: Tensor | None, lse: Tensor | None, certified: Certified) -> Com
     )
 
 
+def _is_scaled(observed: Tensor, expected: Tensor, bound: Tensor, kept: Tensor, factor: float) -> bool:
+    """Whether every value compared is `factor` times the right one, within the scaled bound and one rounding."""
+    seen = observed.detach().to(device="cpu", dtype=torch.float64)
+    scaled = expected * factor
+    same = (seen == scaled) | (seen.isnan() & scaled.isnan())
+    near = (seen - scaled).abs() <= bound * factor + scaled.abs() * 2.0**-23
+    return bool((same | near | ~(kept & (bound < math.inf))).all())
+
+
 def compare_scores(observed: Tensor, expected: Tensor, bound: Tensor) -> Comparison:
     """Compares modified scores (B, H, M, N) with certified ones of the same shape; a bound of inf excludes an element.
 
@@ -136,7 +157,7 @@ def compare_scores(observed: Tensor, expected: Tensor, bound: Tensor) -> Compari
         reason = f"the problem has no scores (shape {tuple(expected.shape)}); there is nothing to compare"
         return Comparison(True, "ok", reason, 0, 0, rows, 0, 0.0, 0, 0, 0, 0, None, empty=True)
     part = _part("scores", observed, expected, bound, torch.ones(()).bool())
-    symptom, reason = _verdict(part.elements, part.special, part.over[0], part.max_ratio, rows, 0, part)
+    symptom, reason = _verdict(part.elements, part.over[0], part.max_ratio, rows, 0, part)
     return Comparison(
         passed=symptom == "ok",
         symptom=symptom,
@@ -195,15 +216,15 @@ def _part(
 
 
 def _verdict(
-    elements: int, special: int, over_1: int, max_ratio: float, rows: int, excluded_rows: int, leading: _Part
+    elements: int, over_1: int, max_ratio: float, rows: int, excluded_rows: int, leading: _Part
 ) -> tuple[Symptom, str]:
     if elements == 0:
         return "missing", f"nothing was compared: all {rows} rows are excluded"
     w = leading.worst
     assert w is not None
     at = f"{w['tensor']}{w['index']} is {w['observed']:.9g}, expected {w['expected']:.9g}"
-    if special:
-        return "nonfinite", f"{special} of {elements} elements are NaN or infinite on one side only; {at}"
+    if leading.special:
+        return "nonfinite", f"{leading.special} of {elements} elements are NaN or infinite on one side only; {at}"
     if over_1:
         beyond = f"{at} +- {w['bound']:.3g}; ratio {max_ratio:.3g}"
         return "wrong", f"{over_1} of {elements} elements exceed their bound; {beyond}"

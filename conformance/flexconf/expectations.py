@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Expectation", "Review", "State", "folder", "in_force", "load", "load_text", "review", "states", "verify"]
 
-_KEYS = ("cases", "outcomes", "reason", "link", "repro", "versions", "device", "flaky")
+_KEYS = ("cases", "except", "outcomes", "reason", "link", "repro", "versions", "device", "flaky")
 _REQUIRED = ("cases", "outcomes", "reason", "repro", "versions")
 # That a case's result is missing is nobody's known defect; that a subject returned no tensor may be.
 _OUTCOMES = (
@@ -42,9 +42,10 @@ _DEVICE = re.compile(r"[0-9.*?\[\]]+")
 class Expectation:
     """One defect of `subject`.
 
-    `cases` are names or globs of the cases that show it, `outcomes` "stage/symptom" of how, `repro` the smallest case
-    that shows it. It holds for `versions` (a package, a PEP 440 specifier) and for compute capabilities that match the
-    glob `device`; None for any device, the CPU included. A `flaky` one may also pass.
+    `cases` are names or globs of the cases that show it, `but` of those among them that do not, `outcomes`
+    "stage/symptom" of how, `repro` the smallest case that shows it. It holds for `versions` (a package, a PEP 440
+    specifier) and for compute capabilities that match the glob `device`; None for any device, the CPU included. A
+    `flaky` one may also pass.
     """
 
     subject: str
@@ -56,10 +57,11 @@ class Expectation:
     link: str | None = None
     device: str | None = None
     flaky: bool = False
+    but: tuple[str, ...] = ()
 
     def claims(self, case: str) -> bool:
         """Whether it says something about the case of that name; a repro is its own."""
-        return case == self.repro.name or any(fnmatch.fnmatchcase(case, pattern) for pattern in self.cases)
+        return case == self.repro.name or (_matches(case, self.cases) and not _matches(case, self.but))
 
     def covers(self, outcome: Outcome) -> bool:
         """Whether `outcome` is what it describes."""
@@ -80,6 +82,10 @@ class Expectation:
         if self.device is not None and (capability is None or not fnmatch.fnmatchcase(capability, self.device)):
             return f"it is about compute capability {self.device}, and here is {capability or 'no GPU'}"
         return ""
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,7 @@ class State:
         return {
             "subject": e.subject,
             "cases": list(e.cases),
+            "except": list(e.but),
             "outcomes": list(e.outcomes),
             "reason": e.reason,
             "link": e.link,
@@ -181,7 +188,7 @@ def review(expectations: Sequence[Expectation], results: Sequence[Result], names
         for r in results
         if r.case.expect == "ok" and r.outcome.ok and e.claims(r.case.name)
     ]
-    stale = [(e, pattern) for e in expectations for pattern in e.cases if not fnmatch.filter(names, pattern)]
+    stale = [(e, pattern) for e in expectations for pattern in (*e.cases, *e.but) if not fnmatch.filter(names, pattern)]
     return Review(tuple(passed), tuple(stale))
 
 
@@ -274,6 +281,7 @@ class _Reader:
         return Expectation(
             subject=self.subject,
             cases=self._strings("cases"),
+            but=self._strings("except") if "except" in self.table else (),
             outcomes=tuple(map(self._outcome, self._strings("outcomes"))),
             reason=self._string("reason"),
             repro=self._repro(),

@@ -29,6 +29,7 @@ class Symptom(enum.StrEnum):
     OK = "ok"
     REFUSED = "refused"
     WRONG = "wrong"
+    WRONG_BASE = "wrong-base"  # of the LSE's logarithm, and nothing else wrong
     NONFINITE = "nonfinite"
     CRASH = "crash"
     ILLEGAL_ACCESS = "illegal-access"

@@ -360,8 +360,9 @@ def _title(case: Case, subject: str, outcome: Outcome) -> str:
         if text is not None
     )
     how = {
-        Symptom.WRONG: "wrong values", Symptom.NONFINITE: "NaN or infinity", Symptom.REFUSED: "refused",
-        Symptom.CRASH: "an error", Symptom.MISSING: "no result", Symptom.NONDETERMINISTIC: "results that differ",
+        Symptom.WRONG: "wrong values", Symptom.WRONG_BASE: "a logarithm of another base",
+        Symptom.NONFINITE: "NaN or infinity", Symptom.REFUSED: "refused", Symptom.CRASH: "an error",
+        Symptom.MISSING: "no result", Symptom.NONDETERMINISTIC: "results that differ",
         Symptom.ILLEGAL_ACCESS: "an illegal memory access", Symptom.TIMEOUT: "no end",
         Symptom.OUT_OF_MEMORY: "out of memory",
     }.get(outcome.symptom, str(outcome.symptom))  # fmt: skip

@@ -61,6 +61,25 @@ def test_the_lse_counts_as_much_as_the_output() -> None:
     assert result.symptom == "wrong" and result.worst is not None and result.worst["tensor"] == "lse"
 
 
+@pytest.mark.parametrize("factor", [0.6931471805599453, 1.4426950408889634])
+def test_an_lse_of_another_base_is_called_so(factor: float) -> None:
+    result = compare(*results(lse=2.0 * factor), certified())
+    assert (result.passed, result.symptom) == (False, "wrong-base")
+    assert "another base" in result.reason and f"{factor:.4g}" in result.reason
+
+
+def test_another_base_hides_nothing_else() -> None:
+    out, lse = results(lse=2.0 * 0.6931471805599453)
+    off = lse.clone()
+    off[0, 0, 1] = 2.0
+    assert compare(out, off, certified()).symptom == "wrong"
+    off[0, 0, 1] = float("nan")
+    assert compare(out, off, certified()).symptom == "nonfinite"
+    out[0, 0, 2, 5] = 1.25
+    result = compare(out, lse, certified())
+    assert result.symptom == "wrong" and result.worst is not None and result.worst["tensor"] == "out"
+
+
 def test_just_inside_passes() -> None:
     result = compare(*results(out=1.0625), certified(bound=0.0625))
     assert result.passed and result.max_ratio == 1.0 and result.over_half == 32
