@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flexconf import caches, devices, figures, profiles
+from flexconf import caches, devices, figures, profiles, worker
 
 if TYPE_CHECKING:
     from flexconf.isolated import Isolated
@@ -35,6 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "clause(*numbers): the clauses of docs/lowering.md that this test exercises")
     config.addinivalue_line("markers", "gpu(count=1): needs that many CUDA devices")
     profiles.load()
+    _share_the_cores()
     config.pluginmanager.register(_Clauses(config), "flexconf-clauses")
     if hasattr(config, "workerinput"):
         return
@@ -46,6 +47,15 @@ def pytest_configure(config: pytest.Config) -> None:
     # GPU cases take seconds and the rest milliseconds: handed out a few at a time, no process is left with a heap.
     if getattr(config.option, "maxschedchunk", 0) is None and devices.count():
         config.option.maxschedchunk = _AT_A_TIME
+
+
+def _share_the_cores() -> None:
+    """Each of xdist's processes takes its part of the cores: torch would start a thread for every core in each."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if processes > 1:
+        import torch
+
+        torch.set_num_threads(max(1, worker.default_workers() // processes))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -70,6 +70,8 @@ def test_case_on_gpu(
     lines = [f"{subject}: {r.why}" for subject, r in failed.items()]
     lines += [f"{subject}: {o.sentence}" for subject, o in opinions.items() if o.verdict != "agrees"]
     for subject in failed:
+        if subject == WITNESS:
+            continue  # which layer of the witness is wrong is not this suite's business
         lines.append(attribution.investigate(case, subject, _runner(gpu, results), list(subjects.SUBJECTS)).sentence)
     pytest.fail("\n".join(lines), pytrace=False)
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flexconf import caches, catalogue, devices, subjects
+from flexconf import caches, catalogue, devices, expectations, subjects
 from flexconf.case import Case
 from flexconf.errors import InputError
 from flexconf.outcome import Outcome, Symptom
@@ -178,9 +178,12 @@ def _alone(case: Case, process: Ended) -> Sanitized:
 
 
 def _result(case: Case, outcome: Outcome | None, reports: Sequence[Report], log: Log | None = None) -> Sanitized:
-    why = "the process did not end well"
+    why, known = "the process did not end well", False
     if outcome is not None:
-        why = judge(case, outcome).why
+        judged = judge(case, outcome, expectations.in_force(outcome.subject))
+        why, known = judged.why, judged.expectation is not None
+        if judged.expectation is not None:
+            why = f"no report; a known defect: {judged.expectation.reason}"
     count = max(len(reports), log.errors or 0 if log is not None else 0)
     if count:
         shown = tuple(r.lines for r in reports[:_REPORTS])
@@ -188,7 +191,7 @@ def _result(case: Case, outcome: Outcome | None, reports: Sequence[Report], log:
     assert outcome is not None
     if outcome.symptom is Symptom.REFUSED:
         return Sanitized(case.name, REFUSED, why=f"{outcome.stage}: {outcome.message}")
-    return Sanitized(case.name, FAILED if why else CLEAN, why=why)
+    return Sanitized(case.name, FAILED if why and not known else CLEAN, why=why)
 
 
 def _between(log: Log, first: int, last: int) -> list[Report]:
