@@ -134,6 +134,16 @@ def hypot(x, y):
     return cute.where(infinite, cute.full_like(x, float("inf")), finite)
 '''
 
+_ATAN2 = '''
+@cute.jit
+def atan2(y, x):
+    """The angle of the point (x, y). Of two zeros, the one that their signs give: CuTe's own is NaN where the compiler
+    knows both to be 0, as of `kv % 1`, since it folds y / x."""
+    behind = cute.math.copysign(cute.ones_like(x), x) < 0
+    angle = cute.where(behind, cute.math.copysign(cute.full_like(y, {pi}), y), y)
+    return cute.where((x == 0) & (y == 0), angle, cute.math.atan2(y, x))
+'''
+
 _LOG1P = '''
 @cute.jit
 def log1p(x):
@@ -414,6 +424,7 @@ SOURCES: Final[dict[str, str]] = {
     "expm1": _EXPM1.format(suffix="", **_horner(_EXPM1_32, "Float32")),
     "expm1_f64": _EXPM1.format(suffix="_f64", **_horner(_EXPM1_64, "Float64")),
     "hypot": _HYPOT,
+    "atan2": _ATAN2.format(pi=repr(math.pi)),
     "asinh": _ASINH.format(ln2=repr(math.log(2.0))),
     "asinh_f64": _ASINH.replace("asinh", "asinh_f64").format(ln2=f"cutlass.Float64({math.log(2.0)!r})"),
     "acosh": _ACOSH.format(ln2=repr(math.log(2.0))),
