@@ -17,6 +17,7 @@ from flexconf.strategies.scope import Scope
 from flexconf.strategies.terms import Term, result_dtype, written
 
 _DEPTHS = (1, 2, 3, 4)
+_FOCI = (0, 3, 1, 4, 2)  # terms of one operation each, beside the rest
 
 
 def vector_widths() -> SearchStrategy[int]:
@@ -62,6 +63,10 @@ def _score(draw: Draw, scope: Scope) -> str:
     if lines and not re.search(r"\bx\b", found.text):
         found = _sum(Term("x", *_described(scope.variables[0])), found)
     text = _as_score(draw, found)
+    for _ in range(draw(st.sampled_from(_FOCI))):
+        part = expressions.focus(draw, scope)
+        if part is not None:
+            text += f" + ({expressions.small(draw, part).text})"
     return written("\n".join([*lines, text]))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
 from hypothesis import strategies as st
 
+from flexconf.opcheck import Operation
 from flexconf.strategies import operations, tables
 from flexconf.strategies.features import Features
 from flexconf.strategies.operations import Range
@@ -100,6 +102,68 @@ def operation(draw: Draw, scope: Scope, depth: int) -> Term:
 
 
 _DIVISIONS = {"x // y": "//", "x % y": "%"}
+
+
+def focus(draw: Draw, scope: Scope) -> Term | None:
+    """One operation, any as likely as any other, on operands that it is likely to be wrong at.
+
+    What a random expression holds is mostly sums; this sees every operation often. None where the draw gives nothing.
+    """
+    allowed = _dtypes(scope)
+    wanted = [(o, d) for o, d in _pairs(allowed) if _wanted(scope.features, o.name)]
+    if not wanted:
+        return None
+    name = draw(st.sampled_from(sorted({o.text for o, _ in wanted})))
+    chosen, dtype = draw(st.sampled_from([(o, d) for o, d in wanted if o.text == name]))
+    x = kept(draw, operand(draw, scope, dtype), operations.domain(chosen, dtype))
+    if not operations.takes_two(chosen):
+        return operations.apply(chosen, x, None)
+    if chosen.text in _DIVISIONS and draw(st.booleans()):
+        return operations.with_number(_DIVISIONS[chosen.text], x, draw(st.sampled_from(_NUMBERS)))
+    if chosen.y == "shift" and draw(st.booleans()):
+        # By a number; as wide as the type or wider too, which moves everything out.
+        number = draw(st.sampled_from((3, 1, 33, 32, 9, 40)))
+        return operations.shifted(chosen.text.split()[1], x, number)
+    y = kept(draw, operand(draw, scope, dtype), operations.partner(chosen, dtype))
+    return operations.apply(chosen, x, y)
+
+
+@functools.cache
+def _pairs(dtypes: tuple[str, ...]) -> tuple[tuple[Operation, str], ...]:
+    return tuple((o, d) for d in dtypes for o in operations.catalogue(d))
+
+
+def _dtypes(scope: Scope) -> tuple[str, ...]:
+    """The dtypes that an operand can have here."""
+    f = scope.features
+    if not (f.dtypes and (f.casts or f.captures)):
+        return ("float32", "int32", "bool") if f.booleans else ("float32", "int32")
+    return (*FLOATS, *INTEGER_RANGES, "bool")
+
+
+def operand(draw: Draw, scope: Scope, dtype: str) -> Term:
+    """A term of that dtype whose values differ: negatives, zeros and halves among them."""
+    q, kv = scope.parameters()[1], scope.parameters()[0]
+    difference = Term("(q - kv)", "int32", q.lo - kv.hi, q.hi - kv.lo)
+    if dtype == "bool":
+        return condition(draw, scope, 0)
+    if scope.features.captures and dtype not in ("float32", "int32") and draw(st.booleans()):
+        return tables.load_of(draw, scope, dtype, index)
+    if dtype == "float32":
+        half = Term("(q - kv) * 0.5", "float32", difference.lo * 0.5, difference.hi * 0.5)
+        own = [scope.score(), Term("score * 0.25", "float32", -15, 15)] if scope.kind == "score" else []
+        own += [half, Term("kv * 0.25", "float32", 0, kv.hi * 0.25)]
+        chosen: Term = draw(st.sampled_from(own))
+        return chosen
+    if dtype == "int32":
+        turned = Term("(kv - q)", "int32", -difference.hi, -difference.lo)
+        found: Term = draw(st.sampled_from([difference, kv, q, turned]))
+        return found
+    if dtype in FLOATS:
+        return cast_to(draw, operand(draw, scope, "float32"), dtype)
+    return cast_to(draw, operand(draw, scope, "int32"), dtype)
+
+
 _BOOLEAN = frozenset("eq ne lt le gt ge logical_not logical_and logical_or logical_xor isnan isinf isfinite".split())
 _INTEGER = frozenset("floor_divide remainder fmod".split())
 
@@ -260,6 +324,13 @@ def _kept_integer(x: Term, lo: float, hi: float) -> Term:
         moved = operations.with_number("+", found, least) if found is not None and least else found
         return moved if moved is not None and moved.dtype == x.dtype else x
     return Term(f"torch.clamp({x.text}, {least}, {most})", x.dtype, first, last)
+
+
+def small(draw: Draw, x: Term) -> Term:
+    """`x` kept where it can be added to a score without drowning it: an integer by its lowest digits."""
+    if x.is_integer and not x.within(-_NICE, _NICE):
+        return operations.with_number("%", x, 1000 if x.dtype not in ("int8", "uint8") else 100) or x
+    return moderate(draw, x)
 
 
 def moderate(draw: Draw, x: Term) -> Term:

@@ -24,6 +24,9 @@ _FAMILIES = (
     "(kv < {n}) | (q // {n} >= kv // {n})",
     "h % 2 == b % 2",
     "q < {n}",
+    "h < 1",
+    "torch.zeros_like(q, dtype=torch.bool)",
+    "torch.ones_like(kv, dtype=torch.bool)",
 )
 _WITH_CAPTURES = ("document", "lengths", "keep")
 _SIZES = (4, 16, 3, 64, 7)

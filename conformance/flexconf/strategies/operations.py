@@ -153,6 +153,15 @@ def with_number(symbol: str, x: Term, number: float) -> Term | None:
     return found if found.fits() or (found.is_float and math.isinf(found.size)) else None
 
 
+def shifted(symbol: str, x: Term, number: int) -> Term | None:
+    """`x << number` or `x >> number`; by the width of the type or more, nothing of x is left."""
+    least, most = INTEGER_RANGES[x.dtype]
+    if 2**number <= most - least:
+        return with_number(symbol, x, number)
+    lo = -1 if symbol == ">>" and x.lo < 0 else 0
+    return Term(f"(({x.text}) {symbol} {number})", x.dtype, lo, 0)
+
+
 def _range(operation: Operation, x: Term, y: Term | None, dtype: str) -> Range:
     name, text = operation.name, operation.text
     if dtype == "bool":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -53,7 +54,21 @@ def load(draw: Draw, scope: Scope, depth: int, index: Index, whole: bool = False
     if name is None:
         return scope.parameters()[0]
     sizes = tuple(scope.symbol(_size(s)) for s in subscripts)
-    capture, lo, hi, special = _new(draw, scope, name, sizes, whole)
+    kinds = ("int32", "int64") if whole else _DTYPES if scope.features.dtypes else ("float32", "int32")
+    capture, lo, hi, special = _new(draw, scope, name, sizes, draw(st.sampled_from(kinds)))
+    scope.captures.append(capture)
+    scope.values[name] = (lo, hi, special)
+    return _read(draw, scope, capture, subscripts)
+
+
+def load_of(draw: Draw, scope: Scope, dtype: str, index: Index) -> Term:
+    """An element of a new capture of that dtype, of rank 1 or 2; a variable where there are captures enough."""
+    subscripts = [index(draw, scope, 0) for _ in range(draw(st.sampled_from((1, 2))))]
+    name = scope.free_name()
+    sizes = tuple(scope.symbol(_size(s)) for s in subscripts)
+    if name is None or math.prod(_size(s) for s in subscripts) > _MOST:
+        return scope.parameters()[0]
+    capture, lo, hi, special = _new(draw, scope, name, sizes, dtype)
     scope.captures.append(capture)
     scope.values[name] = (lo, hi, special)
     return _read(draw, scope, capture, subscripts)
@@ -65,11 +80,9 @@ def _size(subscript: Term) -> int:
 
 
 def _new(
-    draw: Draw, scope: Scope, name: str, sizes: tuple[int | str, ...], whole: bool
+    draw: Draw, scope: Scope, name: str, sizes: tuple[int | str, ...], dtype: str
 ) -> tuple[Capture, float, float, bool]:
     f = scope.features
-    kinds = ("int32", "int64") if whole else _DTYPES if f.dtypes else ("float32", "int32")
-    dtype = draw(st.sampled_from(kinds))
     values, lo, hi, special = _values(draw, scope, dtype, len(sizes))
     layout = "contiguous"
     strides, dimension = draw(st.sampled_from(_LAYOUTS)), draw(st.integers(0, 3))
@@ -89,7 +102,7 @@ def _values(draw: Draw, scope: Scope, dtype: str, rank: int) -> tuple[str, float
     if dtype in INTEGER_RANGES:
         least, most = INTEGER_RANGES[dtype]
         lo = 0 if least == 0 else draw(st.sampled_from((0, -3, -100, -5)))
-        hi = draw(st.sampled_from((5, 8, 3, 100)))
+        hi = draw(st.sampled_from((5, 8, 3, 100) if least else (5, 250, 200, 3)))
         if scope.features.specials and draw(st.integers(0, 7)) == 7:
             return "bits", least, most, False
         return f"integers({lo}, {hi})", lo, min(hi - 1, most), False
