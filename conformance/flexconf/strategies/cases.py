@@ -17,7 +17,7 @@ from flexconf.strategies.scope import Scope
 from flexconf.strategies.terms import Term, result_dtype, written
 
 _DEPTHS = (1, 2, 3, 4)
-_FOCI = (0, 3, 1, 4, 2)  # terms of one operation each, beside the rest
+_MOST_FOCI = 8  # terms of one operation each, beside the rest: a term costs a tenth of what another example does
 
 
 def vector_widths() -> SearchStrategy[int]:
@@ -63,11 +63,23 @@ def _score(draw: Draw, scope: Scope) -> str:
     if lines and not re.search(r"\bx\b", found.text):
         found = _sum(Term("x", *_described(scope.variables[0])), found)
     text = _as_score(draw, found)
-    for _ in range(draw(st.sampled_from(_FOCI))):
-        part = expressions.focus(draw, scope)
-        if part is not None:
-            text += f" + ({expressions.small(draw, part).text})"
+    parts = []
+    while len(parts) < _MOST_FOCI and (part := draw(_foci(scope))) is not None:
+        parts.append(part)
+    text += "".join(f" + ({part})" for part in parts if part)
     return written("\n".join([*lines, text]))
+
+
+@st.composite
+def _foci(draw: Draw, scope: Scope) -> str | None:
+    """A term of one operation, "" for none, None for the last.
+
+    It is drawn together with whether there is one, so that Hypothesis can take any of them out when it shrinks.
+    """
+    if draw(st.integers(0, 5)) == 0:
+        return None
+    part = expressions.focus(draw, scope)
+    return expressions.small(draw, part).text if part is not None else ""
 
 
 def _described(term: Term) -> tuple[str, float, float, bool]:

@@ -84,20 +84,18 @@ class HostLauncher:
         if score_mod is not None or mask_mod is not None:
             width = self.vector_width or (1 if aux_tensors else 2)
             self.modify(scores, key.shape[2], score_mod, mask_mod, tiles, width, aux_tensors or ())
-        self.attend(scores[..., : key.shape[2]], value, tiles, out.transpose(1, 2), lse)
+        self.attend(scores, value, tiles, out.transpose(1, 2), lse)
 
     def scores(self, query: torch.Tensor, key: torch.Tensor, scale: float, tiles: Tiles) -> torch.Tensor:
-        """scale * Q K^T (B, H, M, N padded to a multiple of 8) float32; -inf where no block is listed."""
+        """scale * Q K^T (B, H, M, N) float32; -inf where no block is listed."""
         batch, heads, length, _ = query.shape
         columns = key.shape[2]
         group = heads // key.shape[1]
-        padded = -(-columns // max(VECTOR_WIDTHS)) * max(VECTOR_WIDTHS)
-        result = torch.full((batch, heads, length, padded), float("-inf"))
         queries, keys = query.float(), key.float()
         if tiles.lists is None:
             expanded = keys.repeat_interleave(group, dim=1)
-            result[..., :columns] = (queries @ expanded.transpose(2, 3)) * scale
-            return result
+            return (queries @ expanded.transpose(2, 3)) * scale
+        result = torch.full((batch, heads, length, columns), float("-inf"))
         for b, h, rows, listed in tiles.walk(columns):
             # Keys of blocks that no list names are never read (L8.4).
             result[b, h, rows][:, listed] = (queries[b, h, rows] @ keys[b, h // group, listed].T) * scale
@@ -133,8 +131,7 @@ class HostLauncher:
         kernel.check_cpu()
         module = load(kernel.text)
         columns = scores.shape[3]
-        padded = torch.zeros(*scores.shape[:3], -(-columns // 8) * 8)
-        padded[..., :columns] = scores
+        modified = scores.contiguous().clone()
         blocks = torch.zeros(1, 1, 1, 1, dtype=torch.int32)
         one, none = torch.ones(1, 1, 1, dtype=torch.int32), torch.zeros(1, 1, 1, dtype=torch.int32)
         block_size = (scores.shape[2], columns)
@@ -143,8 +140,8 @@ class HostLauncher:
         width = self.vector_width or (1 if kernel.captures else 2)
         score_mod, mask_mod = getattr(module, "score_mod", None), getattr(module, "mask_mod", None)
         if score_mod is not None or mask_mod is not None:
-            self.modify(padded, columns, score_mod, mask_mod, tiles, width, kernel.captures)
-        return padded[..., :columns]
+            self.modify(modified, columns, score_mod, mask_mod, tiles, width, kernel.captures)
+        return modified
 
     def probabilities(self, weights: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """exp(s - max) rounded to the value dtype, as it enters P V."""
@@ -263,20 +260,22 @@ def _modify_block(
     block: cutlass.Int32,
 ) -> None:
     columns, height, breadth = sizes
+    last = min((block + 1) * breadth, columns) - 1
     for m in cutlass.range(row * height, min((row + 1) * height, scores.shape[2])):
-        for n in cutlass.range(block * breadth, min((block + 1) * breadth, columns), width):
+        for n in cutlass.range(block * breadth, last + 1, width):
             score = cute.make_rmem_tensor(width, cutlass.Float32)
             b_idx = cute.make_rmem_tensor(width, cutlass.Int32)
             h_idx = cute.make_rmem_tensor(width, cutlass.Int32)
             q_idx = cute.make_rmem_tensor(width, cutlass.Int32)
             kv_idx = cute.make_rmem_tensor(width, cutlass.Int32)
             for lane in cutlass.range_constexpr(width):
-                # Lanes past the last key see the last key, so that no mod reads outside its captures.
-                score[lane] = scores[b, h, m, n + lane]
+                # Lanes past the block's last key see that key and its score, so that no mod reads outside its
+                # captures, be it by an index that is computed from the score.
+                score[lane] = scores[b, h, m, min(n + lane, last)]
                 b_idx[lane] = b
                 h_idx[lane] = h
                 q_idx[lane] = m
-                kv_idx[lane] = min(n + lane, columns - 1)
+                kv_idx[lane] = min(n + lane, last)
             indices = (b_idx.load(), h_idx.load(), q_idx.load(), kv_idx.load())
             value = score.load()
             if cutlass.const_expr(score_mod is not None):
@@ -286,5 +285,5 @@ def _modify_block(
                 value = cute.where(keep, value, cute.full_like(value, float("-inf")))
             score.store(value)
             for lane in cutlass.range_constexpr(width):
-                if n + lane < min((block + 1) * breadth, columns):
+                if n + lane <= last:
                     scores[b, h, m, n + lane] = score[lane]
