@@ -57,6 +57,22 @@ def test_score_mod_then_mask_then_softmax(scale: float | None) -> None:
     assert_close(observed, attention(q, k, v, mod, _keep(_causal, 2, 4, 140, 150), scale))
 
 
+@pytest.mark.clause("L7.4", "L8.4")
+@pytest.mark.parametrize("width", [1, 2, 4, 8])
+@pytest.mark.parametrize("listed", [False, True])
+def test_an_index_that_comes_from_the_score(width: int, listed: bool) -> None:
+    """Lanes past the last key hold a score too: an index made of it has to stay within the capture."""
+    q, k, v = qkv(1, 2, 2, 20, 133)
+    table = torch.linspace(-1.0, 1.0, 41)
+
+    def mod(score: Tensor, b: Tensor, h: Tensor, m: Tensor, n: Tensor) -> Tensor:
+        return score + table[score.to(torch.int32)]
+
+    lists = _lists([[]], [[1, 0]], 20, 133) if listed else None
+    observed = flex_flash_attention(q, k, v, mod, lists, launcher=HostLauncher(vector_width=width))
+    assert_close(observed, attention(q, k, v, mod, None))
+
+
 @pytest.mark.clause("L8.1")
 def test_lse_is_the_natural_logarithm() -> None:
     q, k, v = qkv(1, 2, 2, 8, 100)

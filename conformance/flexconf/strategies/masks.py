@@ -25,7 +25,7 @@ _FAMILIES = (
     "h % 2 == b % 2",
     "q < {n}",
     "h < 1",
-    "torch.zeros_like(q, dtype=torch.bool)",
+    *["torch.zeros_like(q, dtype=torch.bool)"] * 2,
     "torch.ones_like(kv, dtype=torch.bool)",
 )
 _WITH_CAPTURES = ("document", "lengths", "keep")
@@ -76,7 +76,8 @@ def block(draw: Draw, scope: Scope, text: str | None) -> BlockSpec:
     if not f.block_sizes:
         q = kv = 128
     rows, columns = -(-p.M // q), -(-p.N // kv)
-    listed = by_hand and f.lists and 0 < rows * columns <= 40 and p.B * p.H > 0
+    constant = text is not None and "_like(" in text  # says something only beside lists that say otherwise
+    listed = (by_hand or constant) and f.lists and 0 < rows * columns <= 40 and p.B * p.H > 0
     if not listed:
         if text is None:
             return BlockSpec(kind="none") if by_pattern and f.lists else BlockSpec()
