@@ -10,13 +10,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flexconf import planted
+from flexconf import catalogue, planted
 from flexconf.errors import InputError
+from flexconf.findings import Finding
 from flexconf.fuzz import engine, stream
 from flexconf.fuzz.driver import Plan
+from flexconf.isolated import Isolated
 from flexconf.outcome import Outcome
 from flexconf.planted.fault import Fault
 from flexconf.run import CaseTask, run_task
+from flexconf.subjects.trial import Options
 from flexconf.worker import Report
 
 RESULTS = "detections.jsonl"
@@ -86,6 +89,9 @@ def detect(fault: Fault, seed: int, folder: Path, *, limit: float, shrink: float
     if not report.new:
         return Detection(fault.name, seed, limit, False, report.now.examples, round(report.seconds, 1))
     first = min(report.new, key=lambda f: f.examples)
+    healthy = _without_the_fault(first, plan)
+    if not healthy.ok:
+        raise Interrupted(f"{first.case} fails without the fault too: {healthy.message}; mend that first")
     return Detection(
         fault=fault.name,
         seed=seed,
@@ -99,6 +105,14 @@ def detect(fault: Fault, seed: int, folder: Path, *, limit: float, shrink: float
         minimised=first.minimised,
         confirmed=first.confirmed,
     )
+
+
+def _without_the_fault(found: Finding, plan: Plan) -> Outcome:
+    """What becomes of the case of a finding where nothing is planted: a detection that is none must not count."""
+    place = plan.folder / "findings" / found.ident / "case.toml"
+    (case,) = catalogue.load([place])
+    with Isolated(task=plan.task) as isolated:
+        return isolated.run(case, plan.subject, Options(vector_width=found.width))
 
 
 def detect_all(

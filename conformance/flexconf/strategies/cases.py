@@ -63,7 +63,7 @@ def _score(draw: Draw, scope: Scope) -> str:
     if lines and not re.search(r"\bx\b", found.text):
         found = _sum(Term("x", *_described(scope.variables[0])), found)
     text = _as_score(draw, found)
-    parts = []
+    parts: list[str] = []
     while len(parts) < _MOST_FOCI and (part := draw(_foci(scope))) is not None:
         parts.append(part)
     text += "".join(f" + ({part})" for part in parts if part)
