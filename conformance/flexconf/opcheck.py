@@ -362,7 +362,8 @@ def _values(dtype: str, kind: str = "any") -> Tensor:
         return torch.tensor(chosen, dtype=torch.float64).to(torch_dtype)
     limits = torch.iinfo(torch_dtype)
     if kind == "shift":
-        return torch.arange(limits.bits).to(torch_dtype)
+        # Also by the width of the type and by more, which is as defined in PyTorch as the rest.
+        return torch.tensor([*range(limits.bits), limits.bits, limits.bits + 1, 63, 100]).to(torch_dtype)
     if kind == "power":
         return torch.tensor([0, 1, 2, 3, 4, 5, 7, 11], dtype=torch_dtype)
     small = [0, 1, 2, 3, 5, 7, 8, 31, 100, 127]

@@ -45,10 +45,13 @@ def shift_left(x, amount):
 _SHIFT_RIGHT = '''
 @cute.jit
 def shift_right(x, amount):
-    """Arithmetic `x >> amount`; an amount outside the type's width leaves only the sign, as in PyTorch."""
+    """Arithmetic `x >> amount`; an amount outside the type's width leaves only the sign, as in PyTorch: 0 if unsigned."""
     last = cute.full_like(x, x.dtype.width - 1)
-    safe = cute.where((amount >= 0) & (amount < x.dtype.width), amount, last)
-    return cute.TensorSSA(x >> safe, x.shape, x.dtype)
+    inside = (amount >= 0) & (amount < x.dtype.width)
+    shifted = cute.TensorSSA(x >> cute.where(inside, amount, last), x.shape, x.dtype)
+    if cutlass.const_expr(x.dtype.signed):
+        return shifted
+    return cute.where(inside, shifted, cute.zeros_like(x))
 '''
 
 _REMAINDER = '''

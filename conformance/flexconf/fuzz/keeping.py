@@ -87,7 +87,14 @@ def _mismatch(case: Case, outcome: Outcome, folder: Path, width: int) -> dict[st
     if kept.path(folder, case.name, outcome.subject).is_file():
         observed = kept.load(folder, case.name, outcome.subject)
         if "out" in observed:
-            certified = trial.certify(inputs.materialize(case), trial.Options(vector_width=width))
-            found = mismatch.of(observed, certified)
+            try:
+                certified = trial.certify(inputs.materialize(case), trial.Options(vector_width=width))
+                found = mismatch.of(observed, certified)
+            except Exception as error:  # where the oracle is what failed, the finding is about it, and has to be kept
+                return {"mismatch.json": json.dumps(facts, indent=1) + "\n", "mismatch.txt": _no_map(error)}
             facts, picture = {**facts, **found.to_json()}, found.picture
     return {"mismatch.json": json.dumps(facts, indent=1) + "\n", "mismatch.txt": picture}
+
+
+def _no_map(error: Exception) -> str:
+    return f"no map: the oracle failed: {type(error).__name__}: {' '.join(str(error).split())[:500]}\n"

@@ -1,0 +1,57 @@
+"""A pytest plugin: which lines of impl/flexflash each test reaches, and how long it takes.
+
+Switched on by FLEXCONF_MUTATION_MAP, the file that it writes. What a module does on import is reached by every test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import coverage
+import pytest
+
+_collector = coverage.Coverage(source=["impl/flexflash"], data_file=None)
+_seconds: dict[str, float] = defaultdict(float)
+_passed: set[str] = set()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    _collector.start()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, None]:
+    _collector.switch_context(item.nodeid)
+    yield
+    _collector.switch_context("")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _seconds[report.nodeid] += report.duration
+    if report.when == "call" and report.passed:
+        _passed.add(report.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    _collector.stop()
+    if exitstatus:
+        return
+    data = _collector.get_data()
+    lines: dict[str, dict[str, list[str]]] = {}
+    root = Path.cwd()
+    for name in data.measured_files():
+        module = str(Path(name).relative_to(root))
+        lines[module] = {}
+        for line, contexts in data.contexts_by_lineno(name).items():
+            tests = sorted(_passed) if "" in contexts else sorted(set(contexts) & _passed)
+            if tests:
+                lines[module][str(line)] = tests
+    path = Path(os.environ["FLEXCONF_MUTATION_MAP"])
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps({"lines": lines, "seconds": {t: round(_seconds[t], 3) for t in sorted(_passed)}}))
+    part.replace(path)
