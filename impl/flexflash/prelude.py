@@ -45,7 +45,7 @@ def shift_left(x, amount):
 _SHIFT_RIGHT = '''
 @cute.jit
 def shift_right(x, amount):
-    """Arithmetic `x >> amount`; an amount outside the type's width leaves only the sign, as in PyTorch: 0 if unsigned."""
+    """Arithmetic `x >> amount`; by the width of the type or more, what is left is the sign, and 0 if unsigned."""
     last = cute.full_like(x, x.dtype.width - 1)
     inside = (amount >= 0) & (amount < x.dtype.width)
     shifted = cute.TensorSSA(x >> cute.where(inside, amount, last), x.shape, x.dtype)
