@@ -222,6 +222,7 @@ def _check(group: Group, widths: Sequence[int]) -> list[Row]:
     queries, keys = len(captures["x"]), len(captures["x"])
     for kind in _Y_KINDS:  # the shorter lists are repeated, so that one shape serves every operation
         y = _values(group.dtype, kind)
+        assert len(y) <= queries, f"{kind}: {len(y)} operands, of which {queries} would be used"
         captures[f"y_{kind}"] = y.repeat(-(-queries // len(y)))[:queries]
     floats = _is_float(group.operations[0], group.dtype)
     heads = len(group.operations)
@@ -363,7 +364,8 @@ def _values(dtype: str, kind: str = "any") -> Tensor:
     limits = torch.iinfo(torch_dtype)
     if kind == "shift":
         # Also by the width of the type and by more, which is as defined in PyTorch as the rest.
-        return torch.tensor([*range(limits.bits), limits.bits, limits.bits + 1, 63, 100]).to(torch_dtype)
+        amounts = {0, 1, 2, 3, 5, 7, 31, 33, 63, 100, limits.bits - 1, limits.bits, limits.bits + 1}
+        return torch.tensor(sorted(amounts)).to(torch_dtype)
     if kind == "power":
         return torch.tensor([0, 1, 2, 3, 4, 5, 7, 11], dtype=torch_dtype)
     small = [0, 1, 2, 3, 5, 7, 8, 31, 100, 127]
