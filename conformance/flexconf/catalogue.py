@@ -35,6 +35,22 @@ def folder() -> Path:
     raise InputError(f"the catalogue was found neither in {here / '_cases'} nor in {here.parent.parent / 'cases'}")
 
 
+def listed(name: str) -> list[str]:
+    """The names in one of the catalogue's lists, such as "mustpass.txt": one a line, "#" begins a comment.
+
+    Raises InputError for a list that is missing or empty.
+    """
+    path = folder() / name
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    names = [found for line in lines if (found := line.partition("#")[0].strip())]
+    if not names:
+        raise InputError(f"{path}: names no case")
+    return names
+
+
 def load(paths: Iterable[str | Path] | None = None) -> list[Case]:
     """The cases of the files and folders `paths`, or of the packaged catalogue, in the order of the files.
 

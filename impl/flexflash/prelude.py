@@ -71,6 +71,7 @@ def floor_divide(x, y):
     quotient = cute.where((r != 0) & ((r < 0) != (y < 0)), quotient - 1.0, quotient)
     floored = cute.math.floor(quotient)
     floored = cute.where(quotient - floored > 0.5, floored + 1.0, floored)
+    floored = cute.where(floored == 0, cute.math.copysign(floored, x / y), floored)  # -1 // -3 is 0, not -0
     return cute.where(y == 0, x / y, floored)
 '''
 

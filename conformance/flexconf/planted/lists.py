@@ -174,7 +174,7 @@ LISTS = (
         "key-relative-to-the-block",
         "block lists",
         "kv counts from the beginning of the block.",
-        _block_function(("min(n + lane, columns - 1)", "min(n + lane, columns - 1) - block * breadth")),
+        _block_function(("kv_idx[lane] = min(n + lane, last)", "kv_idx[lane] = min(n + lane, last) - block * breadth")),
         mask("kv < 3", block=_FOUR),
     ),
     Fault(
@@ -182,7 +182,7 @@ LISTS = (
         "block lists",
         "The last vector of a block writes behind the block's end, where another block's scores are.",
         _block_function(
-            ("if n + lane < min((block + 1) * breadth, columns):", "if n + lane < columns:"),
+            ("if n + lane <= last:", "if n + lane < columns:"),
         ),
         mask("kv < 9", block=BlockSpec(q=4, kv=3, kind="lists", full=((0, 1),)), score_mod="score + 1"),
         width=2,

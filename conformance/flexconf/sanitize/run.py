@@ -350,7 +350,5 @@ def find(given: Path | None = None) -> str:
 
 
 def default_cases() -> list[str]:
-    """The names in the catalogue's sanitize.txt, one a line; "#" begins a comment."""
-    text = (catalogue.folder() / "sanitize.txt").read_text(encoding="utf-8")
-    names = (line.partition("#")[0].strip() for line in text.splitlines())
-    return [name for name in names if name]
+    """The names in the catalogue's sanitize.txt."""
+    return catalogue.listed("sanitize.txt")

@@ -1,0 +1,198 @@
+"""One golden: what the oracle says of a case, in bytes that are the same on every machine.
+
+float64 results differ between machines in their last bits (BLAS sums in another order, another libm), about 1e-16 of
+the terms. So values are kept on a grid of 1/256 to 1/512 of their own bound (a power of two, so that the grid itself
+is robust), and bounds with 8 significant bits, rounded up. A last bit moves what is kept only where it crosses the
+middle between two points of the grid, which one element in 1e10 or so does. What the grid adds, half a step, is less
+than 1/512 of the bound; whoever compares with a golden widens the bound by it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from flexconf import inputs
+from flexconf.case import Case
+from flexconf.errors import InputError
+from flexconf.oracles import math64, plain64
+from flexconf.oracles.math64 import Certified
+
+FORMAT = 1
+ROWS = 192
+"""Of the output at most so many rows are kept, spread evenly over all batches, heads and queries; of the LSE too."""
+GRID = 256
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is kept of a case.
+
+    out (R, Dv) and lse (R) float32 on their grids, out_bound and lse_bound bfloat16 (inf where nothing is certain, 0
+    where equality is asked), excluded (R) uint8, rows (R, 3) int32: batch, head and query of each row kept.
+    """
+
+    case: str
+    case_digest: str
+    inputs: Mapping[str, str]
+    tensors: Mapping[str, Tensor]
+
+    def to_bytes(self) -> bytes:
+        """The file, the same bytes for equal entries."""
+        facts = {"format": FORMAT, "case": self.case, "case_digest": self.case_digest, "inputs": dict(self.inputs)}
+        # One key: the order of several is not fixed.
+        return save(dict(self.tensors), {"golden": json.dumps(facts, sort_keys=True)})
+
+    @property
+    def elements(self) -> int:
+        """How many values are kept."""
+        return self.tensors["out"].numel() + self.tensors["lse"].numel()
+
+
+_DTYPES = {
+    "out": torch.float32,
+    "out_bound": torch.bfloat16,
+    "lse": torch.float32,
+    "lse_bound": torch.bfloat16,
+    "excluded": torch.uint8,
+    "rows": torch.int32,
+}
+
+
+def of_bytes(data: bytes, name: str) -> Entry:
+    """The inverse of `Entry.to_bytes`. Raises InputError, naming the file `name`."""
+    try:
+        size = int.from_bytes(data[:8], "little")
+        facts = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["golden"])
+        tensors = load(data)
+        entry = Entry(str(facts["case"]), str(facts["case_digest"]), dict(facts["inputs"]), tensors)
+        if facts["format"] != FORMAT:
+            raise InputError(f"{name}: format {facts['format']}, and this is format {FORMAT}")
+    except InputError:
+        raise
+    except Exception as error:  # safetensors raises its own
+        raise InputError(f"{name}: no golden: {type(error).__name__}: {str(error)[:200]}") from None
+    if {n: t.dtype for n, t in tensors.items()} != _DTYPES:
+        raise InputError(f"{name}: no golden: it holds {', '.join(sorted(tensors))}")
+    return entry
+
+
+def compute(case: Case) -> tuple[Entry, Certified, inputs.Inputs]:
+    """The golden of a case, with what it was made of. Raises InputError."""
+    given = inputs.materialize(case)
+    certified = math64.attention(
+        given.q,
+        given.k,
+        given.v,
+        score_mod=given.score_mod,
+        mask_mod=given.mask_mod,
+        block_mask=given.block_mask,
+        scale=given.scale,
+    )
+    return Entry(case.name, case.digest(), given.digests, _kept(certified)), certified, given
+
+
+def _kept(certified: Certified) -> dict[str, Tensor]:
+    rows = _rows(certified.lse.shape)
+    b, h, m = (rows[:, n].long() for n in range(3))
+    found: dict[str, Tensor] = {"rows": rows, "excluded": certified.excluded[b, h, m].to(torch.uint8)}
+    for name, value, bound in (
+        ("out", certified.out[b, h, m], certified.out_bound[b, h, m]),
+        ("lse", certified.lse[b, h, m], certified.lse_bound[b, h, m]),
+    ):
+        kept, allowed = _quantised(value, bound)
+        found[name], found[f"{name}_bound"] = kept.contiguous(), allowed.contiguous()
+    return found
+
+
+def _rows(shape: torch.Size) -> Tensor:
+    """(R, 3) int32: which rows are kept."""
+    total = shape.numel()
+    count = min(total, ROWS)
+    flat = torch.tensor([n * (total - 1) // max(count - 1, 1) for n in range(count)], dtype=torch.int64)
+    return torch.stack(torch.unravel_index(flat, shape), -1).to(torch.int32).reshape(count, 3)
+
+
+def _quantised(value: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
+    """(values on the grid, float32; bounds rounded up, bfloat16)."""
+    finite = bound.isfinite() & (bound > 0) & value.isfinite()
+    safe = torch.where(finite, bound, 1.0)
+    step = torch.exp2(torch.floor(torch.log2(_up(safe).double()))) / GRID
+    on_grid = torch.where(finite, torch.round(value / step) * step, value)
+    # An element without a bound is not compared, and its last bits are nobody's business.
+    on_grid = torch.where((bound == float("inf")) & value.isfinite(), 0.0, on_grid)
+    return on_grid.float(), _up(bound)
+
+
+def _up(bound: Tensor) -> Tensor:
+    """The next bfloat16 that is not below `bound`, after 1 part in 2**40 for what a last bit may add."""
+    wanted = bound * (1.0 + 2.0**-40)
+    near = wanted.to(torch.bfloat16)
+    following = torch.nextafter(near, torch.tensor(float("inf"), dtype=torch.bfloat16))
+    return torch.where(near.double() < wanted, following, near)
+
+
+def disagreement(certified: Certified, given: inputs.Inputs) -> str:
+    """What the plain oracle says against math64: "" when it lies within the bounds everywhere."""
+    out, lse = plain64.attention(
+        given.q,
+        given.k,
+        given.v,
+        score_mod=given.score_mod,
+        mask_mod=given.mask_mod,
+        block_mask=given.block_mask,
+        scale=given.scale,
+    )
+    for name, seen, value, bound in (
+        ("out", out, certified.out, certified.out_bound),
+        ("lse", lse, certified.lse, certified.lse_bound),
+    ):
+        compared = (bound < float("inf")) & ~(certified.excluded.unsqueeze(-1) if name == "out" else certified.excluded)
+        # float64's own rounding, where equality is asked.
+        slack = bound + 1e-12 * value.abs().nan_to_num(0.0, 0.0, 0.0) + 1e-300
+        near = (seen == value) | (seen.isnan() & value.isnan()) | ((seen - value).abs() <= slack)
+        wrong = compared & ~near
+        if wrong.any():
+            at = tuple(int(i) for i in wrong.nonzero()[0])
+            return (
+                f"{int(wrong.sum())} of {int(compared.sum())} elements of {name}: at {list(at)} math64 has "
+                f"{float(value[at]):.9g} +- {float(bound[at]):.3g}, the plain oracle {float(seen[at]):.9g}"
+            )
+    return ""
+
+
+def difference(old: Entry, new: Entry) -> dict[str, Any]:
+    """What changed between two goldens of a case, and why it might; empty when nothing did."""
+    found: dict[str, Any] = {}
+    why = []
+    if old.case_digest != new.case_digest:
+        why.append("the case changed")
+    changed_inputs = sorted(n for n in old.inputs.keys() | new.inputs.keys() if old.inputs.get(n) != new.inputs.get(n))
+    if changed_inputs:
+        why.append(f"its inputs changed: {', '.join(changed_inputs)}")
+    for name in _DTYPES:
+        a, b = old.tensors[name], new.tensors[name]
+        if a.shape != b.shape:
+            found[name] = f"shape {list(a.shape)} became {list(b.shape)}"
+        elif not torch.equal(_bits(a), _bits(b)):
+            moved = _bits(a) != _bits(b)
+            text = f"{int(moved.sum())} of {a.numel()} elements"
+            if name in ("out", "lse"):
+                bound = torch.maximum(old.tensors[f"{name}_bound"], new.tensors[f"{name}_bound"]).double()
+                share = ((a.double() - b.double()).abs() / bound.clamp(min=1e-300))[moved]
+                text += f", by up to {float(share.nan_to_num(float('inf')).max()):.3g} of the bound"
+            found[name] = text
+    if found and not why:
+        why.append("neither the case nor its inputs changed: the oracle did, or what it is built on")
+    return {"case": new.case, "why": "; ".join(why), "changed": found} if found or why else {}
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    kinds = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
+    return tensor.view(kinds[tensor.dtype]) if tensor.dtype in kinds else tensor

@@ -1,0 +1,236 @@
+"""The folder of goldens: `manifest.json` and `cases/<name>.safetensors`.
+
+The manifest names every file with its SHA-256 and the digests of its case and inputs. It holds no versions and no
+times, so that it is the same wherever it is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flexconf import catalogue, expectations
+from flexconf.case import Case
+from flexconf.errors import InputError
+from flexconf.golden import entry as entries
+from flexconf.golden.entry import Entry
+
+MANIFEST, CASES, SUFFIX = "manifest.json", "cases", ".safetensors"
+_WRITTEN = ("README.md", "regenerate.py")
+ORACLE = "math64, version 1"
+"""Raised by hand when the oracle changes what it says on purpose."""
+
+
+@dataclass
+class Comparison:
+    """What regenerating showed: `compared` goldens, `differences` by case, `problems` of the folder as it stands."""
+
+    compared: int = 0
+    elements: int = 0
+    differences: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def same(self) -> bool:
+        """Whether the folder is whole and everything in it is what would be written now."""
+        return self.compared > 0 and not self.differences and not self.problems
+
+
+def default() -> Path:
+    """The checkout's `golden`, beside its `cases`."""
+    return catalogue.folder().parent / "golden"
+
+
+def must_pass() -> list[Case]:
+    """The cases of `cases/mustpass.txt` that should run. Raises InputError."""
+    known = {case.name: case for case in catalogue.load()}
+    names = catalogue.listed("mustpass.txt")
+    for name in names:
+        if name not in known:
+            raise InputError(f"cases/mustpass.txt: there is no case {name!r} in the catalogue")
+        if names.count(name) > 1:
+            raise InputError(f"cases/mustpass.txt names {name!r} twice")
+        if known[name].expect != "ok":
+            raise InputError(f"cases/mustpass.txt: {name!r} expects {known[name].expect}; there is nothing to keep")
+    return [known[name] for name in names]
+
+
+def generate(
+    cases: Iterable[Case], on_case: Callable[[str], None] = lambda name: None, *, cross_check: bool = True
+) -> dict[str, Entry]:
+    """The goldens of `cases` by name. Raises InputError when the oracles disagree about one: nothing is to be kept."""
+    found: dict[str, Entry] = {}
+    against = []
+    for case in cases:
+        entry, certified, given = entries.compute(case)
+        if cross_check:
+            said = entries.disagreement(certified, given)
+            if said:
+                against.append(f"{case.name}: {said}")
+        found[case.name] = entry
+        on_case(case.name)
+    if against:
+        raise InputError(f"the oracles disagree about {len(against)} cases, and nothing is written: {against[0]}")
+    return found
+
+
+def ask_triton(cases: Sequence[Case]) -> str:
+    """Hold Triton flex attention, where there is a GPU, to the same bounds; what came of it, in a sentence.
+
+    Raises InputError where it is outside them and no expectation says why.
+    """
+    from flexconf import run, subjects
+
+    name = "torch-triton"
+    absent = subjects.get(name).why_not()
+    if absent:
+        return f"Triton was not asked: {absent}"
+    results: list[run.Result] = []
+    known = expectations.in_force(name)
+    run.run(list(cases), subject=name, on_result=results.append)
+    judged = [run.judge(r.case, r.outcome, known) for r in results]
+    wrong = [r for r in judged if not r.passed]
+    if wrong:
+        raise InputError(
+            f"Triton disagrees in {len(wrong)} of {len(judged)} cases, and nothing is written: "
+            f"{wrong[0].case.name}: {wrong[0].why}"
+        )
+    return f"Triton agrees in {len(judged)} cases ({sum(r.expectation is not None for r in judged)} known defects)"
+
+
+def write(folder: Path, goldens: Mapping[str, Entry]) -> None:
+    """Put `goldens` in the place of what the folder holds: all files are made, then exchanged for the old ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    new, old, place = folder / f".{CASES}.new", folder / f".{CASES}.old", folder / CASES
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    new.mkdir()
+    manifest: dict[str, Any] = {"format": entries.FORMAT, "oracle": ORACLE, "goldens": {}, "others": _others(folder)}
+    for name in sorted(goldens):
+        data = goldens[name].to_bytes()
+        (new / f"{name}{SUFFIX}").write_bytes(data)
+        manifest["goldens"][name] = _facts(goldens[name], data)
+    partial = folder / f".{MANIFEST}.{os.getpid()}.part"
+    partial.write_text(_text(manifest), encoding="utf-8")
+    # Between these steps the folder is not whole; a manifest that does not fit its files is named by `verify`.
+    if place.exists():
+        place.rename(old)
+    new.rename(place)
+    partial.replace(folder / MANIFEST)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _text(manifest: Mapping[str, Any]) -> str:
+    """The one way in which a manifest is written, so that a byte that does not matter matters too."""
+    return json.dumps(manifest, indent=1, sort_keys=True) + "\n"
+
+
+def _others(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files that people write."""
+    return {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in _WRITTEN if (folder / n).is_file()}
+
+
+def _facts(entry: Entry, data: bytes) -> dict[str, Any]:
+    return {
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "case_digest": entry.case_digest,
+        "inputs": dict(sorted(entry.inputs.items())),
+        "elements": entry.elements,
+        "rows": int(entry.tensors["rows"].shape[0]),
+    }
+
+
+def verify(folder: Path) -> list[str]:
+    """Everything that is wrong with the folder as it stands, each in a sentence; nothing is computed."""
+    try:
+        manifest = read_manifest(folder)
+    except InputError as error:
+        return [str(error)]
+    listed, problems = manifest["goldens"], []
+    for name in sorted(manifest["others"].keys() | _others(folder).keys()):
+        if manifest["others"].get(name) != _others(folder).get(name):
+            problems.append(f"{name}: changed, missing or new; flexconf golden regenerate takes it into the manifest")
+    wanted = {case.name: case for case in must_pass()}
+    present = {p.name for p in (folder / CASES).iterdir()} if (folder / CASES).is_dir() else set()
+    for name in sorted(listed.keys() - wanted.keys()):
+        problems.append(f"{MANIFEST}: {name!r} is not in cases/mustpass.txt")
+    for name in sorted(wanted.keys() - listed.keys()):
+        problems.append(f"{MANIFEST}: the golden of {name!r} is missing; regenerate")
+    for extra in sorted(present - {f"{name}{SUFFIX}" for name in listed}):
+        problems.append(f"{CASES}/{extra}: an extra file, which the manifest does not name")
+    for name in sorted(listed):
+        file = f"{CASES}/{name}{SUFFIX}"
+        if f"{name}{SUFFIX}" not in present:
+            problems.append(f"{file}: missing, and the manifest names it")
+            continue
+        data = (folder / file).read_bytes()
+        if hashlib.sha256(data).hexdigest() != listed[name].get("sha256"):
+            problems.append(f"{file}: changed; its SHA-256 is not the manifest's")
+            continue
+        try:
+            found = entries.of_bytes(data, file)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        if found.case != name:
+            problems.append(f"{file}: holds the golden of {found.case!r}")
+        elif _facts(found, data) != listed[name]:
+            problems.append(f"{MANIFEST}: what it says of {name!r} is not what the file holds")
+        elif name in wanted and found.case_digest != wanted[name].digest():
+            problems.append(f"{file}: is about another version of the case {name!r}; regenerate")
+    allowed = {MANIFEST, CASES, *_WRITTEN, "fingerprints", "__pycache__"}
+    problems += [f"{p.name}: an extra file" for p in sorted(folder.iterdir()) if p.name not in allowed]
+    return problems
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest. Raises InputError."""
+    path = folder / MANIFEST
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text)
+        if found["format"] != entries.FORMAT or not all(isinstance(v, dict) for v in found["goldens"].values()):
+            raise InputError(f"{path}: format {found['format']}, and this is format {entries.FORMAT}")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; flexconf golden regenerate makes it") from None
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: damaged: {type(error).__name__}: {str(error)[:100]}") from None
+    if sorted(found) != ["format", "goldens", "oracle", "others"] or not isinstance(found["others"], dict):
+        raise InputError(f"{path}: damaged: its keys are {', '.join(sorted(found))}")
+    if text != _text(found):
+        raise InputError(f"{path}: changed by hand; flexconf golden regenerate writes it")
+    if found["oracle"] != ORACLE:
+        raise InputError(f"{path}: made by {found['oracle']}, and this is {ORACLE}; regenerate")
+    return dict(found)
+
+
+def read(folder: Path, name: str) -> Entry:
+    """One golden. Raises InputError."""
+    path = folder / CASES / f"{name}{SUFFIX}"
+    try:
+        return entries.of_bytes(path.read_bytes(), str(path))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def compare(folder: Path, goldens: Mapping[str, Entry]) -> Comparison:
+    """Hold new goldens against the folder."""
+    found = Comparison(problems=verify(folder))
+    for name, new in sorted(goldens.items()):
+        try:
+            old = read(folder, name)
+        except InputError as error:
+            found.differences.append({"case": name, "why": str(error), "changed": {}})
+            continue
+        found.compared += 1
+        found.elements += new.elements
+        changed = entries.difference(old, new)
+        if changed or old.to_bytes() != new.to_bytes():
+            found.differences.append(changed or {"case": name, "why": "the file's bytes changed", "changed": {}})
+    return found

@@ -1,0 +1,12 @@
+"""`python golden/regenerate.py [--check]`: the same as `flexconf golden regenerate`, from a checkout."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "impl"), str(ROOT / "conformance")]
+
+from flexconf.cli import main  # noqa: E402
+
+if __name__ == "__main__":
+    main(["golden", "regenerate", "--folder", str(ROOT / "golden"), *sys.argv[1:]])
