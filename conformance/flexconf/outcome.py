@@ -45,7 +45,8 @@ class Outcome:
 
     `message` is one sentence. `comparison` is a Comparison as JSON, or None when nothing was compared. `timings` are
     seconds by stage, `digests` SHA-256 by name (inputs, kernel, out, lse). `observed` lists every "stage/symptom" that
-    repeats of the case have shown.
+    repeats of the case have shown. `launches` are the seconds of single launches after the first, where they were
+    asked for.
     """
 
     case: str
@@ -58,6 +59,7 @@ class Outcome:
     timings: Mapping[str, float] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     observed: tuple[str, ...] = ()
+    launches: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.observed:
@@ -82,6 +84,7 @@ class Outcome:
             "timings": dict(self.timings),
             "digests": dict(self.digests),
             "observed": list(self.observed),
+            "launches": list(self.launches),
         }
 
     @classmethod
@@ -105,6 +108,7 @@ class Outcome:
                 timings={str(name): float(seconds) for name, seconds in data["timings"].items()},
                 digests={str(name): str(digest) for name, digest in data["digests"].items()},
                 observed=tuple(observed),
+                launches=tuple(float(seconds) for seconds in data.get("launches", ())),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"not a recorded outcome: {type(error).__name__}: {error}") from None

@@ -1,0 +1,1 @@
+"""The release gate: record what an environment computes, and compare two of them."""
