@@ -144,7 +144,7 @@ def with_number(symbol: str, x: Term, number: float) -> Term | None:
     elif symbol == "//" and number < 0:
         lo, hi = (-x.hi, -x.lo)
     elif symbol in ("&", "|", "^"):
-        lo, hi = INTEGER_RANGES.get(dtype, _UNKNOWN) if x.lo < 0 else (0, 2 * max(x.hi, number) + 1)
+        lo, hi = _bits(x, constant)
     else:
         lo, hi = _RANGES[f"x {symbol} y"](x, constant)
     if math.isnan(lo) or math.isnan(hi):
@@ -196,6 +196,12 @@ def _power(exponent: int) -> Callable[[Term, Term], Range]:
         return (0 if x.lo <= 0 <= x.hi else min(ends), max(ends)) if exponent % 2 == 0 else ends
 
     return ranged
+
+
+def _bits(x: Term, y: Term) -> Range:
+    """Of `&`, `|` and `^`: no bit is set above the highest of both operands, but for the sign's."""
+    end = 1 << max(int(max(t.hi, -t.lo - 1)).bit_length() for t in (x, y))
+    return (-end if x.lo < 0 or y.lo < 0 else 0, end - 1)
 
 
 def _magnitude(x: Term, y: Term) -> Range:
@@ -265,6 +271,8 @@ _RANGES: dict[str, Callable[[Term, Term], Range]] = {
     "x << y": lambda x, y: (min(x.lo * 2**y.hi, x.lo), max(x.hi * 2**y.hi, x.hi)) if y.hi < 64 else _UNKNOWN,
     "x >> 3": lambda x, _: (x.lo // 8, x.hi // 8),
     "x >> y": lambda x, _: (min(x.lo, -1 if x.lo < 0 else 0), max(x.hi, 0)),
+    **{f"torch.bitwise_{name}(x, y)": _bits for name in ("and", "or", "xor")},
+    "torch.bitwise_not(x)": lambda x, _: (0, 255) if x.dtype == "uint8" else (-x.hi - 1, -x.lo - 1),
     "torch.copysign(x, y)": lambda x, _: (-x.size, x.size),
     "torch.lerp(x, y, 0.25)": lambda x, y: (min(x.lo, y.lo), max(x.hi, y.hi)),
     "torch.hypot(x, y)": lambda x, y: (0, x.size + y.size),
