@@ -108,7 +108,7 @@ class Outcome:
                 timings={str(name): float(seconds) for name, seconds in data["timings"].items()},
                 digests={str(name): str(digest) for name, digest in data["digests"].items()},
                 observed=tuple(observed),
-                launches=tuple(float(seconds) for seconds in data.get("launches", ())),
+                launches=tuple(float(seconds) for seconds in data["launches"]),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"not a recorded outcome: {type(error).__name__}: {error}") from None

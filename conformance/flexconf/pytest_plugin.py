@@ -34,6 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "clause(*numbers): the clauses of docs/lowering.md that this test exercises")
     config.addinivalue_line("markers", "gpu(count=1): needs that many CUDA devices")
+    config.addinivalue_line("markers", "slow: takes many seconds, and is begun early")
     profiles.load()
     _share_the_cores()
     config.pluginmanager.register(_Clauses(config), "flexconf-clauses")
@@ -60,7 +61,7 @@ def _share_the_cores() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # The long ones first, so that none is begun last.
-    items.sort(key=lambda item: item.get_closest_marker("gpu") is None)
+    items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("slow", "gpu")])
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -390,6 +390,7 @@ def pretend(task: Task, report: Report) -> list[Measurement] | Last[list[Measure
     return Last([Measurement(task.workload.name, n, OK, median=1.0, checked=1) for n in task.providers])
 
 
+@pytest.mark.slow
 def test_a_provider_that_dies_loses_nobody_elses_result() -> None:
     names = ("a", "dies", "poisons", "dies in capture", "z")
     seen: list[str] = []

@@ -86,7 +86,7 @@ def without_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
         (("check", "score", "--block-size", "128"), "such as 128,128"),
         (("check", "score", "--block-size", "a,b"), "such as 128,128"),
         (("check", "score", "--mask", "q >= kv", "--block-size", "0,128"), "block"),
-        (("check", "score", "--vector-width", "wide"), "valid integer"),
+        (("check", "score", "--vector-width", "wide"), "valid int"),
         (("run", "alibi", "--vector-width", "16"), "1, 2, 4 or 8"),
         (("run", "alibi", "--time-limit", "0"), "--time-limit"),
         (("check", "score", "--vector-width", "3"), "1, 2, 4 or 8"),

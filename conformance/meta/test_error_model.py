@@ -163,6 +163,7 @@ LEFT_OUT: dict[tuple[str, torch.dtype], Callable[[Tensor], Tensor]] = {
     ("erf", torch.bfloat16): lambda x: x.abs() < 1e-20,
     ("fmod", torch.float32): lambda x: x.abs() > 1e30,
     ("gelu", torch.float32): lambda x: x == INF,
+    ("gelu", torch.float16): lambda x: x == INF,
     ("gelu", torch.bfloat16): lambda x: x == INF,
     ("floor_divide", torch.float16): lambda x: x == x,
     ("floor_divide", torch.bfloat16): lambda x: x == x,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flexconf import catalogue, expectations, run, subjects
+from flexconf import catalogue, devices, expectations, run, subjects
 from flexconf.case import Case
 from flexconf.errors import InputError
 from flexconf.expectations import Expectation, load_text
@@ -160,6 +160,7 @@ def test_repros_are_put_to_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(run, "run", pretended)
     monkeypatch.setattr(expectations, "here", lambda: (HERE, None))
+    monkeypatch.setattr(devices, "count", lambda: 0)
     asked = [dataclasses.replace(one(), repro=Case(name, score_mod="score"), flaky=name == "d") for name in "abcd"] + [
         dataclasses.replace(one(), versions={"torch": "<2"}),
         dataclasses.replace(one(), subject="torch-triton"),

@@ -190,6 +190,7 @@ def test_a_folder_of_another_seed_is_refused(run: Path, capsys: pytest.CaptureFi
     assert code == 2 and "--seed 0 continues it" in err
 
 
+@pytest.mark.slow
 def test_a_finding_is_run_again_and_a_case_file_too(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     what = case("score + q % 3")
     mine = finding(what)

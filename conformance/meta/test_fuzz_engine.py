@@ -376,6 +376,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_nothing_recorded_is_lost_or_doubled_when_the_process_group_is_killed_three_times(tmp_path: Path) -> None:
     folder, script = tmp_path / "run", tmp_path / "script.py"
     script.write_text(_SCRIPT.format(path=[str(Path(__file__).parent), *sys.path], folder=str(folder)))
@@ -414,6 +415,7 @@ def test_nothing_recorded_is_lost_or_doubled_when_the_process_group_is_killed_th
     assert broken.strip() == "()"
 
 
+@pytest.mark.slow
 def test_a_crash_of_the_subject_is_an_outcome_and_the_screen_says_all(tmp_path: Path) -> None:
     what = Plan(
         "torch-eager", tmp_path / "run", 60, task=fuzzed.faulty, stop_after=1, cases="fuzzed:cases",

@@ -78,6 +78,7 @@ def work(task: CaseTask, report: Report) -> Outcome | Last[Outcome]:
     return Last(outcome) if trial.is_broken() else outcome
 
 
+@pytest.mark.slow
 @pytest.mark.gpu
 def test_each_is_recorded_as_what_it_was_and_its_neighbours_never_notice() -> None:
     good = [c for c in catalogue.load() if c.expect == "ok"][: 2 * NEIGHBOURS : 2]

@@ -173,6 +173,7 @@ def breaks(task: CaseTask, report: Report) -> Outcome | Last[Outcome]:
     return Last(outcome) if task.case.name == "alibi" else outcome
 
 
+@pytest.mark.slow
 def test_single_cases_survive_one_another(tmp_path: Path) -> None:
     with Isolated(task=breaks) as isolated:
         died = isolated.run(_case("softcap"), "reference.host")

@@ -81,7 +81,8 @@ WORSE = ("return_lse=True\n    )", "return_lse=True\n    )\n    return out * 1.5
 CALL = "    return flex_attention("
 
 
-def test_exit_codes_say_whether_the_defect_is_there(tmp_path: Path) -> None:
+def test_exit_codes_say_whether_the_defect_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     wrong = outcome(RICH)
     texts = {
         "gone": (repro.render(RICH, "torch-eager", wrong), ()),

@@ -380,6 +380,7 @@ def sanitized(folder: Path, names: list[str], sanitizer: str) -> dict[str, Sanit
     return {r.case: r for r in found}
 
 
+@pytest.mark.slow
 def test_a_death_and_a_report_are_their_own_cases(tmp_path: Path) -> None:
     tool = pretend(tmp_path, causal__len128="report", strict_causal__len1="die")
     names = ["alibi@len1", "causal@len128", "strict_causal@len1", "identity@len128"]
@@ -391,6 +392,7 @@ def test_a_death_and_a_report_are_their_own_cases(tmp_path: Path) -> None:
     assert (tmp_path / "count").read_text() == "xxxx"
 
 
+@pytest.mark.slow
 def test_a_report_that_comes_at_the_end_finds_its_case(tmp_path: Path) -> None:
     found = sanitized(tmp_path, ["alibi@len1", "causal@len128"], pretend(tmp_path, alibi__len1="late"))
     assert [r.status for r in found.values()] == [FINDINGS, CLEAN]

@@ -88,6 +88,7 @@ def test_the_attention_call() -> None:
     assert spy.keywords["block_sparse_tensors"][-1] == (128, 128)  # type: ignore[index]
 
 
+@pytest.mark.slow
 @pytest.mark.clause("L6.2")
 def test_text_is_equal_across_processes_and_hash_seeds() -> None:
     program = (
@@ -226,6 +227,13 @@ def test_vector_size_option_is_rendered() -> None:
     kernel = lower(Q, K, V, _biased, kernel_options={"SCORE_MOD_VEC_SIZE": 4})
     assert "score_mod.__vec_size__ = 4" in kernel.text
     assert load(kernel.text).score_mod.__vec_size__ == 4
+
+
+@pytest.mark.clause("L6.5")
+def test_a_score_mod_beside_captures_takes_two_lanes() -> None:
+    assert load(lower(Q, K, V, _biased).text).score_mod.__vec_size__ == 2
+    plain = lower(Q, K, V, lambda score, b, h, q, kv: score * 2)
+    assert not hasattr(load(plain.text).score_mod, "__vec_size__"), "without captures it is the launcher's choice"
 
 
 @pytest.mark.clause("L6.2")

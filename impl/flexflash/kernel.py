@@ -23,6 +23,9 @@ DTYPES = (torch.float16, torch.bfloat16)
 MAX_HEAD_DIM = 256
 OPTIONS = frozenset({"force_flash", "SCORE_MOD_VEC_SIZE", "fast_math"})
 
+CAPTURING_WIDTH = 2
+"""Lanes of a score_mod beside captures: two are right on every GPU, and never slower than flash-attn-4's one (L6.5)."""
+
 
 class Launcher(Protocol):
     """Where a rendered kernel runs: it lends the text an attention entry point and nothing else (L6.4)."""
@@ -97,7 +100,8 @@ def lower(
     """Lower a FlexAttention call to kernel text.
 
     `q` (B, H, M, D), `k` (B, Hkv, N, D), `v` (B, Hkv, N, Dv), all float16 or all bfloat16, any strides; `scale`
-    defaults to 1/sqrt(D). `kernel_options`: `SCORE_MOD_VEC_SIZE` (1, 2, 4, 8) sets `score_mod.__vec_size__`;
+    defaults to 1/sqrt(D). `kernel_options`: `SCORE_MOD_VEC_SIZE` (1, 2, 4, 8) sets `score_mod.__vec_size__`, which
+    is otherwise `CAPTURING_WIDTH` where there are captures, and left to the launcher where there are none;
     `fast_math` (False) lets approximate instructions of the GPU stand in for tanh, division, exp, log and sqrt, which
     no CPU has. Without it the text does not mention it.
     `on_stage` is called with "trace", "eligibility" and "render" as they begin.
@@ -176,6 +180,10 @@ def create_flex_flash_attention_kernel(
         body = generate(graph, layouts, [buffers.names[i] for i in own], bool(kernel_options.get("fast_math")))
         return ModBody(body.lines, body.helpers, tuple(sorted(own[i] for i in body.buffers)))
 
+    width = _vec_size(kernel_options)
+    if width is None and buffers.names and wanted["score_mod"]:
+        width = CAPTURING_WIDTH
+
     @patch_fixed_layout_indexer_for_cutedsl()
     def render() -> str:
         return template.render(
@@ -183,7 +191,7 @@ def create_flex_flash_attention_kernel(
             buffers=buffers.names,
             scale=scale,
             block_size=block_size,
-            vec_size=_vec_size(kernel_options),
+            vec_size=width,
             facts=_facts(query, key, value, buffers, block_size),
         )
 

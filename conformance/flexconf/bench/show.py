@@ -115,7 +115,7 @@ def _gpus(facts: Mapping[str, object]) -> list[str]:
 
 def _reasons(m: Measurement) -> list[str]:
     reasons = []
-    if m.status != OK:
+    if m.status != OK or m.reason:
         reasons.append(f"{m.provider} {m.status}: {m.reason}")
     if m.graph_reason:
         reasons.append(f"{m.provider}: no CUDA graph: {m.graph_reason}")

@@ -30,8 +30,8 @@ Mod = Callable[..., Any]
 class HostLauncher:
     """Runs kernels on the CPU. `vector_width` is the number of keys a mod sees at once: 1, 2, 4 or 8.
 
-    The default is flash-attn-4's own choice: 2 without captures, 1 with. `on_stage` is called with "compile" and
-    "launch" as they begin.
+    The default is the mod's own `__vec_size__`, else flash-attn-4's choice: 2 without captures, 1 with. `on_stage` is
+    called with "compile" and "launch" as they begin.
     """
 
     vector_width: int | None = None
@@ -82,7 +82,7 @@ class HostLauncher:
         tiles = _tiles(query, key, block_sparse_tensors)
         scores = self.scores(query, key, softmax_scale, tiles)
         if score_mod is not None or mask_mod is not None:
-            width = self.vector_width or (1 if aux_tensors else 2)
+            width = self.vector_width or getattr(score_mod, "__vec_size__", None) or (1 if aux_tensors else 2)
             self.modify(scores, key.shape[2], score_mod, mask_mod, tiles, width, aux_tensors or ())
         self.attend(scores, value, tiles, out.transpose(1, 2), lse)
 
@@ -137,8 +137,8 @@ class HostLauncher:
         block_size = (scores.shape[2], columns)
         lists = BlockSparseTensors(one, blocks, none, blocks, block_size)
         tiles = Tiles(lists, block_size, (scores.shape[0], scores.shape[1], scores.shape[2]))
-        width = self.vector_width or (1 if kernel.captures else 2)
         score_mod, mask_mod = getattr(module, "score_mod", None), getattr(module, "mask_mod", None)
+        width = self.vector_width or getattr(score_mod, "__vec_size__", None) or (1 if kernel.captures else 2)
         if score_mod is not None or mask_mod is not None:
             self.modify(modified, columns, score_mod, mask_mod, tiles, width, kernel.captures)
         return modified
