@@ -97,7 +97,7 @@ def of_case(case: Case, subject: str, options: Options | None = None, time_limit
     from flexconf.isolated import Isolated
 
     with Isolated(time_limit=time_limit) as isolated:
-        return _with(isolated, case, subject, options)
+        return in_worker(isolated, case, subject, options)
 
 
 def of_results(
@@ -111,12 +111,13 @@ def of_results(
         for result in failed:
             if result.case.expect == "ok":
                 subject, _ = planted.split(result.outcome.subject)
-                found[result.case.name] = _with(isolated, result.case, subject, options)
+                found[result.case.name] = in_worker(isolated, result.case, subject, options)
             on_case()
     return found
 
 
-def _with(isolated: Isolated, case: Case, subject: str, options: Options | None) -> Attribution:
+def in_worker(isolated: Isolated, case: Case, subject: str, options: Options | None) -> Attribution:
+    """Attribute what `case` does on `subject`, in a worker of the caller's."""
     from flexconf import subjects
     from flexconf.subjects.trial import Options
 

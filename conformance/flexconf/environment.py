@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 PACKAGES = (
@@ -34,7 +38,10 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Environment:
-    """Facts of this machine and installation; `packages` maps a name to its version, or None when not installed."""
+    """Facts of this machine and installation; `packages` maps a name to its version, or None when not installed.
+
+    `cuda` is the CUDA that torch is built with, None for none.
+    """
 
     python: str
     platform: str
@@ -42,6 +49,7 @@ class Environment:
     cpus: int
     packages: dict[str, str | None]
     gpus: tuple[Gpu, ...]
+    cuda: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -57,7 +65,49 @@ def read() -> Environment:
         cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         packages={name: _version(name) for name in PACKAGES},
         gpus=_gpus(),
+        cuda=_cuda(),
     )
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """The git checkout that this package is in. `changes` is the SHA-256 of how tracked files differ, "" for clean."""
+
+    commit: str
+    changes: str
+
+    def to_json(self) -> dict[str, str]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def checkout() -> Checkout | None:
+    """The checkout that the suite runs from; None where it is installed, or git cannot say."""
+    root = Path(__file__).resolve().parents[2]
+    git = shutil.which("git")
+    if git is None or not (root / ".git").exists():
+        return None
+
+    def ask(*arguments: str) -> bytes:
+        return subprocess.run([git, "-C", str(root), *arguments], capture_output=True, timeout=60, check=True).stdout
+
+    try:
+        commit = ask("rev-parse", "HEAD").decode().strip()
+        changes = ask("diff", "HEAD", "--binary", "--no-ext-diff", "--no-textconv")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return Checkout(commit, hashlib.sha256(changes).hexdigest() if changes else "")
+
+
+def _cuda() -> str | None:
+    """What torch/version.py says; importing torch takes seconds."""
+    try:
+        found = importlib.util.find_spec("torch")
+        text = (Path(found.origin).parent / "version.py").read_text(encoding="utf-8") if found and found.origin else ""
+    except (OSError, ValueError, UnicodeDecodeError, ImportError):
+        return None
+    said = re.search(r"^cuda\b[^=\n]*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
+    return said[1] if said else None
 
 
 def _version(package: str) -> str | None:

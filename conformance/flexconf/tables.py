@@ -279,6 +279,7 @@ def environment(e: Environment) -> RenderableType:
     facts.add_row("cpu", f"{e.cpu}, {e.cpus} available")
     for name, version in e.packages.items():
         facts.add_row(name, version or Text("not installed", "dim"))
+    facts.add_row("cuda of torch", e.cuda or Text("none", "dim"))
     if not e.gpus:
         facts.add_row("gpu", Text("none", "dim"))
     for gpu in e.gpus:

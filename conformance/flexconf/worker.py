@@ -37,6 +37,7 @@ _START_LIMIT = 300.0
 _DEATH_LIMIT = 30.0
 _WAKE = 1.0
 _TAIL = 400
+_LOG = 20_000
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Lost:
     `how`: "signal SIGSEGV", "exit code 1", "time limit of 60 s" or an exception's name; `kind`: signal, exit, timeout
     or exception. `stage`: the last that the task announced, or "" when it announced none. `detail`: the end of what
     the task wrote to stdout and stderr, or the exception's text, as one line. `error`: the exception, where there is
-    one that can be pickled.
+    one that can be pickled. `log`: more of what the task wrote, as it was written.
     """
 
     kind: str
@@ -54,6 +55,7 @@ class Lost:
     stage: str
     detail: str
     error: BaseException | None = None
+    log: str = ""
 
 
 def describe(lost: Lost) -> str:
@@ -276,7 +278,7 @@ class _Worker:
             said = self._last_words()
             raise InputError(f"a worker could not start: {cause[1]}{': ' if said else ''}{said}")
         if self.task is not None and (self.begun or cause[0] == "timeout"):
-            yield self._close(Lost(*cause, self.stage, self._last_words()))
+            yield self._close(Lost(*cause, self.stage, self._last_words(), log=self._written()[-_LOG:]))
 
     def _close(self, ended: object) -> tuple[int, Any]:
         assert self.task is not None
@@ -288,10 +290,13 @@ class _Worker:
         return [self.task] if self.task is not None else []
 
     def _last_words(self) -> str:
+        return " ".join(self._written()[-_TAIL:].split())
+
+    def _written(self) -> str:
+        """What it has written since it was given its task."""
         with self.log.open("rb") as file:
             file.seek(self.offset)
-            text = file.read().decode(errors="replace")
-        return " ".join(text[-_TAIL:].split())
+            return file.read().decode(errors="replace")
 
     def stop(self) -> None:
         """Kill it, if it lives, and hear no more of it."""

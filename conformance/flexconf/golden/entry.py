@@ -99,7 +99,7 @@ def compute(case: Case) -> tuple[Entry, Certified, inputs.Inputs]:
 
 
 def _kept(certified: Certified) -> dict[str, Tensor]:
-    rows = _rows(certified.lse.shape)
+    rows = sampled(certified.lse.shape)
     b, h, m = (rows[:, n].long() for n in range(3))
     found: dict[str, Tensor] = {"rows": rows, "excluded": certified.excluded[b, h, m].to(torch.uint8)}
     for name, value, bound in (
@@ -111,10 +111,10 @@ def _kept(certified: Certified) -> dict[str, Tensor]:
     return found
 
 
-def _rows(shape: torch.Size) -> Tensor:
-    """(R, 3) int32: which rows are kept."""
+def sampled(shape: torch.Size, most: int = ROWS) -> Tensor:
+    """(R, 3) int32: batch, head and query of up to `most` rows of a (B, H, M), spread evenly over all of them."""
     total = shape.numel()
-    count = min(total, ROWS)
+    count = min(total, most)
     flat = torch.tensor([n * (total - 1) // max(count - 1, 1) for n in range(count)], dtype=torch.int64)
     return torch.stack(torch.unravel_index(flat, shape), -1).to(torch.int32).reshape(count, 3)
 

@@ -30,11 +30,13 @@ class Options:
 
     `vector_width`: the keys that a mod sees at once, 1, 2, 4 or 8; None for the subject's own choice. `fast_math`:
     the kernel option of that name, with its own bound. `repeats`: launches, all of which must agree bit for bit (L9.3).
+    `timed`: further launches whose time is taken, where the result is right.
     """
 
     vector_width: int | None = None
     fast_math: bool = False
     repeats: int = 1
+    timed: int = 0
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,7 @@ def run_case(
     clock.enter("output")
     comparison = compare.compare(out, lse, certified)
     clock.close()
+    launches = _time(attended, options.timed, theirs) if comparison.symptom == "ok" else ()
     in_lse = comparison.worst is not None and comparison.worst["tensor"] == "lse"
     return Outcome(
         case=case.name,
@@ -161,6 +164,7 @@ def run_case(
         comparison=comparison.to_json(),
         timings=clock.seconds,
         digests={**exact.digests, **digests},
+        launches=launches,
     )
 
 
@@ -220,6 +224,29 @@ def _repeat(attended: Attended, repeats: int) -> str:
             if bool(differs.any()):
                 return f"launch {n} of {repeats} differs from the first in {int(differs.sum())} elements of {name}"
     return ""
+
+
+def _time(attended: Attended, launches: int, given: Inputs) -> tuple[float, ...]:
+    """Seconds of each of `launches` launches with what a caller does around them; () where the subject cannot again.
+
+    On a GPU between two CUDA events, so that what the CPU does beside it counts only where the GPU waits for it.
+    """
+    if attended.again is None:
+        return ()
+    seconds = []
+    for _ in range(launches):
+        if given.q.is_cuda:
+            before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            before.record()  # type: ignore[no-untyped-call]
+            attended.again()
+            after.record()  # type: ignore[no-untyped-call]
+            after.synchronize()  # type: ignore[no-untyped-call]
+            seconds.append(before.elapsed_time(after) / 1e3)  # type: ignore[no-untyped-call]
+        else:
+            since = time.perf_counter()
+            attended.again()
+            seconds.append(time.perf_counter() - since)
+    return tuple(seconds)
 
 
 def _bits(tensor: Tensor) -> Tensor:
