@@ -46,6 +46,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_of(text: str) -> str:
+    """Of a text, as it is written."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def present(root: Path) -> dict[str, Path]:
     """Every file under `root` by its path in the bundle, links and the like included."""
     return {p.relative_to(root).as_posix(): p for p in sorted(root.rglob("*")) if p.is_symlink() or not p.is_dir()}

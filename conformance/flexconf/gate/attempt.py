@@ -1,0 +1,110 @@
+"""In the worker: one attempt at a case, the rows that are kept of it, and a map of where it is wrong."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from flexconf import inputs, kept, mismatch
+from flexconf.case import Case
+from flexconf.gate.files import PART
+from flexconf.golden import entry
+from flexconf.outcome import Outcome
+from flexconf.run import CaseTask, run_task
+from flexconf.subjects import trial
+from flexconf.worker import Last, Report
+
+ROWS = 64
+"""Of the output and LSE of a case at most so many rows are kept, spread evenly."""
+_WORST = 20
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt, as it travels to a worker; `rows` is the file that receives its rows, None for no file."""
+
+    task: CaseTask
+    number: int
+    rows: Path | None = None
+
+
+@dataclass(frozen=True)
+class Attempted:
+    """What became of it; `map` and `worst` as in `gate.model.Evidence`, of a wrong result."""
+
+    outcome: Outcome
+    map: Mapping[str, Any] | None = None
+    worst: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """A case whose rendered text is asked for, as `subject` has it rendered."""
+
+    case: Case
+    subject: str
+
+
+def attempt(what: Attempt, report: Report) -> Attempted | Last[Attempted]:
+    """Run a case, keep its rows, and see where it is wrong."""
+    with tempfile.TemporaryDirectory(prefix="flexconf-") as folder:
+        ended = run_task(replace(what.task, keep=Path(folder)), report)
+        outcome = ended.result if isinstance(ended, Last) else ended
+        attempted = examined(what, outcome, Path(folder))
+    return Last(attempted) if isinstance(ended, Last) else attempted
+
+
+def examined(what: Attempt, outcome: Outcome, folder: Path) -> Attempted:
+    """What is kept of an outcome whose tensors, if it has any, are in `folder`."""
+    case = what.task.case
+    if not kept.path(folder, case.name, outcome.subject).is_file():
+        return Attempted(outcome)
+    observed = kept.load(folder, case.name, outcome.subject)
+    if what.rows is not None:
+        save_rows(what.rows, observed)
+    if outcome.ok:
+        return Attempted(outcome)
+    try:
+        certified = trial.certify(inputs.materialize(case), what.task.options or trial.Options())
+        found = mismatch.of(observed, certified)
+    except Exception:  # where the oracle is what failed, the outcome says so
+        return Attempted(outcome)
+    shown = {
+        name: {"beyond": beyond, "compared": compared, "heads": found.map[name]}
+        for name, (beyond, compared) in found.counts.items()
+    }
+    return Attempted(outcome, shown, found.worst[:_WORST])
+
+
+def save_rows(path: Path, observed: Mapping[str, Tensor]) -> None:
+    """Write `rows` (n, 3) int32, `out` (n, Dv) and `lse` (n,), as far as they are there, atomically."""
+    shape = next(t.shape[:3] for t in observed.values())
+    rows = entry.sampled(shape, ROWS)
+    b, h, m = (rows[:, n].long() for n in range(3))
+    found = {"rows": rows}
+    # One of a shape of its own is a failure, and has no such rows.
+    found |= {name: t[b, h, m].contiguous() for name, t in observed.items() if t.shape[:3] == shape}
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PART}")
+    save_file(found, partial)
+    partial.replace(path)
+
+
+def render(what: Rendering, report: Report) -> str:
+    """The text that the reference lowering renders for one of its subjects. Rendering compiles nothing."""
+    import flexflash
+    from flexflash import eligibility
+
+    profiles = {"reference.fa4": eligibility.FLASH_ATTN_4, "reference.simt": eligibility.SIMT}
+    given = inputs.materialize(what.case)
+    profile = profiles.get(what.subject, eligibility.HOST)
+    kernel = flexflash.lower(
+        given.q, given.k, given.v, given.score_mod, given.block_mask, given.scale, {}, profile=profile, on_stage=report
+    )
+    return kernel.text

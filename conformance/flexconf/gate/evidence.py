@@ -1,0 +1,104 @@
+"""What a bundle says of a failure besides its outcome: whose fault, which kernel, and how to see it again."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+from flexconf import attribution, expectations, planted, repro, run
+from flexconf.gate import files, record
+from flexconf.gate.attempt import Rendering, render
+from flexconf.gate.files import Key
+from flexconf.gate.record import Recording
+from flexconf.isolated import Isolated
+from flexconf.outcome import Outcome, merge
+from flexconf.worker import Crew, Lost
+
+_LOG = 4000
+
+
+def unexplained(recording: Recording) -> dict[Key, Outcome]:
+    """The failures that no expectation explains: the first attempt that failed, or what differing attempts come to."""
+    found: dict[Key, Outcome] = {}
+    for key in recording.plan.asked():
+        if not recording.failed(key):
+            continue
+        known, case = expectations.in_force(key[1]), recording.cases[key[0]]
+        judged = [(o, run.judge(case, o, known)) for o in [*recording.seen[key], merge(recording.seen[key])] if o]
+        wrong = [outcome for outcome, result in judged if not result.passed]
+        if wrong:
+            found[key] = wrong[0]
+    return found
+
+
+def explain(recording: Recording) -> None:
+    """Write the evidence of each failure that nothing explains, one file at a time; those that are written stay."""
+    todo = {}
+    for key, outcome in unexplained(recording).items():
+        there = record.facts(files.evidence(recording.root, key))
+        if not there.get("explained"):
+            todo[key] = (outcome, there)
+    if not todo:
+        return
+    limit = recording.plan.options["time_limit"]
+    with Isolated(time_limit=limit) as isolated:
+        for key, (outcome, there) in todo.items():
+            files.write(
+                files.evidence(recording.root, key),
+                files.canonical({**_evidence(recording, key, outcome, isolated), **there, "explained": True}),
+            )
+
+
+def _evidence(recording: Recording, key: Key, outcome: Outcome, isolated: Isolated) -> dict[str, object]:
+    case, subject = recording.cases[key[0]], key[1]
+    layer = sentence = script = ""
+    if case.expect == "ok":
+        found = attribution.in_worker(isolated, case, subject, None)
+        layer, sentence = found.layer, found.sentence
+        try:
+            script = repro.render(case, planted.split(outcome.subject)[0], outcome)
+        except Exception as error:  # evidence without a repro is better than none
+            script = f"# No repro: {type(error).__name__}: {' '.join(str(error).split())[:500]}\nraise SystemExit(2)\n"
+    logs = sorted((recording.root / files.LOGS).glob(f"{_literal(f'{key[0]}.{subject}')}.[0-9]*.txt"))
+    digests = {o.digests["kernel"] for o in recording.seen[key] if "kernel" in o.digests}
+    return {
+        "case": key[0],
+        "subject": subject,
+        "layer": layer,
+        "sentence": sentence,
+        "kernel": min(digests, default=""),
+        "repro": script,
+        "map": None,
+        "worst": [],
+        "log": logs[0].read_text(encoding="utf-8", errors="replace")[-_LOG:] if logs else "",
+    }
+
+
+def _literal(name: str) -> str:
+    """A name as a glob that matches nothing else."""
+    return name.replace("[", "[[]").replace("*", "[*]").replace("?", "[?]")
+
+
+def kernels(recording: Recording, variables: Mapping[str, str]) -> dict[str, str]:
+    """{SHA-256: rendered text} of every text that results name and that is rendered alike again."""
+    wanted: dict[str, Rendering] = {}
+    for (case, subject), outcomes in recording.seen.items():
+        for outcome in outcomes:
+            if "kernel" in outcome.digests:
+                wanted.setdefault(outcome.digests["kernel"], Rendering(recording.cases[case], subject))
+    if not wanted:
+        return {}
+    found: dict[str, str] = {}
+
+    def take(what: Rendering, text: str | Lost) -> None:
+        if isinstance(text, str):
+            found[files.sha256_of(text)] = text
+
+    with Crew(
+        render,
+        workers=1,
+        prepare=functools.partial(run.prepare_worker, "reference.host"),
+        environments=[dict(variables)],
+    ) as crew:
+        crew.run(list(wanted.values()), take)
+    return {digest: text for digest, text in found.items() if digest in wanted}

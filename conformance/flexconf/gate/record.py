@@ -1,0 +1,277 @@
+"""Recording: everything that the plan asks, in isolated workers, into a folder that any kill leaves resumable.
+
+What is done is what results.jsonl says. Files of an attempt are written before its line, so that a line has its files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flexconf import caches, planted, run, subjects, worker
+from flexconf.case import Case
+from flexconf.errors import InputError
+from flexconf.gate import files, plan
+from flexconf.gate.attempt import Attempt, Attempted, attempt
+from flexconf.gate.bundle import FORMAT
+from flexconf.gate.files import Key
+from flexconf.gate.plan import Plan
+from flexconf.outcome import Outcome, merge
+from flexconf.run import CaseTask
+from flexconf.subjects.trial import Options
+from flexconf.worker import Crew, Last, Lost, Report
+
+TIMED = 5
+"""Launches of a case whose time is taken."""
+AGAIN = 2
+"""Fresh attempts at a case that failed."""
+
+Work = Callable[[Attempt, Report], Attempted | Last[Attempted]]
+
+
+@dataclass
+class Recording:
+    """A folder being recorded, and what it holds so far. `on_attempt` sees every attempt as it ends, with its key."""
+
+    root: Path
+    plan: Plan
+    cases: Mapping[str, Case]
+    seen: dict[Key, list[Outcome]] = field(default_factory=dict)
+    resumed: int = 0
+    on_attempt: Callable[[Key, Outcome], None] = lambda key, outcome: None
+
+    def failed(self, key: Key) -> bool:
+        """Whether any attempt is not what its case expects, or attempts differ."""
+        seen = self.seen.get(key, [])
+        case = self.cases[key[0]]
+        merged = merge(seen)
+        return merged is not None and not all(run.judge(case, o).passed for o in [*seen, merged])
+
+    def wants(self, key: Key) -> str:
+        """What is still to be done: "run", "again", "time", or "" for nothing."""
+        seen = self.seen.get(key, [])
+        if not seen:
+            return "run"
+        first = next((n for n, o in enumerate(seen) if not run.judge(self.cases[key[0]], o).passed), None)
+        if first is not None:
+            return "again" if len(seen) < first + 1 + AGAIN else ""
+        timed = bool(self.plan.options["timings"]) and self.cases[key[0]].expect == "ok"
+        return "time" if timed and len(seen) < 2 else ""
+
+    def task(self, key: Key) -> Attempt:
+        """The next attempt."""
+        number = len(self.seen.get(key, [])) + 1
+        options = Options(repeats=int(self.plan.options["repeats"]), timed=TIMED if self.wants(key) == "time" else 0)
+        rows = self.root / files.OUTPUTS / f"{key[0]}.{key[1]}.safetensors" if number == 1 else None
+        return Attempt(CaseTask(self.cases[key[0]], key[1], options), number, rows)
+
+    def take(self, what: Attempt, ended: Attempted | Lost) -> None:
+        """Keep an attempt: its files first, then its line."""
+        key = (what.task.case.name, what.task.subject)
+        if isinstance(ended, Lost):
+            if ended.log:
+                files.write(self.root / files.LOGS / f"{key[0]}.{key[1]}.{what.number}.txt", ended.log)
+            ended = Attempted(run.of_lost(what.task, ended))
+        place = files.evidence(self.root, key)
+        if ended.map is not None and not place.exists():
+            facts = {"case": key[0], "subject": key[1], "map": ended.map, "worst": list(ended.worst)}
+            files.write(place, files.canonical(facts))
+        append(self.root / files.RESULTS, what.number, ended.outcome)
+        self.seen.setdefault(key, []).append(ended.outcome)
+        self.on_attempt(key, ended.outcome)
+
+
+def append(path: Path, number: int, outcome: Outcome) -> None:
+    """Add an attempt's line, in one write."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        data = files.line({"attempt": number, "outcome": outcome.to_json()}).encode()
+        if os.write(handle, data) != len(data):
+            raise InputError(f"{path}: the disk is full; make room and record again, it goes on where it was")
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written: {error.strerror}; record again, it goes on where it was"
+        ) from None
+    finally:
+        os.close(handle)
+
+
+def record(
+    root: Path,
+    cases: Sequence[Case],
+    names: Sequence[str] | None = None,
+    *,
+    label: str = "",
+    workers: int | None = None,
+    repeats: int = 5,
+    timings: bool = True,
+    allow_dirty: bool = False,
+    time_limit: float | None = None,
+    work: Work = attempt,
+    on_begin: Callable[[Recording], None] = lambda recording: None,
+    on_attempt: Callable[[Key, Outcome], None] = lambda key, outcome: None,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> Recording:
+    """Record `cases` on the subjects `names` (None for the defaults) into the folder `root`, or go on where it was.
+
+    `on_begin` sees the recording before anything runs, with what a resumed one holds already; `on_step` is told what
+    is done after the cases ("why", "kernels"). `work` is what workers run, for tests. Raises InputError for a folder
+    that is finished, foreign, in use, damaged, or was begun with something else.
+    """
+    twice = [c.name for n, c in enumerate(cases) if c.name in {d.name for d in cases[:n]}]
+    if twice:
+        raise InputError(f"two cases are named {twice[0]!r}")
+    options = {"repeats": repeats, "timings": timings, "timed": TIMED, "time_limit": time_limit}
+    here = plan.make(cases, names, label, options, allow_dirty)
+    planted.announce()
+    with _opened(root, here) as recording, caches.fresh() as variables:
+        recording.cases = {c.name: c for c in cases}
+        recording.on_attempt = on_attempt
+        on_begin(recording)
+        workers = workers or worker.default_workers()
+        while todo := _todo(recording):
+            # Times mean something only where nothing else runs: they come when nothing else is left.
+            untimed = {s: t for s, keys in todo.items() if (t := [k for k in keys if recording.wants(k) != "time"])}
+            for subject, keys in (untimed or todo).items():
+                _ask(recording, subject, keys, work, workers if untimed else plan.lanes(), time_limit, variables)
+        finish(recording, variables, on_step)
+    return recording
+
+
+def _todo(recording: Recording) -> dict[str, list[Key]]:
+    found: dict[str, list[Key]] = {}
+    for key in recording.plan.asked():
+        if recording.wants(key):
+            found.setdefault(key[1], []).append(key)
+    return found
+
+
+def _ask(
+    recording: Recording,
+    subject: str,
+    keys: Sequence[Key],
+    work: Work,
+    workers: int,
+    time_limit: float | None,
+    variables: Mapping[str, str],
+) -> None:
+    """One attempt at each of `keys`, and at those that fail as many more as they need."""
+    timed = recording.wants(keys[0]) == "time"
+    workers = 1 if timed and subjects.get(subject).device == "cpu" else workers
+    with Crew(
+        work,
+        workers=workers,
+        time_limit=time_limit or run.limit_for(subject),
+        prepare=functools.partial(run.prepare_worker, subject),
+        environments=run.environments(subject, workers, variables),
+    ) as crew:
+        while keys:
+            crew.run([recording.task(key) for key in keys], recording.take)
+            keys = [key for key in keys if recording.wants(key) == "again"]
+
+
+@contextlib.contextmanager
+def _opened(root: Path, here: Plan) -> Iterator[Recording]:
+    """The folder, made or found again, for this process alone. Raises InputError."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        handle = os.open(root, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"{root} cannot be recorded into: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"{root}: another process is recording there") from None
+        yield _found(root, here)
+    finally:
+        os.close(handle)
+
+
+def _found(root: Path, here: Plan) -> Recording:
+    if (root / files.SEAL).exists():
+        raise InputError(f"{root} is already finished; name another folder")
+    there = files.present(root)
+    for name, path in there.items():
+        if files.is_part(name):
+            path.unlink()
+    if not (root / files.PLAN).exists():
+        left = [name for name in there if not files.is_part(name)]
+        if left:
+            raise InputError(f"{root} holds {left[0]} and no {files.PLAN}; name a new folder")
+        for folder in files.FOLDERS:
+            (root / folder).mkdir(exist_ok=True)
+        files.write(root / files.PLAN, files.canonical(here.to_json()))
+        return Recording(root, here, {})
+    try:
+        begun = plan.read(root / files.PLAN)
+    except InputError as error:
+        raise InputError(f"{root}: {error}; name a new folder") from None
+    differing = plan.differences(begun, here)
+    if differing:
+        more = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
+        raise InputError(f"{root} was begun with something else: {differing[0]}{more}; name a new folder")
+    for folder in files.FOLDERS:
+        (root / folder).mkdir(exist_ok=True)
+    results = root / files.RESULTS
+    read = files.read_attempts(results)
+    if read.whole != read.size:
+        os.truncate(results, read.whole)
+        read = files.read_attempts(results)
+    wrong = [p for p in read.problems if results.exists()] + foreign(begun, read.found)
+    if wrong:
+        raise InputError(f"{root}: {wrong[0]}; name a new folder")
+    return Recording(root, begun, {}, read.found, sum(map(len, read.found.values())))
+
+
+def foreign(begun: Plan, found: Mapping[Key, Sequence[Outcome]]) -> list[str]:
+    """Results that the plan does not ask for, or that are about another version of a case, each in a sentence."""
+    digests = {c.case: c.digest for c in begun.cases}
+    asked, problems = set(begun.asked()), []
+    for key, outcomes in found.items():
+        if key not in asked:
+            problems.append(f"{files.RESULTS}: {key[0]} on {key[1]} is not in the plan")
+            continue
+        label = planted.labelled(key[1], begun.fault) if begun.fault else key[1]
+        for number, outcome in enumerate(outcomes, 1):
+            if outcome.case_digest != digests[key[0]]:
+                problems.append(
+                    f"{files.RESULTS}: attempt {number} of {key[0]} on {key[1]} is about another version of the case"
+                )
+            if outcome.subject != label:
+                problems.append(
+                    f"{files.RESULTS}: attempt {number} of {key[0]} is of {outcome.subject}, not of {label}"
+                )
+    return problems
+
+
+def finish(recording: Recording, variables: Mapping[str, str], on_step: Callable[[str], None]) -> None:
+    """What is said of all results at once, and the seal."""
+    from flexconf.gate import evidence
+
+    on_step("why")
+    evidence.explain(recording)
+    on_step("kernels")
+    files.write(recording.root / files.KERNELS, files.canonical(evidence.kernels(recording, variables)))
+    for name, path in files.present(recording.root).items():
+        if files.is_part(name):
+            path.unlink()
+    listed = {name: files.sha256(path) for name, path in files.present(recording.root).items()}
+    seal = {"format": FORMAT, "complete": True, "files": listed}
+    files.write(recording.root / files.SEAL, files.canonical(seal))
+
+
+def facts(path: Path) -> dict[str, Any]:
+    """The evidence that is kept in a file, {} for none or a damaged one."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
