@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from flexconf.bench import cli as bench
 from flexconf.errors import InputError
 from flexconf.fuzz import cli as fuzz
+from flexconf.gate import cli as gate
 from flexconf.golden import cli as golden
 from flexconf.sanitize import cli as sanitize
 
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 
 app.add_typer(bench.app, name="bench")
+app.add_typer(gate.app, name="gate")
 app.add_typer(golden.app, name="golden")
 sanitize.register(app)
 fuzz.register(app)

@@ -1,4 +1,4 @@
-"""The folder of goldens: `manifest.json` and `cases/<name>.safetensors`.
+"""The folder of goldens: `manifest.json`, `cases/<name>.safetensors` and `fingerprints/<environment>.json`.
 
 The manifest names every file with its SHA-256 and the digests of its case and inputs. It holds no versions and no
 times, so that it is the same wherever it is made.
@@ -22,6 +22,7 @@ from flexconf.golden import entry as entries
 from flexconf.golden.entry import Entry
 
 MANIFEST, CASES, SUFFIX = "manifest.json", "cases", ".safetensors"
+FINGERPRINTS = "fingerprints"
 _WRITTEN = ("README.md", "regenerate.py")
 ORACLE = "math64, version 1"
 """Raised by hand when the oracle changes what it says on purpose."""
@@ -132,8 +133,23 @@ def _text(manifest: Mapping[str, Any]) -> str:
 
 
 def _others(folder: Path) -> dict[str, str]:
-    """SHA-256 of the files that people write."""
-    return {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in _WRITTEN if (folder / n).is_file()}
+    """SHA-256 of the files that people write, and of everything among the fingerprints."""
+    names = [n for n in _WRITTEN if (folder / n).is_file()]
+    found = (folder / FINGERPRINTS).rglob("*")
+    names += sorted(p.relative_to(folder).as_posix() for p in found if p.is_file() or p.is_symlink())
+    return {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in names if (folder / n).is_file()}
+
+
+def adopt(folder: Path, name: str) -> None:
+    """Take a file that has been written, such as a fingerprint, into the manifest; nothing else of it changes.
+
+    Raises InputError.
+    """
+    manifest = read_manifest(folder)
+    manifest["others"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    partial = folder / f".{MANIFEST}.{os.getpid()}.part"
+    partial.write_text(_text(manifest), encoding="utf-8")
+    partial.replace(folder / MANIFEST)
 
 
 def _facts(entry: Entry, data: bytes) -> dict[str, Any]:
@@ -153,8 +169,9 @@ def verify(folder: Path) -> list[str]:
     except InputError as error:
         return [str(error)]
     listed, problems = manifest["goldens"], []
-    for name in sorted(manifest["others"].keys() | _others(folder).keys()):
-        if manifest["others"].get(name) != _others(folder).get(name):
+    others = _others(folder)
+    for name in sorted(manifest["others"].keys() | others.keys()):
+        if manifest["others"].get(name) != others.get(name):
             problems.append(f"{name}: changed, missing or new; flexconf golden regenerate takes it into the manifest")
     wanted = {case.name: case for case in must_pass()}
     present = {p.name for p in (folder / CASES).iterdir()} if (folder / CASES).is_dir() else set()
@@ -184,7 +201,7 @@ def verify(folder: Path) -> list[str]:
             problems.append(f"{MANIFEST}: what it says of {name!r} is not what the file holds")
         elif name in wanted and found.case_digest != wanted[name].digest():
             problems.append(f"{file}: is about another version of the case {name!r}; regenerate")
-    allowed = {MANIFEST, CASES, *_WRITTEN, "fingerprints", "__pycache__"}
+    allowed = {MANIFEST, CASES, *_WRITTEN, FINGERPRINTS, "__pycache__"}
     problems += [f"{p.name}: an extra file" for p in sorted(folder.iterdir()) if p.name not in allowed]
     return problems
 

@@ -1,0 +1,185 @@
+"""`flexconf gate`."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from flexconf.gate.record import Recording
+
+app = typer.Typer(no_args_is_help=True, help="Is a new version fit to ship? Record two bundles, and compare them.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+@app.command()
+def record(
+    out: Annotated[Path, typer.Option(help="The bundle: a new folder, or one that was begun and not finished.")],
+    label: Annotated[str, typer.Option(help="What the bundle is called in reports, such as `torch 2.14 rc2`.")] = "",
+    subject: Annotated[
+        list[str] | None,
+        typer.Option(help="What to ask. Repeatable; by default every one of five that can run here."),
+    ] = None,
+    case: Annotated[
+        list[str] | None,
+        typer.Option(help="Names or globs of catalogue cases. Repeatable; by default `cases/mustpass.txt`."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one a CPU.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Launches of a case, which must agree bit for bit.")] = 5,
+    timings: Annotated[bool, typer.Option("--timings/--no-timings", help="Time launches, in a second pass.")] = True,
+    allow_dirty: Annotated[
+        bool, typer.Option("--allow-dirty", help="Record from a checkout with uncommitted changes.")
+    ] = False,
+    time_limit: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds a case may take; by default 60, or 180 on a GPU.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Record what this environment makes of the gate's list. Killed, it goes on where it was when it is run again.
+
+    Exit code 0 when the recording is complete, whatever it says; 2 for a bad input.
+
+    Examples: `flexconf gate record --out baseline`, `flexconf gate record --out quick --case 'alibi*' --no-timings`
+    """
+    from rich.console import Console
+
+    from flexconf import catalogue
+    from flexconf.cli import _progress
+    from flexconf.gate import record as recorder
+    from flexconf.gate.files import Key
+    from flexconf.golden import folder as goldens
+    from flexconf.outcome import Outcome
+
+    chosen = catalogue.select(catalogue.load(), case) if case else goldens.must_pass()
+    failing: set[Key] = set()
+    with _progress("attempts", None, hidden=as_json) as advance:
+
+        def took(key: Key, outcome: Outcome) -> None:
+            if not outcome.ok:
+                failing.add(key)
+            advance(f"{len(failing)} failing" if failing else "")
+
+        recording = recorder.record(
+            out,
+            chosen,
+            subject or None,
+            label=label,
+            workers=workers,
+            repeats=repeats,
+            timings=timings,
+            allow_dirty=allow_dirty,
+            time_limit=time_limit,
+            on_attempt=took,
+        )
+    if as_json:
+        print(json.dumps(_facts(recording), indent=2))
+        return
+    fixed = None if sys.stdout.isatty() else 120
+    Console(width=fixed, highlight=False).print(_shown(recording))
+
+
+@app.command()
+def fingerprint(
+    bundle: Annotated[Path, typer.Argument(help="A finished bundle.")],
+    write: Annotated[bool, typer.Option("--write", help="Keep the fingerprint of the bundle's environment.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Compare with the one that is kept; the default.")] = False,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="The folder of goldens; by default the checkout's `golden`.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Are the bits of every output, LSE and kernel those that this environment gave before?
+
+    Exit code 0 when they are, or were written; 1 when some differ, each named; 2 for a bad input.
+
+    Examples: `flexconf gate fingerprint baseline --write`, `flexconf gate fingerprint candidate --check`
+    """
+    from flexconf.errors import InputError
+    from flexconf.gate import fingerprint as prints
+    from flexconf.gate import reading
+    from flexconf.golden import folder as goldens
+
+    if write and check:
+        raise InputError("--write and --check are two things; ask for one of them")
+    place = folder or goldens.default()
+    found = prints.of(reading.read(bundle))
+    if write:
+        path = prints.write(place, found)
+        print(json.dumps({"written": str(path)}) if as_json else f"written: {len(found.results)} results, {path}")
+        return
+    differing = prints.check(place, found)
+    if as_json:
+        print(json.dumps({"fingerprint": found.slug, "compared": len(found.results), "differences": differing}))
+    elif differing:
+        print("\n".join(differing))
+    else:
+        print(f"identical: {len(found.results)} results, {found.slug}")
+    raise typer.Exit(1 if differing else 0)
+
+
+def _facts(recording: Recording) -> dict[str, object]:
+    attempts = sum(map(len, recording.seen.values()))
+    return {
+        "bundle": str(recording.root),
+        "attempts": attempts,
+        "resumed": recording.resumed,
+        "skips": dict(recording.plan.skips),
+        "subjects": {s: _figures(recording, s) for s in recording.plan.subjects if s not in recording.plan.skips},
+    }
+
+
+def _figures(recording: Recording, subject: str) -> dict[str, object]:
+    """Cases on one subject by what became of them, and the median seconds of a launch."""
+    from flexconf import expectations, run
+    from flexconf.outcome import Symptom, merge
+
+    known = expectations.in_force(subject)
+    right = explained = failing = flaky = 0
+    launches: list[float] = []
+    for key, outcomes in recording.seen.items():
+        if key[1] != subject:
+            continue
+        launches += [statistics.median(o.launches) for o in outcomes if o.launches]
+        merged = merge(outcomes)
+        assert merged is not None
+        judged = run.judge(recording.cases[key[0]], merged, known)
+        if judged.passed and judged.expectation is None:
+            right += 1
+        elif judged.passed:
+            explained += 1
+        else:
+            failing += 1
+        flaky += merged.symptom is Symptom.NONDETERMINISTIC
+    median = statistics.median(launches) if launches else None
+    return {"right": right, "known": explained, "failing": failing, "flaky": flaky, "median_launch": median}
+
+
+def _shown(recording: Recording) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    from flexconf.tables import _table
+
+    table = _table("Recorded")
+    table.add_column("subject", no_wrap=True)
+    for name in ("right", "known defects", "failing", "flaky", "median launch"):
+        table.add_column(name, justify="right")
+    for subject in recording.plan.subjects:
+        if subject in recording.plan.skips:
+            continue
+        figures = _figures(recording, subject)
+        median = figures.pop("median_launch")
+        shown = [Text(str(n), "bold red" if name in ("failing", "flaky") and n else "") for name, n in figures.items()]
+        table.add_row(subject, *shown, f"{median * 1e3:.3g} ms" if isinstance(median, float) else "not taken")
+    attempts = sum(map(len, recording.seen.values()))
+    resumed = f", {recording.resumed} of them from before" if recording.resumed else ""
+    lines = [Text(f"{name} was skipped: {why}", "dim") for name, why in recording.plan.skips.items()]
+    return Group(table, *lines, Text(f"complete: {attempts} attempts{resumed}, in {recording.root}"))

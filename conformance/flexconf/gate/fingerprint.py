@@ -1,0 +1,118 @@
+"""Fingerprints: the digests of every output, LSE and rendered text that one environment gives, kept in `golden/`.
+
+Versions decide bits, so there is a file for each environment; a bit that changes while no version does is news.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flexconf.errors import InputError
+from flexconf.gate import files
+from flexconf.gate.bundle import Bundle
+from flexconf.golden import folder as goldens
+from flexconf.outcome import merge
+
+FORMAT = 1
+_KEPT = ("out", "lse", "kernel")
+_ON_A_GPU = ("torch", "triton", "nvidia-cutlass-dsl", "flash-attn-4")
+_ON_A_CPU = ("torch", "nvidia-cutlass-dsl")
+_SHORT = {"nvidia-cutlass-dsl": "dsl", "flash-attn-4": "fa"}
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """`environment`: what decides the bits. `results`: "case on subject" to {out, lse, kernel}, or {outcome}."""
+
+    environment: Mapping[str, str]
+    results: Mapping[str, Mapping[str, str]]
+
+    @property
+    def slug(self) -> str:
+        """A name that is read, such as "nvidia-h200-driver580.95-cuda13.0-torch2.13.0-..."."""
+        return "-".join(_plain(f"{_SHORT.get(name, name)}{version}") for name, version in self._named())
+
+    def _named(self) -> list[tuple[str, str]]:
+        machine = {"gpu", "cpu"}
+        return [("" if name in machine else name, text or "none") for name, text in self.environment.items()]
+
+    def text(self) -> str:
+        """The file."""
+        facts = {"format": FORMAT, "environment": dict(self.environment), "results": dict(self.results)}
+        return files.canonical(facts)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9.+]+", "-", text.lower()).strip("-")
+
+
+def of(bundle: Bundle) -> Fingerprint:
+    """The fingerprint of a bundle. Raises InputError for one with problems, with faults planted, or without results."""
+    if bundle.problems:
+        raise InputError(f"{bundle.side.path} is not to be relied on: {bundle.problems[0]}")
+    if bundle.side.environment.get("planted"):
+        raise InputError(f"{bundle.side.path} was recorded with a planted fault; it is no fingerprint of anything")
+    results: dict[str, dict[str, str]] = {}
+    for (case, subject), record in sorted(bundle.records.items()):
+        merged = merge(record.attempts)
+        if merged is None:
+            continue
+        kept = {name: merged.digests[name] for name in _KEPT if name in merged.digests}
+        results[f"{case} on {subject}"] = kept if merged.ok else {"outcome": f"{merged.stage}/{merged.symptom}"}
+    if not results:
+        raise InputError(f"{bundle.side.path} holds no result")
+    return Fingerprint(environment_of(bundle.side.environment), results)
+
+
+def environment_of(facts: Mapping[str, Any]) -> dict[str, str]:
+    """What decides the bits: GPU, driver, CUDA and packages, or without a GPU the CPU's model and packages."""
+    packages, gpus = facts["packages"], facts["gpus"]
+    if not gpus:
+        return {"cpu": f"cpu {facts['cpu']}", **{name: packages.get(name) or "" for name in _ON_A_CPU}}
+    return {
+        "gpu": gpus[0]["name"],
+        "driver": gpus[0]["driver"],
+        "cuda": facts.get("cuda") or "",
+        **{name: packages.get(name) or "" for name in _ON_A_GPU},
+    }
+
+
+def write(folder: Path, found: Fingerprint) -> Path:
+    """Keep a fingerprint, and name it in the folder's manifest. Raises InputError where must-pass cases lack."""
+    asked = {name.partition(" on ")[0] for name in found.results}
+    absent = [case.name for case in goldens.must_pass() if case.name not in asked]
+    if absent:
+        raise InputError(f"the bundle has no result of {absent[0]} and {len(absent) - 1} more of cases/mustpass.txt")
+    goldens.read_manifest(folder)  # a folder that is none is told before anything is written
+    place = folder / goldens.FINGERPRINTS
+    place.mkdir(exist_ok=True)
+    path = place / f"{found.slug}.json"
+    files.write(path, found.text())
+    goldens.adopt(folder, f"{goldens.FINGERPRINTS}/{path.name}")
+    return path
+
+
+def check(folder: Path, found: Fingerprint) -> list[str]:
+    """Each result whose bits are not those that are kept, in a sentence. Raises InputError where nothing is kept."""
+    path = folder / goldens.FINGERPRINTS / f"{found.slug}.json"
+    if not path.is_file():
+        raise InputError(f"{path} is not there: nothing is kept of this environment; --write keeps it")
+    data = files.read_json(path)
+    if data.get("format") != FORMAT or not isinstance(data.get("results"), dict):
+        raise InputError(f"{path}: format {data.get('format')}, and this is format {FORMAT}")
+    kept: Mapping[str, Mapping[str, str]] = data["results"]
+    common = kept.keys() & found.results.keys()
+    if not common:
+        raise InputError(f"{path}: it has no result in common with the bundle; nothing can be compared")
+    differing = [f"{name}: not kept" for name in sorted(found.results.keys() - kept.keys())]
+    differing += [f"{name}: kept, and not in the bundle" for name in sorted(kept.keys() - found.results.keys())]
+    for name in sorted(common):
+        old, new = kept[name], found.results[name]
+        changed = [what for what in sorted(old.keys() | new.keys()) if old.get(what) != new.get(what)]
+        if changed:
+            differing.append(f"{name}: {', '.join(changed)}: other bits than are kept")
+    return differing
