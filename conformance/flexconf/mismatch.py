@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,15 +15,21 @@ from flexconf.oracles.math64 import Certified
 _WORST = 200
 _HEADS = 8
 _CELLS = (48, 96)
+_COARSE = (32, 32)
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """`worst`: elements beyond their bound, the worst first; `counts` by tensor (beyond, compared); `picture`: text."""
+    """`worst`: elements beyond their bound, the worst first; `counts` by tensor (beyond, compared); `picture`: text.
+
+    `map` is the picture as data: {tensor: [{"b", "h", "rows", "columns", "cells"}]}, cells a list of lists of how many
+    elements are beyond their bound.
+    """
 
     worst: tuple[dict[str, Any], ...]
     counts: Mapping[str, tuple[int, int]]
     picture: str
+    map: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -36,6 +42,7 @@ def of(observed: Mapping[str, Tensor], certified: Certified) -> Mismatch:
     worst: list[dict[str, Any]] = []
     counts: dict[str, tuple[int, int]] = {}
     pictures: list[str] = []
+    maps: dict[str, list[dict[str, Any]]] = {}
     for name, expected, bound, compared in (
         ("out", certified.out, certified.out_bound, kept.unsqueeze(-1) & (certified.out_bound < math.inf)),
         ("lse", certified.lse, certified.lse_bound, kept & (certified.lse_bound < math.inf)),
@@ -59,7 +66,25 @@ def of(observed: Mapping[str, Tensor], certified: Certified) -> Mismatch:
                 }
             )
         pictures.append(_picture(name, ratio, compared))
-    return Mismatch(tuple(worst), counts, "\n".join(pictures))
+        maps[name] = _map(beyond)
+    return Mismatch(tuple(worst), counts, "\n".join(pictures), maps)
+
+
+def _map(beyond: Tensor) -> list[dict[str, Any]]:
+    if beyond.dim() == 3:
+        beyond = beyond.unsqueeze(-1)
+    B, H, rows, columns = beyond.shape
+    if not beyond.numel():
+        return []
+    down, right = (max(1, -(-n // most)) for n, most in zip((rows, columns), _COARSE, strict=True))
+    padded = torch.nn.functional.pad(beyond.to(torch.float32), (0, -columns % right, 0, -rows % down))
+    cells = torch.nn.functional.avg_pool2d(padded, (down, right)).mul(down * right).round().to(torch.int64)
+    heads = [(b, h) for b in range(B) for h in range(H)]
+    # Those with something to see first.
+    heads.sort(key=lambda at: -int(cells[at].sum()))
+    return [
+        {"b": b, "h": h, "rows": rows, "columns": columns, "cells": cells[b, h].tolist()} for b, h in heads[:_HEADS]
+    ]
 
 
 def _ratio(seen: Tensor, expected: Tensor, bound: Tensor, compared: Tensor) -> Tensor:
