@@ -1,4 +1,4 @@
-"""Reading a bundle, and finding everything that is wrong with it. Nothing in a bundle is trusted before it is checked."""
+"""Reading a bundle, and finding everything that is wrong with it."""
 
 from __future__ import annotations
 

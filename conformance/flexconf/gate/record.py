@@ -115,6 +115,7 @@ def record(
     allow_dirty: bool = False,
     time_limit: float | None = None,
     work: Work = attempt,
+    prepare: Callable[[str], None] = run.prepare_worker,
     on_begin: Callable[[Recording], None] = lambda recording: None,
     on_attempt: Callable[[Key, Outcome], None] = lambda key, outcome: None,
     on_step: Callable[[str], None] = lambda step: None,
@@ -122,7 +123,8 @@ def record(
     """Record `cases` on the subjects `names` (None for the defaults) into the folder `root`, or go on where it was.
 
     `on_begin` sees the recording before anything runs, with what a resumed one holds already; `on_step` is told what
-    is done after the cases ("why", "kernels"). `work` is what workers run, for tests. Raises InputError for a folder
+    is done after the cases ("why", "kernels"). `work` and `prepare` are what
+    workers run, for tests. Raises InputError for a folder
     that is finished, foreign, in use, damaged, or was begun with something else.
     """
     twice = [c.name for n, c in enumerate(cases) if c.name in {d.name for d in cases[:n]}]
@@ -140,7 +142,14 @@ def record(
             # Times mean something only where nothing else runs: they come when nothing else is left.
             untimed = {s: t for s, keys in todo.items() if (t := [k for k in keys if recording.wants(k) != "time"])}
             for subject, keys in (untimed or todo).items():
-                _ask(recording, subject, keys, work, workers if untimed else plan.lanes(), time_limit, variables)
+                _ask(
+                    recording,
+                    subject,
+                    keys,
+                    (work, functools.partial(prepare, subject)),
+                    workers if untimed else plan.lanes(),
+                    variables,
+                )
         finish(recording, variables, on_step)
     return recording
 
@@ -157,19 +166,19 @@ def _ask(
     recording: Recording,
     subject: str,
     keys: Sequence[Key],
-    work: Work,
+    how: tuple[Work, Callable[[], None]],
     workers: int,
-    time_limit: float | None,
     variables: Mapping[str, str],
 ) -> None:
     """One attempt at each of `keys`, and at those that fail as many more as they need."""
+    work, prepare = how
     timed = recording.wants(keys[0]) == "time"
     workers = 1 if timed and subjects.get(subject).device == "cpu" else workers
     with Crew(
         work,
         workers=workers,
-        time_limit=time_limit or run.limit_for(subject),
-        prepare=functools.partial(run.prepare_worker, subject),
+        time_limit=recording.plan.options["time_limit"] or run.limit_for(subject),
+        prepare=prepare,
         environments=run.environments(subject, workers, variables),
     ) as crew:
         while keys:

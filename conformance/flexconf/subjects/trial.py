@@ -236,12 +236,12 @@ def _time(attended: Attended, launches: int, given: Inputs) -> tuple[float, ...]
     seconds = []
     for _ in range(launches):
         if given.q.is_cuda:
-            before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-            before.record()  # type: ignore[no-untyped-call]
+            before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            before.record()
             attended.again()
-            after.record()  # type: ignore[no-untyped-call]
-            after.synchronize()  # type: ignore[no-untyped-call]
-            seconds.append(before.elapsed_time(after) / 1e3)  # type: ignore[no-untyped-call]
+            after.record()
+            after.synchronize()
+            seconds.append(before.elapsed_time(after) / 1e3)
         else:
             since = time.perf_counter()
             attended.again()
