@@ -236,7 +236,7 @@ def _time(attended: Attended, launches: int, given: Inputs) -> tuple[float, ...]
     seconds = []
     for _ in range(launches):
         if given.q.is_cuda:
-            before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             before.record()
             attended.again()
             after.record()
