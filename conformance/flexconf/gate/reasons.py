@@ -53,12 +53,13 @@ def failing(rows: Iterable[Row], parts: Sequence[Component]) -> list[str]:
     for (kind, subject, why), group in _grouped(rows, Effect.FAILS):
         suspects = "" if kind == Change.STILL else f"; {components.told(parts, why)}"
         words = _FAILS.get(kind, kind)
-        if not any(row.baseline for row in group):
-            words = words.replace("newly ", "") + ", without a baseline"
+        known = any(row.baseline for row in group)
+        words = words if known else words.replace("newly ", "")
+        where = subject if known else f"{subject}, without a baseline"
         times = (
             f" (up to {max(r.pace.ratio for r in group if r.pace):.2f} times the baseline)" if kind == SLOWER else ""
         )
-        found.append(f"{_cases(len(group))} {words} on {subject}{times}: {_names(r.case for r in group)}{suspects}")
+        found.append(f"{_cases(len(group))} {words} on {where}{times}: {_names(r.case for r in group)}{suspects}")
     return found
 
 
