@@ -35,7 +35,7 @@ _SUMMED = {
     Change.IDENTICAL: "identical",
     Change.DRIFT: "drifted",
     Change.FIXED: "fixed",
-    Change.KNOWN: "known defects",
+    Change.KNOWN: "known to fail",
     Change.WRONG: "out of bound",
     Change.REFUSED: "newly refused",
     Change.CRASHED: "crashed",
