@@ -24,6 +24,8 @@ _CASE_KEYS = (
 _SHAPE_KEYS = ("about", "problem", "block", "clauses", "applies")
 _FIRST = ("score_mods.toml", "mask_mods.toml", "combinations.toml")
 _SHAPES = "shapes.toml"
+_NO_CASES = ("waivers.toml",)
+"""What lies beside the cases and holds none."""
 
 
 def folder() -> Path:
@@ -77,7 +79,7 @@ def _packaged() -> tuple[Case, ...]:
 
 
 def _files(root: Path) -> list[Path]:
-    found = {path.name: path for path in sorted(root.glob("*.toml"))}
+    found = {path.name: path for path in sorted(root.glob("*.toml")) if path.name not in _NO_CASES}
     first = [found.pop(name) for name in _FIRST if name in found]
     shapes = [found.pop(_SHAPES)] if _SHAPES in found else []
     return [*first, *found.values(), *sorted((root / "regressions").glob("*.toml")), *shapes]

@@ -1,0 +1,148 @@
+"""The parts of an environment, side by side, and which of those that changed can have caused a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flexconf import subjects
+from flexconf.gate.model import Component
+
+FAULT, SUITE, COMMIT = "planted fault", "flexflash-conformance", "suite commit"
+_OWN = (FAULT, SUITE, COMMIT)
+_GPU = ("driver", "CUDA", "GPU", "compute capability")
+_MACHINE = ("cpu", "platform", "python")
+_LOWERED_BY = ("torch", "sympy")
+
+_OF_LAYER: Mapping[str, tuple[str, ...]] = {
+    "codegen": (*_OWN, *_LOWERED_BY, "nvidia-cutlass-dsl", *_MACHINE),
+    "lowering": (*_OWN, *_LOWERED_BY, "nvidia-cutlass-dsl", *_MACHINE),
+    "block lists": (*_OWN, *_LOWERED_BY, "nvidia-cutlass-dsl", *_MACHINE),
+    "GPU compiler": ("nvidia-cutlass-dsl", *_GPU),
+    "simt kernel": (*_OWN, "nvidia-cutlass-dsl", *_GPU),
+    "flash-attn-4": ("flash-attn-4", "quack-kernels", "nvidia-cutlass-dsl", *_GPU),
+    "torch-codegen": (*_LOWERED_BY, "nvidia-cutlass-dsl", *_MACHINE),
+    "torch-flash": (*_LOWERED_BY, "flash-attn-4", "quack-kernels", "nvidia-cutlass-dsl", *_GPU),
+    "torch-triton": (*_LOWERED_BY, "triton", *_GPU),
+    "torch-eager": ("torch", *_GPU, *_MACHINE),
+    "oracle": (*_OWN, "torch", "numpy", *_MACHINE),
+}
+"""What a layer of `flexconf.attribution` is made of, the likeliest first."""
+
+_HARMLESS = ("numpy", "cpus", "GPUs")
+"""They change no result of a kernel: the inputs' digests say whether numpy made others."""
+
+
+def flatten(environment: Mapping[str, Any]) -> dict[str, str]:
+    """{component: value as text} of a bundle's environment; "" for a part that is known to be absent.
+
+    A key that is not known here keeps its own name, so that nothing that is recorded goes unseen.
+    """
+    rest = dict(environment)
+    found: dict[str, str] = {}
+    gpus = [g for g in rest.pop("gpus", None) or () if isinstance(g, Mapping)]
+    for name, key in (("GPU", "name"), ("driver", "driver"), ("compute capability", "compute_capability")):
+        found[name] = ", ".join(dict.fromkeys(str(g.get(key, "")) for g in gpus))
+    found["CUDA"] = _text(rest.pop("cuda", None))
+    packages = rest.pop("packages", None)
+    found |= {str(k): _text(v) for k, v in packages.items()} if isinstance(packages, Mapping) else {}
+    suite = rest.pop("suite", None)
+    if isinstance(suite, Mapping):
+        found[COMMIT] = _text(suite.get("commit"))[:12] + (" and changes" if suite.get("dirty") else "")
+    elif suite is not None:
+        found[COMMIT] = _text(suite)
+    found[FAULT] = _text(rest.pop("planted", None))
+    found |= {name: _text(rest.pop(name, None)) for name in ("python", "platform", "cpu", "cpus")}
+    found["GPUs"] = str(len(gpus)) if gpus else ""
+    for key, value in sorted(rest.items()):
+        if isinstance(value, Mapping):
+            found |= {f"{key}.{inner}": _text(v) for inner, v in sorted(value.items())}
+        else:
+            found[str(key)] = _text(value)
+    return found
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Component, ...]:
+    """Every component that one of two environments has, in the order of `flatten`."""
+    old, new = flatten(before), flatten(after)
+    names = [n for n in dict.fromkeys([*old, *new]) if old.get(n) or new.get(n)]
+    return tuple(Component(n, old.get(n, ""), new.get(n, "")) for n in names)
+
+
+def packages(environment: Mapping[str, Any]) -> dict[str, str | None]:
+    """The versions of an environment's packages."""
+    found = environment.get("packages")
+    return {str(k): None if v is None else str(v) for k, v in found.items()} if isinstance(found, Mapping) else {}
+
+
+def capability(environment: Mapping[str, Any]) -> str | None:
+    """The compute capability of the first GPU, None without one."""
+    gpus = environment.get("gpus")
+    first = gpus[0] if isinstance(gpus, Sequence) and gpus else None
+    return _text(first.get("compute_capability")) if isinstance(first, Mapping) else None
+
+
+def planted(environment: Mapping[str, Any]) -> str:
+    """The fault that was planted; "" for none."""
+    return flatten(environment)[FAULT]
+
+
+def on_gpu(subject: str, environment: Mapping[str, Any]) -> bool:
+    """Whether `subject` runs on a GPU there; what is not known here is taken to."""
+    known = subjects.SUBJECTS.get(subject)
+    return known is None or known.device == "cuda" or (known.device == "any" and bool(environment.get("gpus")))
+
+
+def suspects(
+    components: Sequence[Component], subject: str, layer: str = "", *, gpu: bool, same_text: bool = False
+) -> tuple[str, ...]:
+    """The names of what differs and can have caused a failure of `subject`, the likeliest first.
+
+    `layer` is the attribution's, "" where there is none. `same_text`: the same text was rendered in both environments,
+    so that what only renders it is not the cause.
+    """
+    differing = {c.name for c in components if c.differs}
+    can = [*_OF_LAYER.get(layer, _of_subject(subject))]
+    # A driver can have no part in what never runs on a GPU.
+    can = [n for n in can if gpu or n not in _GPU]
+    if same_text:
+        can = [n for n in can if n not in (*_OWN, *_LOWERED_BY)]
+    # A fault that is planted on purpose is the first to ask; the suite runs everything, and is never quite innocent.
+    known = {*_HARMLESS, *_GPU, *_MACHINE, *_OWN, *(p for ps in _OF_LAYER.values() for p in ps), "triton"}
+    unheard = sorted(n for n in differing if n not in known)
+    return tuple(n for n in dict.fromkeys([FAULT, *can, *unheard, SUITE, COMMIT]) if n in differing)
+
+
+def _of_subject(subject: str) -> tuple[str, ...]:
+    known = subjects.SUBJECTS.get(subject)
+    if known is None:
+        return (*_OWN, *_LOWERED_BY, "triton", "flash-attn-4", "quack-kernels", "nvidia-cutlass-dsl", *_GPU, *_MACHINE)
+    own = reversed(known.packages)  # the outermost layer first
+    quack = ("quack-kernels",) if "flash-attn-4" in known.packages else ()
+    compiled = ("sympy",) if known.name.startswith("torch-") and known.name != "torch-eager" else ()
+    lowered = _OWN if known.is_reference else ()
+    return (*_GPU, *lowered, *own, *quack, *compiled, *_MACHINE)
+
+
+def of_pace(components: Sequence[Component], subject: str, *, gpu: bool) -> tuple[str, ...]:
+    """The names of what differs and can have made `subject` slower; the CPU launches what the GPU runs."""
+    found = suspects(components, subject, gpu=gpu)
+    more = tuple(c.name for c in components if c.differs and c.name == "cpus" and not gpu)
+    return (*found, *more)
+
+
+def told(components: Sequence[Component], names: Sequence[str]) -> str:
+    """Such as "driver 580.95 -> 590.12"; for no suspects, what else to suspect."""
+    by_name = {c.name: c for c in components}
+    if names:
+        return "suspect " + ", ".join(
+            f"{n} {by_name[n].before or 'none'} -> {by_name[n].after or 'none'}" for n in names
+        )
+    differing = [c.name for c in components if c.differs]
+    if differing:
+        return f"what differs ({', '.join(differing)}) has no part in it: suspect the hardware or a flake"
+    return "nothing that is recorded differs: suspect the hardware or a flake"
