@@ -13,9 +13,12 @@ import typer
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from flexconf.gate.model import Decision
     from flexconf.gate.record import Recording
 
 app = typer.Typer(no_args_is_help=True, help="Is a new version fit to ship? Record two bundles, and compare them.")
+
+_SHOWN = 20
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
@@ -87,6 +90,44 @@ def record(
 
 
 @app.command()
+def compare(
+    baseline: Annotated[Path, typer.Argument(help="The bundle of what is in use.")],
+    candidate: Annotated[Path, typer.Argument(help="The bundle of what is to be shipped.")],
+    out: Annotated[
+        Path | None, typer.Option(help="A folder for report.html, report.json, junit.xml and summary.md.")
+    ] = None,
+    waivers: Annotated[Path | None, typer.Option(help="Waivers; by default `cases/waivers.toml`.")] = None,
+    slower: Annotated[float, typer.Option(help="What a launch may take, times what it took.")] = 1.25,
+    as_json: Json = False,
+) -> None:
+    """Is the candidate fit to ship? Runs nothing, and needs no GPU.
+
+    Exit code 0 for PASS, 1 for FAIL, 3 for INCONCLUSIVE, and 2 for a bad input, which is no verdict.
+
+    Example: `flexconf gate compare baseline candidate --out report`
+    """
+    from rich.console import Console
+
+    from flexconf import report
+    from flexconf.gate import compare as comparing
+    from flexconf.gate import reading
+    from flexconf.gate import waivers as excuses
+    from flexconf.report import plain
+
+    decision = comparing.decide(reading.read(baseline), reading.read(candidate), excuses.load(waivers), slower=slower)
+    made = report.write(decision, out) if out is not None else {}
+    if as_json:
+        print(plain.as_json(decision), end="")
+    else:
+        fixed = None if sys.stdout.isatty() else 120
+        console = Console(width=fixed, highlight=False)
+        console.print(_decided(decision))
+        for path in made.values():
+            console.print(f"written: {path}", soft_wrap=True)
+    raise typer.Exit(decision.exit_code)
+
+
+@app.command()
 def fingerprint(
     bundle: Annotated[Path, typer.Argument(help="A finished bundle.")],
     write: Annotated[bool, typer.Option("--write", help="Keep the fingerprint of the bundle's environment.")] = False,
@@ -123,6 +164,33 @@ def fingerprint(
     else:
         print(f"identical: {len(found.results)} results, {found.slug}")
     raise typer.Exit(1 if differing else 0)
+
+
+def _decided(decision: Decision) -> RenderableType:
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from flexconf.gate.model import Effect, Verdict
+    from flexconf.report.plain import ordered
+    from flexconf.tables import _table
+
+    colour = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.INCONCLUSIVE: "yellow"}[decision.verdict]
+    lines: list[RenderableType] = [Text(str(decision.verdict), f"bold {colour}")]
+    lines += [Padding(Text(reason), (0, 0, 0, 2)) for reason in decision.reasons]
+    bad = [r for r in ordered(decision.rows) if r.effect is not Effect.FINE]
+    if bad:
+        table = _table("Failing or open")
+        for name in ("case", "subject", "change", "why"):
+            table.add_column(name, overflow="fold")
+        for row in bad[:_SHOWN]:
+            style = "red" if row.effect is Effect.FAILS else "yellow"
+            why = f"{row.evidence.layer}: {row.why}" if row.evidence.layer else row.why
+            table.add_row(Text(row.case), Text(row.subject), Text(str(row.change), style), Text(why[:300]))
+        lines.append(table)
+        if len(bad) > _SHOWN:
+            lines.append(Text(f"... and {len(bad) - _SHOWN} more; --out writes a report of all"))
+    return Group(*lines)
 
 
 def _facts(recording: Recording) -> dict[str, object]:

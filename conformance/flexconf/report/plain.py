@@ -1,0 +1,188 @@
+"""A Decision for machines and pull requests: JSON, JUnit XML, Markdown."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import math
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from flexconf.gate.model import Change, Decision, Effect, Row, Verdict
+from flexconf.outcome import Outcome
+
+FORMAT = 1
+_LISTED = 20
+_MOST = 60_000  # characters; GitHub takes 65,536 in a comment
+_ILLEGAL = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_ICONS = {Verdict.PASS: "✅", Verdict.FAIL: "❌", Verdict.INCONCLUSIVE: "⚠️"}
+GRAVITY = (
+    Change.WRONG,
+    Change.CRASHED,
+    Change.ACCEPTED,
+    Change.REFUSED,
+    Change.FLAKY,
+    Change.STILL,
+    Change.MISSING,
+    Change.SKIPPED,
+    Change.KNOWN,
+    Change.DRIFT,
+    Change.FIXED,
+    Change.IDENTICAL,
+)
+
+
+def ordered(rows: Iterable[Row]) -> list[Row]:
+    """The gravest first: what fails, what is open, the rest; then by change, subject and case."""
+    effects = (Effect.FAILS, Effect.OPEN, Effect.FINE)
+    return sorted(rows, key=lambda r: (effects.index(r.effect), GRAVITY.index(r.change), r.subject, r.case))
+
+
+def as_json(decision: Decision) -> str:
+    """Everything, as one object; a float that is not finite is text."""
+    facts = {"format": FORMAT, **_plain(decision), "counts": decision.counts(), "exit_code": decision.exit_code}
+    return json.dumps(facts, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Outcome):
+        return _plain(value.to_json())
+    if isinstance(value, enum.Enum):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def junit(decision: Decision) -> str:
+    """A test suite a subject, a test a case: what fails is a failure, what is open or crashed an error.
+
+    The verdict itself is a test too, so that a gate that is INCONCLUSIVE for a reason no case has is red as well.
+    """
+    suites: dict[str, list[ET.Element]] = {"verdict": [_verdict_case(decision)]}
+    for row in decision.rows:
+        suites.setdefault(row.subject, []).append(_case(row))
+    root = ET.Element("testsuites", name="flexconf gate")
+    stamp = decision.candidate.recorded[:19]
+    totals = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
+    for name, cases in suites.items():
+        counts = {
+            "tests": len(cases),
+            "failures": sum(c.find("failure") is not None for c in cases),
+            "errors": sum(c.find("error") is not None for c in cases),
+            "skipped": sum(c.find("skipped") is not None for c in cases),
+        }
+        seconds = sum(float(c.get("time", 0)) for c in cases)
+        suite = ET.SubElement(root, "testsuite", name=_legal(name), hostname="localhost", timestamp=stamp)
+        suite.set("time", f"{seconds:.3f}")
+        for key, count in counts.items():
+            suite.set(key, str(count))
+            totals[key] += count
+        properties = ET.SubElement(suite, "properties")
+        for part in decision.components:
+            text = f"{part.before} -> {part.after}" if part.differs else part.after
+            ET.SubElement(properties, "property", name=_legal(part.name), value=_legal(text))
+        suite.extend(cases)
+    for key, count in totals.items():
+        root.set(key, str(count))
+    ET.indent(root, " ")
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _verdict_case(decision: Decision) -> ET.Element:
+    case = ET.Element("testcase", classname="flexconf.gate", name="verdict", time="0.000")
+    if decision.verdict is not Verdict.PASS:
+        kind = "failure" if decision.verdict is Verdict.FAIL else "error"
+        found = ET.SubElement(case, kind, type=str(decision.verdict), message=_legal(decision.reasons[0]))
+        found.text = _legal("\n".join(decision.reasons))
+    return case
+
+
+def _case(row: Row) -> ET.Element:
+    seconds = sum(row.candidate.timings.values()) if row.candidate is not None else 0.0
+    place = f"flexconf.{row.subject}.{row.group}"
+    case = ET.Element("testcase", classname=_legal(place), name=_legal(row.case), time=f"{seconds:.3f}")
+    if row.change is Change.SKIPPED:
+        ET.SubElement(case, "skipped", message=_legal(row.why))
+    elif row.effect is not Effect.FINE:
+        broken = row.effect is Effect.OPEN or row.change is Change.CRASHED
+        found = ET.SubElement(case, "error" if broken else "failure", type=str(row.change), message=_legal(row.why))
+        found.text = _legal("\n".join(filter(None, (row.why, row.evidence.sentence, row.evidence.log))))
+    return case
+
+
+def _legal(text: str) -> str:
+    """Without the characters that XML has no way to hold."""
+    return _ILLEGAL.sub("\ufffd", text)
+
+
+def markdown(decision: Decision) -> str:
+    """A summary for a pull request, below 60,000 characters."""
+    lines = [
+        f"## {_ICONS[decision.verdict]} flex flash gate: {decision.verdict}",
+        "",
+        f"{_cell(_name(decision.baseline.label, 'baseline'))} → {_cell(_name(decision.candidate.label, 'candidate'))}, "
+        f"{decision.elements:,} elements compared",
+        "",
+        *(f"- {_cell(reason)}" for reason in decision.reasons),
+        "",
+    ]
+    differing = [c for c in decision.components if c.differs]
+    if differing:
+        lines += ["| Component | before | after |", "| --- | --- | --- |"]
+        lines += [
+            f"| {_cell(c.name)} | {_cell(c.before or 'absent')} | {_cell(c.after or 'absent')} |" for c in differing
+        ]
+    else:
+        lines.append("Nothing that is recorded of the two environments differs.")
+    lines += ["", "| Outcome | cases |", "| --- | ---: |"]
+    lines += [f"| {change} | {count} |" for change, count in decision.counts().items()]
+    bad = [r for r in ordered(decision.rows) if r.effect is not Effect.FINE]
+    if bad:
+        lines += [
+            "",
+            f"### {len(bad)} that fail or are open",
+            "",
+            "| Case | Subject | | Why |",
+            "| --- | --- | --- | --- |",
+        ]
+        for row in bad[:_LISTED]:
+            why = row.evidence.sentence or row.why
+            lines.append(f"| {_cell(row.case)} | {_cell(row.subject)} | {row.change} | {_cell(why, 300)} |")
+        if len(bad) > _LISTED:
+            lines += ["", f"... and {len(bad) - _LISTED} more in report.html"]
+    used = [w for w in decision.waivers if w.state != "not in scope"]
+    if used:
+        lines += [
+            "",
+            "<details><summary>Waivers</summary>",
+            "",
+            "| Waiver | state | until | reason |",
+            "| --- | --- | --- | --- |",
+        ]
+        lines += [f"| {_cell(w.name)} | {w.state} | {w.expires} | {_cell(w.reason, 200)} |" for w in used]
+        lines += ["", "</details>"]
+    text = "\n".join(lines) + "\n"
+    return (
+        text if len(text) < _MOST else text[: _MOST - 40].rpartition("\n")[0] + "\n\n... the rest is in report.html\n"
+    )
+
+
+def _name(label: str, otherwise: str) -> str:
+    return label or otherwise
+
+
+def _cell(text: str, most: int = 500) -> str:
+    """Text that is nothing but text in a table's cell."""
+    line = " ".join(text.split())
+    line = line if len(line) <= most else line[: most - 3] + "..."
+    return re.sub(r"([\\`|*_<>\[\]#~&])", r"\\\1", line)
