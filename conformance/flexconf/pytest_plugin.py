@@ -59,6 +59,14 @@ def _share_the_cores() -> None:
         torch.set_num_threads(max(1, worker.default_workers() // processes))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """`-n auto` is a process a core that this one may use: a container's share, not the machine's cores."""
+    if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
+        return None  # xdist reads it
+    return worker.default_workers()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # The long ones first, so that none is begun last.
     items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("slow", "gpu")])
