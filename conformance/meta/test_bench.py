@@ -20,9 +20,9 @@ from torch.nn.attention.flex_attention import flex_attention
 from typer.testing import CliRunner
 
 from flexconf import devices
-from flexconf.bench import cli, mods, providers, record, rows, run, show, workloads
+from flexconf.bench import cli, clock, mods, providers, record, rows, run, show, workloads
 from flexconf.bench.clock import Call
-from flexconf.bench.measure import Poisoned, measure
+from flexconf.bench.measure import Poisoned, measure, order
 from flexconf.bench.providers import PROVIDERS, Reference, Refused, TorchFlex
 from flexconf.bench.record import FAILED, OK, REFUSED, WRONG, File, Measurement, Recording, Settings
 from flexconf.bench.run import Broken, Task
@@ -288,8 +288,93 @@ def test_providers_take_turns() -> None:
     built = workloads.build(small("none"), "cpu")
     said: list[str] = []
     measure(built, [Fake("a"), Fake("b")], FakeTimer(), SETTINGS, said.append)
-    assert [s for s in said if s.startswith("time")] == ["time a", "time b"] * 2
+    assert [s for s in said if s.startswith("time")] == ["time a", "time b", "time b", "time a"]
     assert said.index("compile b") < said.index("time a") < said.index("graph a")
+
+
+@pytest.mark.parametrize("count", range(1, 8))
+def test_no_provider_is_favoured_by_its_place(count: int) -> None:
+    names = [f"p{n}" for n in range(count)]
+    rounds = [order(names, n) for n in range(2 * count)]
+    assert all(sorted(r) == sorted(names) for r in rounds)
+    assert {r[0] for r in rounds} == set(names) == {r[-1] for r in rounds}
+    for there, back in zip(rounds[::2], rounds[1::2], strict=True):
+        assert {there.index(n) + back.index(n) for n in names} == {count - 1}
+    assert order([], 3) == []
+
+
+def test_a_clock_that_drifts_favours_nobody() -> None:
+    """Every turn takes 1 % longer than the one before, and all providers are equal."""
+    built = workloads.build(small("none"), "cpu")
+    timer = FakeTimer()
+    times = (1.01**n for n in range(1000))
+    timer.samples = lambda call, milliseconds: [next(times)]  # type: ignore[method-assign]
+    settings = dataclasses.replace(SETTINGS, rounds=10, graphs=False)
+    found = measure(built, [Fake(n) for n in "abcde"], timer, settings)
+    assert all(len(m.turns) == 10 for m in found)
+    for own in found:
+        for rival in found:
+            seen = record.speed(own, rival)
+            assert seen is not None and seen.equal and abs(seen.ratio - 1) < 0.002, (own.provider, rival.provider)
+
+
+def timed(turns: Sequence[float], provider: str = "a", code: str = "") -> Measurement:
+    return took(sorted(turns)[len(turns) // 2], provider, turns=tuple(turns), code=code)
+
+
+def test_a_speed_is_the_median_of_the_turns_own_ratios() -> None:
+    # One turn of each is an outlier, and both get slower by the round: neither is in the ratio.
+    own = timed([1.0, 2.0, 3.0, 4.0, 50.0, 6.0, 7.0, 8.0, 9.0, 10.0])
+    rival = timed([1.1, 2.2, 3.3, 44.0, 5.5, 6.6, 7.7, 8.8, 9.9, 11.0], "b")
+    seen = record.speed(own, rival)
+    assert seen is not None and (seen.ratio, seen.low, seen.high) == pytest.approx((1.1, 1.1, 1.1)) and not seen.equal
+    back = record.speed(rival, own)
+    assert back is not None and back.ratio == pytest.approx(1 / 1.1)
+    assert record.speed(own, took(1.0, status=WRONG)) is None
+    alone = record.speed(took(2.0), took(3.0))
+    assert alone is not None and (alone.ratio, alone.margin) == (1.5, 0)
+
+
+@pytest.mark.parametrize(("count", "cut"), [(1, 0), (2, 0), (6, 0), (8, 0), (9, 1), (10, 1), (12, 2), (15, 3), (20, 5)])
+def test_the_range_of_a_speed_holds_the_median(count: int, cut: int) -> None:
+    own = timed([1.0] * count)
+    rival = timed([1 + n / 100 for n in range(count)], "b")
+    seen = record.speed(own, rival)
+    assert seen is not None
+    assert (seen.low, seen.high) == pytest.approx((1 + cut / 100, 1 + (count - 1 - cut) / 100))
+    inside = 1 - 2 * sum(math.comb(count, k) for k in range(cut + 1)) / 2**count
+    further = 1 - 2 * sum(math.comb(count, k) for k in range(cut + 2)) / 2**count
+    assert (inside >= 0.95 or count < 6) and further < 0.95
+
+
+def test_equal_machine_code_is_known_by_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Kernel:
+        def __init__(self, code: bytes | None) -> None:
+            self.__cubin__ = code
+
+    class Compiler:
+        compile_cache: Any
+
+    Compiler.compile_cache = type("Cache", (), {"cache": {"old": Kernel(b"0")}})
+    known = Compiler.compile_cache.cache
+    module = type(os)("flash_attn.cute.interface")
+    vars(module)["_flash_attn_fwd"] = Compiler
+    monkeypatch.setitem(clock.sys.modules, "flash_attn.cute.interface", module)
+
+    def compiled(*codes: bytes | None) -> str:
+        with clock.cold() as code:
+            assert code() == "" and not known
+            for n, each in enumerate(codes):
+                known[n] = Kernel(each)
+            found = code()
+        assert "old" in known
+        for n in range(len(codes)):
+            del known[n]
+        return found
+
+    assert compiled(b"a", b"b") == compiled(b"b", b"a") != compiled(b"a") != compiled(b"b")
+    assert compiled() == compiled(None) == compiled(b"a", None) == ""
+    assert len(compiled(b"a")) == 64
 
 
 def test_a_wrong_provider_is_not_ranked() -> None:
@@ -508,20 +593,27 @@ def shown(renderable: Any) -> str:
 
 def test_the_table_of_a_workload() -> None:
     measured = [
-        took(2.0, graph=1.9, host=40.0, compile=3.0, lse=0.01),
-        took(4.0, "torch-flash", graph_reason="no"),
+        took(2.0, graph=1.9, host=40.0, compile=3.0, lse=0.01, turns=(2.0, 2.02, 1.98), code="x"),
+        took(4.0, "torch-flash", graph_reason="no", turns=(4.0, 4.2, 4.1), code="x"),
         took(5.0, "torch-triton"),
         took(0.1, "cheat", status=WRONG, reason="the output is off by 99 ulp"),
         Measurement("none", "cudnn", REFUSED, "has no argument for ALiBi"),
     ]
     text = shown(show.workload(WORKLOADS["none"], measured))
-    assert "2.00" in text and "2.50" in text and "500" in text
+    assert "2.071 +-0.040" in text and "2.500" in text and "500" in text
+    assert "the same machine code, byte for byte: reference, torch-flash" in text
     assert "WRONG" in text and "off by 99 ulp" in text and "refused: has no argument for ALiBi" in text
     assert all(len(line) <= 120 for line in text.splitlines())
     line = next(x for x in text.splitlines() if "cheat" in x)
     assert "0.1000" not in line and "40.0" not in line
     assert "TB/s" in shown(show.workload(WORKLOADS["decode"], measured))
     assert "FAIL" in shown(show.summary(recording(*measured)))
+
+
+@pytest.mark.parametrize(("rival", "seen"), [((1.0, 0.99, 1.02), "= 1.000 +-0.015"), ((0.98, 0.97, 0.99), " 0.980 +-")])
+def test_a_ratio_is_shown_with_its_noise(rival: tuple[float, ...], seen: str) -> None:
+    text = shown(show.workload(WORKLOADS["none"], [timed([1.0] * 3, "reference"), timed(rival, "torch-flash")]))
+    assert seen in text and ("= 0.980" not in text) and "machine code" not in text
 
 
 def test_quantiles() -> None:
@@ -596,7 +688,7 @@ def test_the_plan_and_the_file(gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_p
     assert [t.workload.name for t in asked] == list(WORKLOADS)
     plan = {t.workload.name: t.providers for t in asked}
     assert plan["simt"] == ("reference", "simt") and "simt" not in plan["causal"] and len(plan["causal"]) == 6
-    assert all(t.workload.M <= 2048 and t.settings.rounds == 1 for t in asked)
+    assert all(t.workload.M <= 2048 and t.settings.rounds == 2 for t in asked)
     written = json.loads(path.read_text())
     assert written["finished"] and len(written["measurements"]) == 8 * 6 + 2
     assert "softcap" in ended.output and "PASS" in ended.output

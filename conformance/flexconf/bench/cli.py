@@ -32,8 +32,8 @@ def gpu(
     workload: Annotated[list[str] | None, typer.Option(help="Measure only this workload. Repeatable.")] = None,
     provider: Annotated[list[str] | None, typer.Option(help="Measure only this provider. Repeatable.")] = None,
     out: Annotated[Path | None, typer.Option(help="Also write everything to this new JSON file.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Short: lengths of at most 2048, one round.")] = False,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Turns that every provider gets; 3 by default.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Short: lengths of at most 2048, two rounds.")] = False,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Turns that every provider gets; 10 by default.")] = None,
     graphs: Annotated[bool, typer.Option(help="Time runs as CUDA graphs too.")] = True,
     as_json: Json = False,
 ) -> None:
@@ -51,7 +51,7 @@ def gpu(
     from flexconf.errors import InputError
 
     chosen = providers.select(provider or [])
-    settings = Settings(rounds=rounds or (1 if quick else 3), graphs=graphs, quick=quick)
+    settings = Settings(rounds=rounds or (2 if quick else Settings.rounds), graphs=graphs, quick=quick)
     tasks = []
     for w in workloads.select(workload or []):
         wanted = tuple(providers.of(w.only, chosen))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -42,7 +43,7 @@ class DeviceTimer:
         torch.cuda.synchronize()
 
     def samples(self, call: Callable[[], object], milliseconds: float) -> list[float]:
-        from triton.testing import do_bench  # type: ignore[import-not-found, unused-ignore]
+        from triton.testing import do_bench  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
         found: Any = do_bench(call, warmup=_WARM_UP, rep=milliseconds, return_mode="all")
         return [float(ms) for ms in found]
@@ -73,18 +74,34 @@ class DeviceTimer:
 
 
 @contextlib.contextmanager
-def cold() -> Iterator[None]:
-    """flash-attn-4 compiles anew within: providers of one process may ask it for the same kernel."""
+def cold() -> Iterator[Callable[[], str]]:
+    """flash-attn-4 compiles anew within: providers of one process may ask it for the same kernel.
+
+    Gives a function that says, within, what has been compiled: sha256 of the machine code, "" for none, or where
+    CuTe was not told to keep it (`keep_code`).
+    """
     module = sys.modules.get("flash_attn.cute.interface")
     cache = getattr(getattr(module, "_flash_attn_fwd", None), "compile_cache", None)
     known = getattr(cache, "cache", None)
     if not isinstance(known, dict):
-        yield
+        yield lambda: ""
         return
     kept = dict(known)
     known.clear()
     try:
-        yield
+        yield lambda: _digest(known.values())
     finally:
         for key, kernel in kept.items():
             known.setdefault(key, kernel)
+
+
+def _digest(kernels: Iterable[object]) -> str:
+    codes = [getattr(kernel, "__cubin__", None) for kernel in kernels]
+    if not codes or not all(isinstance(code, bytes) and code for code in codes):
+        return ""
+    return hashlib.sha256(b"".join(sorted(hashlib.sha256(code).digest() for code in codes if code))).hexdigest()
+
+
+def keep_code(folder: str) -> dict[str, str]:
+    """The environment in which CuTe keeps the machine code that it compiles, and writes it to `folder` too."""
+    return {"CUTE_DSL_KEEP": "cubin", "CUTE_DSL_DUMP_DIR": folder}

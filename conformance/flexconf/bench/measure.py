@@ -46,7 +46,8 @@ class _Running:
     call: Call
     compile: float
     check: Check
-    times: list[float] = field(default_factory=list)
+    code: str
+    turns: list[list[float]] = field(default_factory=list)
     host: float | None = None
     graph: float | None = None
     graph_reason: str = ""
@@ -63,7 +64,7 @@ def measure(
 ) -> list[Measurement]:
     """Measure `providers` on one workload, in their order.
 
-    They take turns, `settings.rounds` of them, so that clocks and heat are shared. `report` hears "<phase> <provider>"
+    They take turns, `settings.rounds` of them, in the `order` of each round. `report` hears "<phase> <provider>"
     as each begins; `without_graph` are providers whose run must not be captured, `other_base` those whose LSE is known
     to have a logarithm of another base: their speed counts all the same, and the measurement says so. Raises Poisoned.
     """
@@ -80,12 +81,12 @@ def measure(
             _alive(timer, provider.name, "compile", error)
             status = REFUSED if is_refusal(error) else FAILED
             ended[provider.name] = facts.ended(provider.name, status, _message(error))
-    for _ in range(settings.rounds):
-        for name, state in running.items():
+    for number in range(settings.rounds):
+        for name in order(list(running), number):
             if name not in ended:
                 report(f"time {name}")
                 with _noted(ended, facts, name, timer):
-                    state.times += timer.samples(state.call, settings.milliseconds)
+                    running[name].turns.append(timer.samples(running[name].call, settings.milliseconds))
     for name, state in running.items():
         if name not in ended:
             report(f"check {name}")
@@ -106,15 +107,27 @@ def measure(
     return [ended[p.name] for p in providers]
 
 
+def order(names: Sequence[str], number: int) -> list[str]:
+    """Who comes when in round `number`, so that none is favoured by its place.
+
+    Every other round is the one before backwards: in the two together all have the same middle, and a clock that drifts
+    steadily is the same to all. And each pair of rounds begins with another provider.
+    """
+    first = number // 2 % len(names) if names else 0
+    turned = [*names[first:], *names[:first]]
+    return turned[::-1] if number % 2 else turned
+
+
 def _start(provider: Provider, built: Built, timer: Timer, exact: Rows) -> _Running:
     timer.synchronize()
     started = time.perf_counter()
-    with cold():
+    with cold() as compiled:
         call = provider.prepare(built)
         out, lse = call()
         timer.synchronize()
-    seconds = time.perf_counter() - started
-    return _Running(call, seconds, checking.check(exact, out, lse))
+        seconds = time.perf_counter() - started
+        code = compiled()
+    return _Running(call, seconds, checking.check(exact, out, lse), code)
 
 
 def _graph(name: str, state: _Running, timer: Timer, settings: Settings, exact: Rows, excused: bool) -> None:
@@ -158,18 +171,20 @@ def _message(error: BaseException) -> str:
 
 def _measurement(facts: _Facts, name: str, state: _Running, excused: bool) -> Measurement:
     low = median = high = None
-    if state.times:
-        low, median, high = (quantile(state.times, part) for part in (0.2, 0.5, 0.8))
-    right = (state.check.excused() if excused else state.check).ok and bool(state.times)
+    times = [t for turn in state.turns for t in turn]
+    if times:
+        low, median, high = (quantile(times, part) for part in (0.2, 0.5, 0.8))
+    right = (state.check.excused() if excused else state.check).ok and bool(times)
     return Measurement(
         workload=facts.workload,
         provider=name,
-        status=OK if right else WRONG if state.times else FAILED,
-        reason=state.check.why or ("" if state.times else "it was never timed"),
+        status=OK if right else WRONG if times else FAILED,
+        reason=state.check.why or ("" if times else "it was never timed"),
         median=median,
         low=low,
         high=high,
-        samples=len(state.times),
+        samples=len(times),
+        turns=tuple(statistics.median(turn) for turn in state.turns),
         graph=state.graph,
         graph_reason=state.graph_reason,
         host=state.host,
@@ -179,4 +194,5 @@ def _measurement(facts: _Facts, name: str, state: _Running, excused: bool) -> Me
         lse=state.check.lse,
         flops=facts.flops,
         bytes=facts.bytes,
+        code=state.code,
     )

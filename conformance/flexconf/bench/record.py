@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -29,8 +30,8 @@ class Settings:
     also timed as CUDA graphs. `quick`: lengths of at most 2048, not comparable with those of a whole bench.
     """
 
-    rounds: int = 3
-    milliseconds: float = 150.0
+    rounds: int = 10
+    milliseconds: float = 50.0
     rows: int = 64
     graphs: bool = True
     quick: bool = False
@@ -41,10 +42,11 @@ class Measurement:
     """What became of one provider on one workload.
 
     `status` is ok, wrong, refused or failed, with a `reason`. Milliseconds of a run: `median`, and the quantiles `low`
-    (20 %) and `high` (80 %) of `samples`; `graph`, the median of a CUDA graph's replay, or `graph_reason` why there is
-    none. `host`: microseconds of CPU a run. `compile`: seconds from the call to the first result. `checked` elements
-    of the output, `ulp` and `lse` the largest errors (see `rows.Check`). `flops`: useful operations of a run; `bytes`:
-    the fewest it can move.
+    (20 %) and `high` (80 %) of `samples`; `turns`, the median of each turn; `graph`, the median of a CUDA graph's
+    replay, or `graph_reason` why there is none. `host`: microseconds of CPU a run. `compile`: seconds from the call to
+    the first result. `checked` elements of the output, `ulp` and `lse` the largest errors (see `rows.Check`). `flops`:
+    useful operations of a run; `bytes`: the fewest it can move. `code`: sha256 of the machine code that flash-attn-4
+    compiled for it, "" where that compiled none.
     """
 
     workload: str
@@ -55,6 +57,7 @@ class Measurement:
     low: float | None = None
     high: float | None = None
     samples: int = 0
+    turns: tuple[float, ...] = ()
     graph: float | None = None
     graph_reason: str = ""
     host: float | None = None
@@ -64,6 +67,7 @@ class Measurement:
     lse: float | None = None
     flops: int = 0
     bytes: int = 0
+    code: str = ""
 
     @property
     def ranked(self) -> bool:
@@ -96,12 +100,63 @@ class Measurement:
         """The inverse of `to_json`. Raises InputError."""
         try:
             plain: dict[str, Any] = dict(data)
-            made = cls(**plain | {k: float(plain[k]) for k in _NUMBERS if plain.get(k) is not None})
+            numbers = {k: float(plain[k]) for k in _NUMBERS if plain.get(k) is not None}
+            made = cls(**plain | numbers | {"turns": tuple(float(t) for t in plain.get("turns", ()))})
             if made.status not in STATUSES or not all(isinstance(x, str) for x in (made.workload, made.provider)):
                 raise ValueError("a workload, a provider or a status is wrong")
             return made
         except (TypeError, ValueError) as error:
             raise InputError(f"not a measurement: {error}") from None
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How many times as fast one provider is as another: `ratio`, and the range `low` to `high` that holds it.
+
+    The median of the turns' own ratios: two providers' turns of one round lie seconds apart, and share clocks and heat.
+    The range is of those ratios without as many of the least and of the largest as leaves at least 95 % that the median
+    is inside (by the binomial distribution, whatever theirs is); all of them where there are fewer than six.
+    """
+
+    ratio: float
+    low: float
+    high: float
+
+    @property
+    def margin(self) -> float:
+        """Half of the range."""
+        return (self.high - self.low) / 2
+
+    @property
+    def equal(self) -> bool:
+        """Whether the range holds 1: no difference was seen."""
+        return self.low <= 1 <= self.high
+
+
+def speed(own: Measurement, rival: Measurement) -> Speed | None:
+    """How much faster `own` is than `rival`; None where one of the two does not count."""
+    if not (own.ranked and rival.ranked and own.median and rival.median):
+        return None
+    if not own.turns or len(own.turns) != len(rival.turns):
+        ratio = rival.median / own.median
+        return Speed(ratio, ratio, ratio)
+    ratios = sorted(b / a for a, b in zip(own.turns, rival.turns, strict=True))
+    cut = _outside(len(ratios))
+    return Speed(statistics.median(ratios), ratios[cut], ratios[-1 - cut])
+
+
+def same_code(a: Measurement, b: Measurement) -> bool:
+    """Whether flash-attn-4 compiled the same machine code for both, byte for byte, and it is known."""
+    return bool(a.code) and a.code == b.code
+
+
+def _outside(count: int) -> int:
+    """How many of `count` values may be left out at either end, the rest holding the median with 95 %."""
+    cut, tail = 0, 0.5**count
+    while tail + math.comb(count, cut + 1) * 0.5**count <= 0.025:
+        cut += 1
+        tail += math.comb(count, cut) * 0.5**count
+    return cut
 
 
 @dataclass(frozen=True)

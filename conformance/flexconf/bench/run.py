@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flexconf import caches, devices, environment, expectations, subjects, worker
+from flexconf.bench.clock import keep_code
 from flexconf.bench.record import FAILED, Measurement, Recording, Settings
 from flexconf.bench.workloads import Workload
 from flexconf.outcome import Stage, Symptom
@@ -63,7 +64,8 @@ def run(
     prepare = prepare if function is not None else prepare_worker
     with tempfile.TemporaryDirectory(prefix="flexconf-bench-", ignore_cleanup_errors=True) as folder:
         # Compile times are of compilers that have seen nothing yet.
-        variables = caches.variables(folder) | {"FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED": "0"} | devices.assign(0)
+        own = {"FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED": "0", **keep_code(folder)}
+        variables = caches.variables(folder) | own | devices.assign(0)
         with Crew(
             function or run_task, workers=1, time_limit=time_limit, prepare=prepare, environments=[variables]
         ) as crew:

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from flexconf.bench.record import FAILED, OK, WRONG, Change, Measurement, Recording
+from flexconf.bench.record import FAILED, OK, WRONG, Change, Measurement, Recording, same_code, speed
 
 if TYPE_CHECKING:
     from flexconf.bench.workloads import Workload
@@ -32,7 +32,7 @@ def workload(w: Workload, measurements: Sequence[Measurement]) -> RenderableType
     notes: list[str] = []
     for m in measurements:
         marks = []
-        for text in _reasons(m):
+        for text in [*_reasons(m), *_same_code(m, measurements)]:
             if text not in notes:
                 notes.append(text)
             marks.append(f"({notes.index(text) + 1})")
@@ -68,7 +68,9 @@ def summary(recording: Recording) -> RenderableType:
     facts.add_row(
         "columns",
         "ms: median of single runs, L2 cleared, +- half of the distance from the 20 % to the 80 % quantile; TFLOP/s: "
-        "useful work; vs flash, vs triton: torch-flash's or torch-triton's ms over the provider's, above 1 is faster; "
+        "useful work; vs flash, vs triton: torch-flash's or torch-triton's ms over the provider's, the median of the "
+        "turns' own ratios, above 1 is faster; +- half of the range that holds that median with 95 %, and = where that "
+        "range holds 1, so that no difference was seen; "
         "graph: the run as a CUDA graph; host: CPU time of a run; ulp: largest error of the output, at the size of the "
         "row's sum of p |v|",
     )
@@ -122,10 +124,22 @@ def _reasons(m: Measurement) -> list[str]:
     return reasons
 
 
+def _same_code(m: Measurement, measurements: Sequence[Measurement]) -> list[str]:
+    """For the reference alone: which rivals run the very machine code that it runs."""
+    if m.provider != "reference":
+        return []
+    twins = [other.provider for other in measurements if other is not m and same_code(m, other)]
+    return [f"the same machine code, byte for byte: {', '.join((m.provider, *twins))}"] if twins else []
+
+
 def _speed(m: Measurement, rival: Measurement | None) -> str:
-    if rival is None or not (m.ranked and rival.ranked) or not (m.median and rival.median):
-        return ""
-    return f"{rival.median / m.median:.2f}"
+    found = speed(m, rival) if rival is not None and rival is not m else None
+    if found is None:
+        return "1" if m.ranked and rival is m else ""
+    digits = 3 if 0.1 < found.ratio < 10 else 1
+    if found.low == found.high:
+        return f"{found.ratio:.{digits}f}"
+    return f"{'= ' if found.equal else ''}{found.ratio:.{digits}f} +-{found.margin:.{digits}f}"
 
 
 def _colour(status: str) -> str:
