@@ -16,11 +16,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+import flexflash
 from flexconf import devices, inputs, literals, modtext
 from flexconf.case import Case
+from flexconf.errors import InputError
 from flexconf.inputs import Inputs
 from flexconf.outcome import Outcome, Stage, Symptom
 from flexconf.subjects import trial
+from flexflash.kernel import ENTRY
+from flexflash.template import BLOCK_LISTS
 
 __all__ = ["CANNOT_RUN", "GONE", "THERE", "render"]
 
@@ -211,7 +215,7 @@ def worst(name, seen, wanted, bound):
     return float(ratio[at]), (
         f"{{name}}[{{where}}] is {{float(seen[at]):.9g}}, expected {{float(wanted[at]):.9g}} +- {{bound:.3g}}"
     )
-{fallback}
+{functions}
 
 def main():
 {first}{run}
@@ -269,9 +273,18 @@ def unpacked(dtype, shape, code):
 
 
 def _standalone(
-    case: Case, subject: str, outcome: Outcome, exact: bool, device: str, guard: str, call: str, fallback: str = ""
+    case: Case,
+    subject: str,
+    outcome: Outcome,
+    exact: bool,
+    device: str,
+    guard: str,
+    call: str,
+    functions: str = "",
+    first: str = "",
+    standard: frozenset[str] = frozenset(),
 ) -> str:
-    """The script; `fallback` is a function `through_the_project` that takes over where there is no GPU."""
+    """The script. `functions` are what `call`, or `first`, which `main` begins with, calls; `standard` they import."""
     parts = _parts(case, exact)
     p = case.problem
     raises = outcome.symptom in (Symptom.REFUSED, Symptom.CRASH, *_DEADLY)
@@ -286,8 +299,8 @@ def _standalone(
     moved = "" if device == '"cpu"' else "torch.set_default_device(DEVICE)"
     tensors = "\n".join([*parts.qkv, *parts.captures])
     packed = "unpacked(" in tensors
-    standard = {"itertools", "math", "sys"} | ({"subprocess"} if deadly else set())
-    standard |= {"base64", "zlib"} if packed else set()
+    imported = {"itertools", "math", "sys"} | standard
+    imported |= ({"subprocess"} if deadly else set()) | ({"base64", "zlib"} if packed else set())
     modified = "scores[b, h, m, n]"
     if case.score_mod is not None:
         modified = f"score_mod({modified}, *at(b, h, m, n))"
@@ -297,9 +310,9 @@ def _standalone(
     text = _PLAIN.format(
         title=_title(case, subject, outcome),
         about=_about(outcome),
-        fallback=f"\n\n{fallback}\n" if fallback else "",
-        first=_FIRST if fallback else "",
-        imports="\n".join(f"import {name}" for name in sorted(standard)),
+        functions=f"\n\n{functions}\n" if functions else "",
+        first=first,
+        imports="\n".join(f"import {name}" for name in sorted(imported)),
         guard=guard,
         device=device,
         sizes="\n".join(f"{name} = {value}" for name, value in p.symbols().items()),
@@ -385,6 +398,7 @@ _WHAT = {
     "torch-triton": 'flex_attention, BACKEND "TRITON"',
     "torch-eager": "flex_attention, eager",
     "torch-codegen": "flex_attention's CuTeDSL code generator",
+    "reference.fa4": "flash-attn-4, mods in CuTeDSL",
 }
 
 _GUARD = """
@@ -437,7 +451,85 @@ def _codegen(case: Case, subject: str, outcome: Outcome, width: int | None, exac
     device = '"cuda" if torch.cuda.is_available() else "cpu"'
     fallback = _THROUGH_THE_PROJECT.format(subject=subject, toml=case.to_toml(), width=width)
     guard = _GUARD.format(more="")
-    return _standalone(case, subject, outcome, exact, device, guard, _call(case, "FLASH"), fallback)
+    return _standalone(case, subject, outcome, exact, device, guard, _call(case, "FLASH"), fallback, _FIRST)
+
+
+_FA4_CALL = "    return through_flash_attention()"
+
+_FA4 = '''\
+# The mods in CuTeDSL, as flexflash renders them, and the call.
+KERNEL = r{text}
+
+
+class FlashAttention:
+    """What the kernel is handed to: flash-attn-4 itself."""
+
+    forward = staticmethod(_flash_attn_fwd)
+
+    @staticmethod
+    def block_sparse_tensors(count, index, full_count, full_index, block_size):
+        return BlockSparseTensorsTorch(count, index, full_count, full_index, block_size=block_size)
+
+
+def through_flash_attention():
+    """(out, LSE) as flash-attn-4 writes them."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "kernel.py")
+        with open(path, "w") as file:
+            file.write(KERNEL)
+        spec = importlib.util.spec_from_file_location("kernel", path)
+        kernel = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(kernel)
+        out = torch.empty_strided({size}, {stride}, dtype=q.dtype)
+        lse = torch.empty((B, H, M), dtype=torch.float32)
+        kernel.{entry}(
+            FlashAttention, Q=q, K=k, V=v, OUT=out, LSE=lse,
+{named}        )
+        torch.cuda.synchronize()
+    return out, lse'''
+
+
+def _fa4(case: Case, subject: str, outcome: Outcome, width: int | None, exact: bool) -> str:
+    """The rendered text and flash-attn-4, without this project: what fails there is not the harness."""
+    kernel, names = _rendered(case, exact, width)
+    held = ("kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices")
+    if kernel.block_lists:
+        names |= {name: f"block_mask.{field}" for name, field in zip(BLOCK_LISTS, held, strict=True)}
+    call = _FA4.format(
+        text=f"'''{kernel.text}'''",
+        size=kernel.output_size,
+        stride=kernel.output_stride,
+        entry=ENTRY,
+        named="".join(f"            {parameter}={name},\n" for parameter, name in names.items()),
+    )
+    guard = _GUARD.format(
+        more="\n    from flash_attn.cute.block_sparsity import BlockSparseTensorsTorch"
+        "\n    from flash_attn.cute.interface import _flash_attn_fwd"
+    )
+    return _standalone(
+        case, subject, outcome, exact, '"cuda"', guard + _NEEDS_GPU, _FA4_CALL, call,
+        standard=frozenset({"importlib.util", "os", "tempfile"}),
+    )  # fmt: skip
+
+
+def _rendered(case: Case, exact: bool, width: int | None) -> tuple[flexflash.RenderedKernel, dict[str, str]]:
+    """The kernel, which is the same text on a CPU; and for each of its captures the script's name."""
+    given = _parts(case, exact).given
+    options: dict[str, object] = {} if width is None else {"SCORE_MOD_VEC_SIZE": width}
+    kernel = flexflash.lower(given.q, given.k, given.v, given.score_mod, given.block_mask, given.scale, options)
+    names = {}
+    for buffer, tensor in zip(kernel.buffers, kernel.captures, strict=True):
+        same = [n for n, t in given.captures.items() if _is_view(t, tensor)]
+        if not same:
+            raise InputError(f"{case.name}: the kernel reads {buffer}, which is none of the case's captures")
+        names[buffer] = same[0]
+    return kernel, names
+
+
+def _is_view(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are the same view of the same memory."""
+    facts = [(t.data_ptr(), t.dtype, t.shape, t.stride()) for t in (a, b)]
+    return facts[0] == facts[1]
 
 
 _FIRST = """\
@@ -528,5 +620,6 @@ TEMPLATES: Mapping[str, Template] = {
     "torch-triton": _triton,
     "torch-eager": _eager,
     "torch-codegen": _codegen,
+    "reference.fa4": _fa4,
 }
 """By subject; for any other the script runs the case through the project."""

@@ -335,6 +335,9 @@ def test_what_production_refuses_is_counted_and_what_the_reference_refuses_is_fo
 
     drive(plan(tmp_path / "a", examples=9), Here(refuse), 1)
     assert [f.symptom for f in findings.load_all(tmp_path / "a")] == ["refused"]
+    limited = dataclasses.replace(plan(tmp_path), subject="reference.fa4")
+    asked = {stage: limited.counts_refusal(stage) for stage in (Stage.ELIGIBILITY, Stage.RENDER, Stage.COMPILE)}
+    assert asked == {Stage.ELIGIBILITY: True, Stage.RENDER: True, Stage.COMPILE: False}, "what flash-attn-4 refuses"
     drive(dataclasses.replace(plan(tmp_path / "b", examples=9), subject="torch-eager"), Here(refuse), 1)
     assert not findings.load_all(tmp_path / "b")
     assert {r.why for r in Reader(tmp_path / "b").new()} == {"not supported: render/refused no yet"}

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -132,7 +133,7 @@ def test_what_kills_its_process_is_watched_from_another(tmp_path: Path) -> None:
 def test_a_script_for_every_subject(subject: str, case: Case) -> None:
     text = repro.render(case, subject, outcome(case, subject), width=2)
     ast.parse(text)
-    mine = subject.startswith("reference.")
+    mine = subject.startswith("reference.") and subject != "reference.fa4"
     assert ("flexconf" in text) == (mine or subject == "torch-codegen"), "only the project's own subjects need it"
     assert all(word not in text for word in ("{{", "}}")) or mine
     assert max(map(len, text.splitlines())) < 700
@@ -164,3 +165,28 @@ def test_the_projects_own_repro_runs(tmp_path: Path) -> None:
     plain = Case("plain", score_mod="score + 1", problem=TINY)
     code, said = keeping.run_script(repro.render(plain, "reference.host", outcome(plain, "reference.host"), width=2))
     assert code == repro.GONE and "does not show it: gone" in said
+
+
+@pytest.mark.parametrize("case", [RICH, LISTS], ids=lambda c: c.name)
+def test_flash_attn_4_is_called_without_the_project(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The script of a GPU, with the host launcher in the place of flash-attn-4: right is gone, a wrong LSE is there."""
+    from flexflash.launch.host import HostLauncher
+
+    launcher = HostLauncher()
+    interface, lists = ModuleType("flash_attn.cute.interface"), ModuleType("flash_attn.cute.block_sparsity")
+    interface._flash_attn_fwd = launcher.forward  # type: ignore[attr-defined]
+    lists.BlockSparseTensorsTorch = lambda *tensors, block_size: (  # type: ignore[attr-defined]
+        launcher.block_sparse_tensors(*tensors, block_size)
+    )
+    for module in (ModuleType("flash_attn"), ModuleType("flash_attn.cute"), interface, lists):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    text = repro.render(case, "reference.fa4", outcome(case, "reference.fa4"), width=2)
+    assert "flexconf" not in text
+    on_cpu = [
+        ('"cuda"', '"cpu"'), ("not torch.cuda.is_available()", "False"), ("        torch.cuda.synchronize()\n", ""),
+    ]  # fmt: skip
+    assert run(text, tmp_path, *on_cpu)[0] == repro.GONE
+    code, said = run(text, tmp_path, *on_cpu, ("return out, lse\n", "return out, lse / math.log(2)\n"))
+    assert code == repro.THERE and "lse" in said

@@ -68,3 +68,24 @@ def test_empty_problems_return_at_once(batch: int, queries: int, keys: int) -> N
 def test_vector_width_is_checked() -> None:
     with pytest.raises(InputError, match="1, 2, 4 or 8, not 3"):
         HostLauncher(3)
+
+
+@pytest.mark.clause("L2.4", "L7.5")
+def test_flash_attn_4_is_told_which_dimension_leads() -> None:
+    """It refuses a capture with several dimensions of stride 1, unless one of them is named; the memory is the same."""
+    from flexflash.launch.fa4 import _with_leading_dim
+
+    plain = torch.zeros(3, 4)
+    strange = [torch.zeros(1, 1), torch.zeros(9).as_strided((2, 5), (1, 1)), torch.zeros(1, 3, 1)[:, :1]]
+    assert all(_with_leading_dim(t) is t for t in (plain, plain.t(), plain[:, :1], torch.tensor(1.0), plain[0]))
+    named = [_with_leading_dim(t) for t in strange]
+    for before, after in zip(strange, named, strict=True):
+        assert not hasattr(before, "__leading_dim__"), "the caller's tensor is left alone"
+        assert (after.data_ptr(), after.shape, after.stride()) == (before.data_ptr(), before.shape, before.stride())
+    metadata = pytest.importorskip(
+        "flash_attn.cute.cute_dsl_utils", reason="flash-attn-4 is not installed"
+    ).get_aux_tensor_metadata
+    for before, after in zip(strange, named, strict=True):
+        with pytest.raises(ValueError, match="no unique stride-1 leading dimension"):
+            metadata([before])
+        assert metadata([after])

@@ -47,9 +47,10 @@ class Plan:
 
     `seconds` of generation, `workers` drivers; `time_limit` seconds an example, None for the subject's own.
     `shrink_seconds`: what making one failure smaller may take. `examples` a round. `stop_after`: end when the drivers
-    together have so many new findings, None for never. `cases` and `widths` are "module:function" of strategies, `task`
-    what a worker runs. `check_repro`: run a finding's repro.py before it is kept. `refusals`: whether what is refused,
-    other than by the eligibility rules, is a failure; None for "on the reference, which has to take all of L7".
+    together have so many new findings, None for never. `cases` and `widths` are "module:function" of strategies, None
+    for the subject's, `task` what a worker runs. `check_repro`: run a finding's repro.py before it is kept. `refusals`:
+    whether what is refused, other than by the eligibility rules, is a failure; None for "on the reference, which has to
+    take all of L7".
     """
 
     subject: str
@@ -61,16 +62,18 @@ class Plan:
     shrink_seconds: float = SHRINK_SECONDS
     examples: int = EXAMPLES
     stop_after: int | None = None
-    cases: str = "flexconf.strategies:cases"
-    widths: str = "flexconf.strategies:vector_widths"
+    cases: str | None = None
+    widths: str | None = None
     task: Task = run_task
     check_repro: bool = True
     refusals: bool | None = None
 
-    @property
-    def counts_refusals(self) -> bool:
-        """Whether a refusal is a failure."""
-        return subjects.get(self.subject).is_reference if self.refusals is None else self.refusals
+    def counts_refusal(self, stage: Stage) -> bool:
+        """Whether a refusal in `stage` is a failure: of the reference, but for what runs its text having limits."""
+        if self.refusals is not None:
+            return self.refusals
+        subject = subjects.get(self.subject)
+        return subject.is_reference and not (subject.limited and stage in (Stage.COMPILE, Stage.LAUNCH))
 
 
 class Runs(Protocol):
@@ -240,7 +243,9 @@ class Driver:
         # Hypothesis takes what is in its database for shrunk, unless the test draws something else than when it was
         # saved. A killed run leaves what is not shrunk, so every second round draws one thing more.
         marks = hypothesis.strategies.tuples(*[hypothesis.strategies.booleans()] * (self.round % 2))
-        given = hypothesis.given(_strategy(self.plan.cases), _strategy(self.plan.widths), marks)(example)
+        subject = subjects.get(self.plan.subject)
+        drawn = (self.plan.cases or subject.cases, self.plan.widths or subject.widths)
+        given = hypothesis.given(*map(_strategy, drawn), marks)(example)
         test = settings(hypothesis.seed(round_seed(self.plan.seed, self.number, self.round))(given))
         try:
             test()
@@ -325,7 +330,7 @@ class Driver:
             return Judged(outcome, "ok", "")
         why = discarded(outcome)
         family = findings.family(outcome)
-        if not why and outcome.symptom is Symptom.REFUSED and not self.plan.counts_refusals:
+        if not why and outcome.symptom is Symptom.REFUSED and not self.plan.counts_refusal(outcome.stage):
             why = f"not supported: {family}"
         if why:
             return Judged(outcome, "discarded", why)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
@@ -25,11 +26,27 @@ def vector_widths() -> SearchStrategy[int]:
     return st.sampled_from((1, 2, 4, 8))
 
 
+def narrow_widths() -> SearchStrategy[int]:
+    """Those that flash-attn-4 takes on compute capability 9.x."""
+    return st.sampled_from((1, 2))
+
+
+def tiled_cases() -> SearchStrategy[Case]:
+    """Cases whose blocks flash-attn-4 can walk: parts of its tile of 128 queries by 128 keys, or several tiles high."""
+    return cases(queries=(128, 64, 256), keys=(128, 64, 32, 16))
+
+
 @st.composite
-def cases(draw: Draw, features: Features | None = None) -> Case:
+def cases(
+    draw: Draw,
+    features: Features | None = None,
+    queries: Sequence[int] = masks.BLOCKS,
+    keys: Sequence[int] = masks.BLOCKS,
+) -> Case:
     """A legal case of the given features; of a random subset of them when none are given (swarm testing).
 
-    Named "fuzz-" and the first twelve digits of its digest.
+    `queries` and `keys` are the sizes that its blocks may have. Named "fuzz-" and the first twelve digits of its
+    digest.
     """
     f = features if features is not None else draw(switches.features())
     problem = problems.problem(draw, f)
@@ -38,7 +55,7 @@ def cases(draw: Draw, features: Features | None = None) -> Case:
     score = _score(draw, scope) if not bare else None
     around = Scope(f, problem, "mask", scope.captures, scope.values)
     mask = written(masks.mask(draw, around)) if f.mask else None
-    block = masks.block(draw, around, mask)
+    block = masks.block(draw, around, mask, queries, keys)
     case = Case(
         "fuzz",
         score_mod=score,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hypothesis import strategies as st
@@ -30,7 +30,7 @@ _FAMILIES = (
 )
 _WITH_CAPTURES = ("document", "lengths", "keep")
 _SIZES = (4, 16, 3, 64, 7)
-_BLOCKS = (128, 64, 32, 16, 256)
+BLOCKS = (128, 64, 32, 16, 256)
 
 
 def mask(draw: Draw, scope: Scope) -> str:
@@ -68,10 +68,12 @@ def _captured(scope: Scope, family: str) -> str | None:
     return text
 
 
-def block(draw: Draw, scope: Scope, text: str | None) -> BlockSpec:
+def block(
+    draw: Draw, scope: Scope, text: str | None, queries: Sequence[int] = BLOCKS, keys: Sequence[int] = BLOCKS
+) -> BlockSpec:
     """How the block mask comes about; the default where nothing else is on."""
     f, p = scope.features, scope.problem
-    q, kv = draw(st.sampled_from(_BLOCKS)), draw(st.sampled_from(_BLOCKS))
+    q, kv = draw(st.sampled_from(queries)), draw(st.sampled_from(keys))
     by_hand, by_pattern = draw(st.booleans()), draw(st.integers(0, 3)) == 3
     if not f.block_sizes:
         q = kv = 128

@@ -28,7 +28,8 @@ class Subject:
     `function` is "module:name" of its `Attend`, imported only where it runs, `imports` what takes long to import and is
     no part of a case's time. `device` "any" means a GPU if there is one. `also` is "module:name" of a function that
     says why it cannot run for another reason than a missing package or GPU, "" when it can. `approximates`: whether it
-    takes the option fast_math.
+    takes the option fast_math. `cases` and `widths` are "module:function" of the strategies that fuzzing draws from;
+    `limited`: what the rendered text is run by refuses some of it, which is no failure of the lowering.
     """
 
     name: str
@@ -40,6 +41,9 @@ class Subject:
     life: str = "flexconf.subjects.trial:run_case"
     also: str = ""
     approximates: bool = False
+    cases: str = "flexconf.strategies:cases"
+    widths: str = "flexconf.strategies:vector_widths"
+    limited: bool = False
 
     def check(self, options: Options | None) -> None:
         """Raises InputError for options that it has not: fast_math, which is an option of the reference on a GPU."""
@@ -134,6 +138,9 @@ SUBJECTS: dict[str, Subject] = {
             "flexconf.subjects.reference:fa4",
             ("flexflash.launch.fa4", "flash_attn.cute.interface"),
             approximates=True,
+            cases="flexconf.strategies:tiled_cases",
+            widths="flexconf.strategies:narrow_widths",
+            limited=True,
         ),
         Subject(
             "torch-flash",
@@ -142,6 +149,7 @@ SUBJECTS: dict[str, Subject] = {
             _FLASH,
             "flexconf.subjects.torch_flex:flash",
             ("flash_attn.cute.interface", "torch._dynamo"),
+            cases="flexconf.strategies:tiled_cases",
         ),
         Subject(
             "torch-codegen",

@@ -43,6 +43,9 @@ class Fa4Launcher:
         """flash-attn-4's own forward; only q, k and v go by position."""
         from flash_attn.cute.interface import _flash_attn_fwd
 
+        aux = keywords["aux_tensors"]
+        if aux is not None:
+            keywords["aux_tensors"] = [_with_leading_dim(t) for t in aux]
         _flash_attn_fwd(q, k, v, **keywords)
 
     def block_sparse_tensors(
@@ -59,3 +62,17 @@ class Fa4Launcher:
         return BlockSparseTensorsTorch(
             mask_block_cnt, mask_block_idx, full_block_cnt, full_block_idx, block_size=block_size
         )
+
+
+def _with_leading_dim(tensor: torch.Tensor) -> torch.Tensor:
+    """The view itself, or, where flash-attn-4 cannot tell which dimension of stride 1 leads, the same with one named.
+
+    It refuses a capture with several such dimensions of which none, or more than one, is longer than 1. All of them are
+    read by their strides, whichever it keeps as the leading one.
+    """
+    dims = [d for d, stride in enumerate(tensor.stride()) if stride == 1]
+    if len(dims) < 2 or sum(tensor.shape[d] > 1 for d in dims) == 1:
+        return tensor
+    alias = tensor.detach()  # another object of the same memory: the attribute must not stay with the caller's tensor
+    alias.__leading_dim__ = max(dims, key=lambda d: tensor.shape[d])  # type: ignore[attr-defined]
+    return alias
