@@ -601,6 +601,39 @@ def test_the_attribution_narrows_the_suspects_and_the_same_text_clears_the_lower
     assert seen.why.endswith("its rendered text changed, though the suite is the same")
 
 
+@pytest.mark.parametrize(
+    ("kernel", "code", "says", "order"),
+    [
+        ("text", "a", "the same PTX ran in both", ("driver", "nvidia-cutlass-dsl", "flash-attn-4")),
+        ("text", "b", "the same text was compiled to other PTX", ("nvidia-cutlass-dsl", "flash-attn-4", "driver")),
+        ("new", "b", "its PTX changed", ("nvidia-cutlass-dsl", "flash-attn-4", "torch", "driver")),
+        ("text", "", "the same text was rendered in both", ("driver", "flash-attn-4", "nvidia-cutlass-dsl")),
+    ],
+)
+def test_the_ptx_says_which_side_of_it_to_suspect(kernel: str, code: str, says: str, order: tuple[str, ...]) -> None:
+    def with_code(o: Outcome, kernel: str, code: str) -> Outcome:
+        return dataclasses.replace(o, digests={**o.digests, "kernel": kernel, **({"ptx": code} if code else {})})
+
+    before = Made().attempts("alibi", with_code(outcome("alibi"), "text", "a"))
+    newer = environment("590.12.01", torch="2.14.0", nvidia_cutlass_dsl="4.9", flash_attn_4="4.0.0b37")
+    after = Made(environment=newer).attempts("alibi", with_code(outcome("alibi", at=WRONG), kernel, code))
+    seen = row(decided(before, after))
+    assert seen.change is Change.WRONG and says in seen.why
+    assert {*seen.suspects} == {*order} and (not code or seen.suspects[0] in order[:2])
+    assert not code or (seen.suspects.index("driver") == len(order) - 1) is (code == "b")
+    drifted = row(decided(before, Made().attempts("alibi", with_code(other_bits(outcome("alibi")), kernel, code))))
+    assert (drifted.change, drifted.effect) == (Change.DRIFT, Effect.FINE) and says in drifted.why
+
+
+def test_other_ptx_is_no_other_input_and_the_same_bits_are_identical() -> None:
+    before, after = (
+        Made().attempts("alibi", dataclasses.replace(o, digests={**o.digests, **code}))
+        for o, code in ((outcome("alibi"), {"ptx": "a"}), (outcome("alibi"), {"ptx": "b"}))
+    )
+    for one, other in ((before, after), (before, Made()), (Made(), before)):
+        assert decided(one, other).verdict is PASS and row(decided(one, other)).change is Change.IDENTICAL
+
+
 def test_a_fact_that_is_new_to_this_version_is_a_suspect() -> None:
     after = Made(environment={**environment(), "firmware": "97"}).at("alibi", WRONG)
     assert row(decided(Made(), after)).suspects == ("firmware",)

@@ -341,6 +341,10 @@ def test_a_fingerprint_is_kept_and_checked(kept: tuple[Path, Fingerprint]) -> No
     assert fingerprint.check(place, Fingerprint(found.environment, changed)) == [
         "alibi on reference.host: out: other bits than are kept"
     ]
+    other = {**found.results, "alibi on reference.host": {**found.results["alibi on reference.host"], "ptx": "0"}}
+    assert fingerprint.check(place, Fingerprint(found.environment, other)) == [
+        "alibi on reference.host: ptx: other bits than are kept"
+    ]
     with pytest.raises(InputError, match="nothing is kept of this environment"):
         fingerprint.check(place, Fingerprint({**found.environment, "torch": "2.14"}, found.results))
     with pytest.raises(InputError, match="no result of"):

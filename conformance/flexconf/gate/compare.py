@@ -152,9 +152,15 @@ class _Comparison:
         gpu = self.on_gpu(row.subject)
         if row.change in _COMPARED:
             return replace(row, suspects=components.of_pace(parts, row.subject, gpu=gpu))
-        same = row.subject.startswith("reference.") and rows.same_text(old, new)
-        names = components.suspects(parts, row.subject, row.evidence.layer, gpu=gpu, same_text=same)
-        why = f"{row.why}; the same text was rendered in both" if same else row.why
+        names = components.suspects(
+            parts,
+            row.subject,
+            row.evidence.layer,
+            gpu=gpu,
+            same_text=row.subject.startswith("reference.") and bool(rows.same(old, new, "kernel")),
+            same_ptx=rows.same(old, new, "ptx"),
+        )
+        why = f"{row.why}{rows.of_code(old, new)}"
         return replace(row, why=why, suspects=names)
 
     def on_gpu(self, subject: str) -> bool:

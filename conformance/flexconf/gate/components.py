@@ -11,6 +11,7 @@ from flexconf.gate.model import Component
 FAULT, SUITE, COMMIT = "planted fault", "flexflash-conformance", "suite commit"
 _OWN = (FAULT, SUITE, COMMIT)
 _GPU = ("driver", "CUDA", "GPU", "compute capability")
+_RUNS_PTX = ("nvidia-cutlass-dsl", *_GPU)  # the DSL brings the assembler
 _MACHINE = ("cpu", "platform", "python")
 _LOWERED_BY = ("torch", "sympy")
 
@@ -98,12 +99,19 @@ def on_gpu(subject: str, environment: Mapping[str, Any]) -> bool:
 
 
 def suspects(
-    components: Sequence[Component], subject: str, layer: str = "", *, gpu: bool, same_text: bool = False
+    components: Sequence[Component],
+    subject: str,
+    layer: str = "",
+    *,
+    gpu: bool,
+    same_text: bool = False,
+    same_ptx: bool | None = None,
 ) -> tuple[str, ...]:
     """The names of what differs and can have caused a failure of `subject`, the likeliest first.
 
     `layer` is the attribution's, "" where there is none. `same_text`: the same text was rendered in both environments,
-    so that what only renders it is not the cause.
+    so that what only renders it is not the cause. `same_ptx`, where it is known: what assembles and runs it is likelier
+    than what makes it, or the other way round; neither is cleared, for a kernel is also launched.
     """
     differing = {c.name for c in components if c.differs}
     can = [*_OF_LAYER.get(layer, _of_subject(subject))]
@@ -111,6 +119,8 @@ def suspects(
     can = [n for n in can if gpu or n not in _GPU]
     if same_text:
         can = [n for n in can if n not in (*_OWN, *_LOWERED_BY)]
+    if same_ptx is not None:
+        can.sort(key=lambda n: n not in _RUNS_PTX if same_ptx else n in _GPU)
     # A fault that is planted on purpose is the first to ask; the suite runs everything, and is never quite innocent.
     known = {*_HARMLESS, *_GPU, *_MACHINE, *_OWN, *(p for ps in _OF_LAYER.values() for p in ps), "triton"}
     unheard = sorted(n for n in differing if n not in known)

@@ -1,4 +1,4 @@
-"""Fingerprints: the digests of every output, LSE and rendered text that one environment gives, kept in `golden/`.
+"""Fingerprints: the digests of every output, LSE, rendered text and PTX of one environment, kept in `golden/`.
 
 Versions decide bits, so there is a file for each environment; a bit that changes while no version does is news.
 """
@@ -18,7 +18,7 @@ from flexconf.golden import folder as goldens
 from flexconf.outcome import merge
 
 FORMAT = 1
-_KEPT = ("out", "lse", "kernel")
+_KEPT = ("out", "lse", "kernel", "ptx")
 _ON_A_GPU = ("torch", "triton", "nvidia-cutlass-dsl", "flash-attn-4")
 _ON_A_CPU = ("torch", "nvidia-cutlass-dsl")
 _SHORT = {"nvidia-cutlass-dsl": "dsl", "flash-attn-4": "fa"}
@@ -26,7 +26,7 @@ _SHORT = {"nvidia-cutlass-dsl": "dsl", "flash-attn-4": "fa"}
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """`environment`: what decides the bits. `results`: "case on subject" to {out, lse, kernel}, or {outcome}."""
+    """`environment`: what decides the bits. `results`: "case on subject" to {out, lse, kernel, ptx}, or {outcome}."""
 
     environment: Mapping[str, str]
     results: Mapping[str, Mapping[str, str]]

@@ -18,7 +18,7 @@ from flexconf.gate.bundle import Bundle, Planned, Record
 from flexconf.gate.model import Change, Effect, Evidence, Row
 from flexconf.outcome import Outcome, Stage, Symptom, merge
 
-_RESULTS = ("out", "lse", "kernel")
+_RESULTS = ("out", "lse", "kernel", "ptx")
 _QUOTED = 240
 
 
@@ -190,22 +190,27 @@ def judge(case: str, subject: str, before: Half, after: Half, rows: Mapping[str,
         found = _failed(row, before, after)
         if incomparable:
             found = replace(found, why=f"{found.why}; besides, {incomparable}")
-    text = _text(before, after)
-    if text == "changed" and subject.startswith("reference."):
+    if same(before, after, "kernel") is False and subject.startswith("reference."):
         found = replace(
             found, why=f"{found.why}; its rendered text changed" + (", though the suite is the same" if suite else "")
         )
     return found
 
 
-def same_text(before: Half, after: Half) -> bool:
-    """Whether the same text was rendered for both."""
-    return _text(before, after) == "same"
+def same(before: Half, after: Half, what: str) -> bool | None:
+    """Whether both have the same "kernel" (rendered text) or "ptx"; None where one is not known."""
+    old, new = ((h.outcome.digests.get(what) if h.outcome else None) for h in (before, after))
+    return old == new if old and new else None
 
 
-def _text(before: Half, after: Half) -> str:
-    old, new = ((h.outcome.digests.get("kernel") if h.outcome else None) for h in (before, after))
-    return "" if not old or not new else "same" if old == new else "changed"
+def of_code(before: Half, after: Half) -> str:
+    """What is known of the code that both ran, as the end of a sentence; "" for nothing."""
+    text, code = same(before, after, "kernel"), same(before, after, "ptx")
+    if code is None:
+        return "; the same text was rendered in both" if text else ""
+    if code:
+        return "; the same PTX ran in both"
+    return "; the same text was compiled to other PTX" if text else "; its PTX changed"
 
 
 def _no_result(row: Row, before: Half, after: Half) -> Row:
@@ -253,7 +258,9 @@ def _right(row: Row, before: Half, after: Half, rows: Mapping[str, Bundle]) -> R
         return replace(row, change=Change.DRIFT, why="right in both; whether the bits are the same is not recorded")
     old_rows, new_rows = (rows[side].rows(row.case, row.subject) for side in ("baseline", "candidate"))
     size, said = drift.measure(old_rows, new_rows, before.outcome, after.outcome)
-    return replace(row, change=Change.DRIFT, drift=size, why=f"right in both, with other bits: {said}")
+    return replace(
+        row, change=Change.DRIFT, drift=size, why=f"right in both, with other bits: {said}{of_code(before, after)}"
+    )
 
 
 def _failed(row: Row, before: Half, after: Half) -> Row:
