@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,9 +20,10 @@ import pytest
 from flexconf import catalogue, environment
 from flexconf.attribution import Attribution
 from flexconf.errors import InputError
-from flexconf.gate import evidence, files, fingerprint, plan, reading, record
+from flexconf.gate import compare, evidence, files, fingerprint, plan, reading, record
 from flexconf.gate.bundle import Bundle
 from flexconf.gate.fingerprint import Fingerprint
+from flexconf.gate.model import Verdict
 from flexconf.golden import folder as goldens
 from flexconf.outcome import Symptom, merge
 
@@ -145,6 +147,58 @@ def test_killed_five_times_it_comes_to_the_same(tmp_path: Path) -> None:
     for name in NAMES:
         a, b = (bundle.rows(name, "reference.host") for bundle in (ours, theirs))
         assert a is not None and b is not None and all(bool((a[k] == b[k]).all()) for k in b)
+
+
+REAL = ["identity", "alibi", "causal", "softcap"]
+"""Cases of the recordings that are killed for real."""
+
+
+def _begun(root: Path) -> subprocess.Popen[bytes]:
+    """`flexconf gate record`, as a user runs it, in a session of its own."""
+    cases = [part for name in REAL for part in ("--case", name)]
+    command = [sys.executable, "-W", "ignore", "-m", "flexconf", "gate", "record", "--out", str(root), *cases]
+    return subprocess.Popen(
+        [*command, "--subject", "reference.host", "--workers", "1", "--no-timings", "--allow-dirty", "--json"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def _killed(root: Path, results: int, seconds: float) -> int:
+    """Record until there are so many results and then `seconds` more, and kill all of it: the results then."""
+    child = _begun(root)
+    limit = time.monotonic() + 120
+    while len(files.read_attempts(root / files.RESULTS).found) < results:
+        assert child.poll() is None and time.monotonic() < limit, "it ended before it was killed"
+        time.sleep(0.01)
+    time.sleep(seconds)
+    assert child.poll() is None, "it ended before it was killed"
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    return len(files.read_attempts(root / files.RESULTS).found)
+
+
+@pytest.mark.slow
+def test_a_real_recording_killed_five_times_has_the_verdict_of_an_undisturbed_one(tmp_path: Path) -> None:
+    """At random moments: before there is a result, between results, and while the bundle is being finished."""
+    seed = time.time_ns()
+    moments = random.Random(seed)
+    whole, root = tmp_path / "undisturbed", tmp_path / "killed"
+    assert _begun(whole).wait() == 0
+    seen = [_killed(root, n, moments.uniform(0, longest)) for n, longest in ((0, 3), (1, 0.5), (2, 0.5), (3, 0.5))]
+    seen.append(_killed(root, len(REAL), moments.uniform(0, 1)))
+    assert not (root / files.SEAL).exists() and seen == sorted(seen), (seed, seen)
+    assert _begun(root).wait() == 0, (seed, seen)
+    ours, theirs = reading.read(root), reading.read(whole)
+    assert ours.problems == theirs.problems == (), (seed, seen)
+    assert said(ours) == said(theirs) and files.present(root).keys() == files.present(whole).keys(), (seed, seen)
+    killed, undisturbed = (compare.decide(theirs, bundle) for bundle in (ours, theirs))
+    assert killed.verdict is undisturbed.verdict is Verdict.PASS, (seed, seen, killed.reasons)
+    judged = [[(r.case, r.change, r.effect, r.why) for r in d.rows] for d in (killed, undisturbed)]
+    assert killed.reasons == undisturbed.reasons and judged[0] == judged[1], (seed, seen)
+    assert killed.counts() == {"identical": len(REAL)} and killed.elements > 0
+    print(f"seed {seed}: results at the kills {seen}")
 
 
 @pytest.fixture
