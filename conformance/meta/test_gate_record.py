@@ -20,7 +20,7 @@ import pytest
 from flexconf import catalogue, environment
 from flexconf.attribution import Attribution
 from flexconf.errors import InputError
-from flexconf.gate import compare, evidence, files, fingerprint, plan, reading, record
+from flexconf.gate import compare, evidence, files, fingerprint, plan, reading, record, shrink
 from flexconf.gate.bundle import Bundle
 from flexconf.gate.fingerprint import Fingerprint
 from flexconf.gate.model import Verdict
@@ -281,8 +281,7 @@ def _edit(path: Path, old: str, new: str) -> None:
 def _reseal(root: Path) -> None:
     """As somebody would who knows how: every SHA-256 fits."""
     (root / files.SEAL).unlink()
-    listed = {name: files.sha256(path) for name, path in files.present(root).items()}
-    (root / files.SEAL).write_text(files.canonical({"format": 1, "complete": True, "files": listed}))
+    files.seal(root)
 
 
 def _without_a_result(root: Path) -> None:
@@ -368,6 +367,51 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path, whole: Path) -> None:
     _reseal(root)
     with pytest.raises(InputError, match="format 2, and this is format 1"):
         reading.read(root)
+
+
+# --- small forms
+
+
+def test_a_small_form_says_what_the_whole_says(whole: Path, tmp_path: Path) -> None:
+    size = shrink.shrink(whole, tmp_path / "small")
+    assert size["after"] < size["before"]
+    big, small = reading.read(whole), reading.read(tmp_path / "small")
+    assert small.problems == () and small.records == big.records and small.cases == big.cases
+    assert small.records["causal", "reference.host"].evidence.repro and small.rows("alibi", "reference.host") is None
+    decisions = [compare.decide(a, b) for a in (big, small) for b in (big, small)]
+    assert all(d.verdict is decisions[0].verdict and d.reasons == decisions[0].reasons for d in decisions)
+    assert json.loads((tmp_path / "small" / files.SEAL).read_text())["shrunk"] == big.side.digest
+    data = (tmp_path / "small" / files.SEAL).read_bytes()
+    for at in range(0, len(data), 7):
+        (tmp_path / "small" / files.SEAL).write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
+        same = reading.read(tmp_path / "small").problems == ()
+        # What it was the small form of is a note; another one is as good.
+        assert not same or json.loads((tmp_path / "small" / files.SEAL).read_text())["shrunk"] != big.side.digest
+
+
+def test_the_kernel_of_a_failure_stays(whole: Path, tmp_path: Path) -> None:
+    root = tmp_path / "bundle"
+    shutil.copytree(whole, root)
+    texts = {files.sha256_of(text): text for text in ("wrong", "right")}
+    files.write(root / files.KERNELS, files.canonical(texts))
+    _edit(root / WHY, '"kernel": ""', f'"kernel": "{files.sha256_of("wrong")}"')
+    _reseal(root)
+    shrink.shrink(root, tmp_path / "small")
+    assert json.loads((tmp_path / "small" / files.KERNELS).read_text()) == {files.sha256_of("wrong"): "wrong"}
+    assert reading.read(tmp_path / "small").records["causal", "reference.host"].evidence.kernel == "wrong"
+
+
+def test_only_a_whole_bundle_is_made_small(whole: Path, tmp_path: Path) -> None:
+    root = tmp_path / "bundle"
+    shutil.copytree(whole, root)
+    _flip(root / files.RESULTS)
+    with pytest.raises(InputError, match="not to be relied on"):
+        shrink.shrink(root, tmp_path / "small")
+    shrink.shrink(whole, tmp_path / "small")
+    with pytest.raises(InputError, match="is a small form already"):
+        shrink.shrink(tmp_path / "small", tmp_path / "smaller")
+    with pytest.raises(InputError, match="name a new folder"):
+        shrink.shrink(whole, tmp_path / "small")
 
 
 # --- fingerprints

@@ -8,7 +8,8 @@
     kernels.json    {SHA-256 of a rendered text: the text}
     logs/           what workers wrote before they died
     bundle.json     written last, atomically: {"format", "complete": true, "files": {path: sha256}}; its own SHA-256 is
-                    the bundle's digest
+                    the bundle's digest. In a small form (`flexconf gate shrink`), which has no outputs and no logs and
+                    of the kernels only those of failures, "shrunk" is the digest of the bundle that it was
 
 Until `bundle.json` is there the bundle is unfinished, and `record` with the same folder goes on where it was.
 """

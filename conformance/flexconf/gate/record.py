@@ -20,7 +20,6 @@ from flexconf.case import Case
 from flexconf.errors import InputError
 from flexconf.gate import files, plan
 from flexconf.gate.attempt import Attempt, Attempted, attempt
-from flexconf.gate.bundle import FORMAT
 from flexconf.gate.files import Key
 from flexconf.gate.plan import Plan
 from flexconf.outcome import Outcome, merge
@@ -281,9 +280,7 @@ def finish(recording: Recording, variables: Mapping[str, str], on_step: Callable
     for name, path in files.present(recording.root).items():
         if files.is_part(name):
             path.unlink()
-    listed = {name: files.sha256(path) for name, path in files.present(recording.root).items()}
-    seal = {"format": FORMAT, "complete": True, "files": listed}
-    files.write(recording.root / files.SEAL, files.canonical(seal))
+    files.seal(recording.root)
 
 
 def facts(path: Path) -> dict[str, Any]:
