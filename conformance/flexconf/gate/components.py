@@ -47,11 +47,12 @@ def flatten(environment: Mapping[str, Any]) -> dict[str, str]:
     found["CUDA"] = _text(rest.pop("cuda", None))
     packages = rest.pop("packages", None)
     found |= {str(k): _text(v) for k, v in packages.items()} if isinstance(packages, Mapping) else {}
-    suite = rest.pop("suite", None)
-    if isinstance(suite, Mapping):
-        found[COMMIT] = _text(suite.get("commit"))[:12] + (" and changes" if suite.get("dirty") else "")
-    elif suite is not None:
-        found[COMMIT] = _text(suite)
+    git = rest.pop("git", None)
+    if isinstance(git, Mapping):
+        changes = _text(git.get("changes"))[:12]
+        found[COMMIT] = _text(git.get("commit"))[:12] + (f" and changes {changes}" if changes else "")
+    elif git is not None:
+        found[COMMIT] = _text(git)
     found[FAULT] = _text(rest.pop("planted", None))
     found |= {name: _text(rest.pop(name, None)) for name in ("python", "platform", "cpu", "cpus")}
     found["GPUs"] = str(len(gpus)) if gpus else ""
@@ -90,6 +91,29 @@ def capability(environment: Mapping[str, Any]) -> str | None:
 def planted(environment: Mapping[str, Any]) -> str:
     """The fault that was planted; "" for none."""
     return flatten(environment)[FAULT]
+
+
+def needs_gpu(subject: str) -> bool:
+    """Whether `subject` runs on a GPU wherever it runs."""
+    known = subjects.SUBJECTS.get(subject)
+    return known is not None and known.needs_gpu
+
+
+def uncommitted(environment: Mapping[str, Any]) -> bool:
+    """Whether it was a checkout with uncommitted changes."""
+    git = environment.get("git")
+    return isinstance(git, Mapping) and bool(git.get("changes"))
+
+
+def idle(components: Sequence[Component], subjects: Mapping[str, bool]) -> tuple[list[Component], list[Component]]:
+    """What differs and can change results of some subject: (in use by one of `subjects`, in use by none of them).
+
+    `subjects` maps a name to whether it runs on a GPU.
+    """
+    used = {n for s, gpu in subjects.items() for n in _of_subject(s) if gpu or n not in _GPU}
+    parts = {*_GPU, *_LOWERED_BY, "triton", "flash-attn-4", "quack-kernels", "nvidia-cutlass-dsl"}
+    differing = [c for c in components if c.differs and c.name in parts]
+    return [c for c in differing if c.name in used], [c for c in differing if c.name not in used]
 
 
 def on_gpu(subject: str, environment: Mapping[str, Any]) -> bool:
@@ -133,7 +157,7 @@ def _of_subject(subject: str) -> tuple[str, ...]:
         return (*_OWN, *_LOWERED_BY, "triton", "flash-attn-4", "quack-kernels", "nvidia-cutlass-dsl", *_GPU, *_MACHINE)
     own = reversed(known.packages)  # the outermost layer first
     quack = ("quack-kernels",) if "flash-attn-4" in known.packages else ()
-    compiled = ("sympy",) if known.name.startswith("torch-") and known.name != "torch-eager" else ()
+    compiled = ("sympy",) if known.name != "torch-eager" else ()
     lowered = _OWN if known.is_reference else ()
     return (*_GPU, *lowered, *own, *quack, *compiled, *_MACHINE)
 

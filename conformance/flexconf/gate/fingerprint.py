@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flexconf import subjects
 from flexconf.errors import InputError
 from flexconf.gate import files
 from flexconf.gate.bundle import Bundle
@@ -56,6 +57,8 @@ def of(bundle: Bundle) -> Fingerprint:
         raise InputError(f"{bundle.side.path} is not to be relied on: {bundle.problems[0]}")
     if bundle.side.environment.get("planted"):
         raise InputError(f"{bundle.side.path} was recorded with a planted fault; it is no fingerprint of anything")
+    if not bundle.side.environment["gpus"] and any(subjects.get(s).needs_gpu for _, s in bundle.records):
+        raise InputError(f"{bundle.side.path} does not say on which GPU it was recorded")
     results: dict[str, dict[str, str]] = {}
     for (case, subject), record in sorted(bundle.records.items()):
         merged = merge(record.attempts)

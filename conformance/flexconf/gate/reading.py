@@ -55,6 +55,7 @@ def read(root: Path) -> Bundle:
             for key, outcomes in attempts.found.items()
         },
         problems=tuple(dict.fromkeys(problems)),
+        options=begun.options,
         rows=_rows(root),
     )
 

@@ -238,7 +238,11 @@ def _incomparable(before: Half, after: Half) -> str:
     differing = sorted(
         n for n in old.keys() | new.keys() if old.get(n) != new.get(n) and (both_ran or {n} <= old.keys() & new.keys())
     )
-    return f"its inputs differ ({', '.join(differing)}), which must not depend on the environment" if differing else ""
+    if differing:
+        return f"its inputs differ ({', '.join(differing)}), which must not depend on the environment"
+    compared, were = (int((h.outcome.comparison or {}).get("elements", 0)) for h in (after, before) if h.outcome)
+    # What an oracle excludes is not looked at, so that one that excludes more would hide what it excludes.
+    return f"{compared:,} of its elements were compared, and {were:,} before" if both_ran and compared < were else ""
 
 
 def _right(row: Row, before: Half, after: Half, rows: Mapping[str, Bundle]) -> Row:
@@ -269,7 +273,7 @@ def _failed(row: Row, before: Half, after: Half) -> Row:
     defect = explained(after)
     then = "" if before.outcome is None or before.grade is None else quoted(before.outcome)
     if defect is not None:
-        return _known(row, before, defect, said)
+        return _known(row, before, after, defect, said)
     if after.grade is Grade.FLAKY:
         if before.grade is None:
             return replace(
@@ -294,20 +298,22 @@ def _failed(row: Row, before: Half, after: Half) -> Row:
     return replace(row, why=f"{said}; graver than in the baseline: {then}")
 
 
-def _known(row: Row, before: Half, defect: Expectation, said: str) -> Row:
+def _known(row: Row, before: Half, after: Half, defect: Expectation, said: str) -> Row:
     """A documented defect explains a failure; it does not make a regression fit to ship."""
+    assert after.grade is not None
     row = replace(row, change=Change.KNOWN)
     if before.grade is None:
         why = f"{said}; a known defect ({defect.reason}); whether it is new is open: in the baseline, {before.trouble}"
         return replace(row, effect=Effect.OPEN, why=why)
-    if not before.right:
+    if not before.right and before.grade >= after.grade:
         return replace(row, why=f"{said}; a known defect: {defect.reason}")
     if defect.flaky and defect in before.known:
         return replace(
             row, why=f"{said}; a known flaky defect, in the baseline too, where it did not show: {defect.reason}"
         )
+    was = "right" if before.right or before.outcome is None else f"less grave ({quoted(before.outcome)})"
     why = (
-        f"{said}; a known defect of these versions ({defect.reason}), but right in the baseline: to ship it all the "
+        f"{said}; a known defect of these versions ({defect.reason}), but {was} in the baseline: to ship it all the "
         f'same, write a waiver with changes = ["{Change.KNOWN}"]'
     )
     return replace(row, effect=Effect.FAILS, why=why)
