@@ -727,6 +727,18 @@ def test_what_a_pass_does_not_cover_is_told() -> None:
     assert not any("a part of" in reason for reason in decided(whole, whole).reasons)
 
 
+def test_noise_that_hides_what_may_be_slower_is_told() -> None:
+    def takes(*milliseconds: float) -> Made:
+        return Made().attempts("alibi", outcome("alibi", launches=tuple(t / 1e3 for t in milliseconds)))
+
+    found = decided(takes(1, 1, 1, 1, 1), takes(1.9, 2, 2.1, 3.2, 3.3))
+    assert found.verdict is PASS and any(
+        f"more than 1.25 times the baseline's time: 1 of the rows, at most 2.10 times, alibi on {FA4}" in reason
+        for reason in found.reasons
+    )
+    assert not any("too noisy" in reason for reason in decided(takes(1, 1, 1, 1, 1), takes(1, 1, 1, 1, 1)).reasons)
+
+
 def test_a_label_is_a_name_and_no_more() -> None:
     before, after = Made().done(), Made().at("alibi", WRONG).done()
     relabelled = dataclasses.replace(after, side=dataclasses.replace(after.side, label=before.side.label))

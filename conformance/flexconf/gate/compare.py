@@ -250,6 +250,14 @@ class _Comparison:
         left = listed - {row.case for row in found}
         if left:
             notes.append(f"a part of the gate's list: {len(listed) - len(left)} of its {len(listed)} cases")
+        noisy = [r for r in found if r.pace and not r.pace.slower and self._late(r.pace) and not self.unlike(r.subject)]
+        if noisy:
+            worst = max(noisy, key=lambda r: r.pace.ratio if r.pace else 0.0)
+            assert worst.pace is not None
+            notes.append(
+                f"too noisy to judge, and more than {self.slower:g} times the baseline's time: {len(noisy)} of the rows, "
+                f"at most {worst.pace.ratio:.2f} times, {worst.case} on {worst.subject}"
+            )
         untimed = [s for s in self.compared(found) if not any(r.pace for r in found if r.subject == s)]
         if untimed:
             notes.append(f"nothing is said of the pace of {', '.join(untimed)}: no launches were timed")
@@ -259,6 +267,9 @@ class _Comparison:
         if self.baseline.side.digest and self.baseline.side.digest == self.candidate.side.digest:
             notes.append("baseline and candidate are one recording: that says nothing of an upgrade")
         return notes
+
+    def _late(self, seen: Pace) -> bool:
+        return seen.ratio > self.slower and seen.candidate >= pace.LATENCY
 
     def _asked_otherwise(self) -> list[str]:
         """Options that make one bundle stricter than the other."""
