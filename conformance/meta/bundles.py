@@ -30,7 +30,7 @@ PACKAGES = {
 
 def environment(driver: str = "580.95.05", *, gpu: str = "NVIDIA H200", **versions: Any) -> dict[str, Any]:
     """An environment as a bundle states it; `versions` by package, with _ for -, or another key of it."""
-    own: dict[str, Any] = {k: versions.pop(k) for k in ("planted", "suite", "cuda", "cpu", "gpus") if k in versions}
+    own: dict[str, Any] = {k: versions.pop(k) for k in ("planted", "git", "cuda", "cpu", "gpus") if k in versions}
     return {
         "python": "3.11.9",
         "platform": "Linux 6.8 x86_64",
@@ -39,7 +39,7 @@ def environment(driver: str = "580.95.05", *, gpu: str = "NVIDIA H200", **versio
         "packages": {**PACKAGES, **{k.replace("_", "-"): v for k, v in versions.items()}},
         "gpus": [{"name": gpu, "driver": driver, "compute_capability": "9.0"}],
         "cuda": "12.8",
-        "suite": {"commit": "0123456789abcdef", "dirty": False},
+        "git": {"commit": "0123456789abcdef", "changes": ""},
         "planted": "",
         **own,
     }
@@ -84,6 +84,7 @@ class Made:
     skips: dict[str, str] = dataclasses.field(default_factory=dict)
     environment: Mapping[str, Any] = dataclasses.field(default_factory=environment)
     problems: tuple[str, ...] = ()
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     changed: dict[tuple[str, str], tuple[Outcome, ...]] = dataclasses.field(default_factory=dict)
     evidence: dict[tuple[str, str], Evidence] = dataclasses.field(default_factory=dict)
     rows: dict[tuple[str, str], dict[str, Tensor]] = dataclasses.field(default_factory=dict)
@@ -115,4 +116,4 @@ class Made:
         def rows(case: str, subject: str) -> Mapping[str, Tensor] | None:
             return self.rows.get((case, subject))
 
-        return Bundle(side, tuple(self.cases), self.subjects, self.skips, records, self.problems, rows)
+        return Bundle(side, tuple(self.cases), self.subjects, self.skips, records, self.problems, rows, self.options)

@@ -38,6 +38,7 @@ from flexconf.gate.compare import decide
 from flexconf.gate.drift import ulps
 from flexconf.gate.model import Change, Decision, Effect, Evidence, Row, Side, Verdict
 from flexconf.gate.waivers import Waiver
+from flexconf.golden import folder as goldens
 from flexconf.outcome import Outcome
 from flexconf.subjects import trial
 
@@ -284,8 +285,14 @@ B37 = environment(flash_attn_4="4.0.0b37")
     [
         (defect(), Made(environment=B37).at("alibi", WRONG), Made(environment=B37).at("alibi", WRONG),
          Change.KNOWN, Effect.FINE),
-        (defect(), Made().at("alibi", CRASH), Made(environment=B37).at("alibi", WRONG), Change.KNOWN, Effect.FINE),
-        # A regression that is documented is a regression.
+        (defect(outcomes=(CRASH,)), Made().at("alibi", WRONG), Made(environment=B37).at("alibi", CRASH), Change.KNOWN,
+         Effect.FINE),
+        # A regression that is documented is a regression; silently wrong is worse than refused or crashing.
+        (defect(), Made().at("alibi", CRASH), Made(environment=B37).at("alibi", WRONG), Change.KNOWN, Effect.FAILS),
+        (defect(), Made().at("alibi", "compile/refused"), Made(environment=B37).at("alibi", WRONG), Change.KNOWN,
+         Effect.FAILS),
+        (defect(), Made().at("alibi", WRONG, "output/ok"), Made(environment=B37).at("alibi", WRONG), Change.KNOWN,
+         Effect.FAILS),
         (defect(), Made(), Made(environment=B37).at("alibi", WRONG), Change.KNOWN, Effect.FAILS),
         (defect(), Made().without("alibi"), Made(environment=B37).at("alibi", WRONG), Change.KNOWN, Effect.OPEN),
         # It is the candidate's environment that counts, not the baseline's and not this machine's.
@@ -540,14 +547,14 @@ def test_drift_that_is_hard_to_measure(old: Any, new: Any, says: str) -> None:
 def test_every_recorded_fact_is_a_component() -> None:
     before = environment()
     after = {**environment("590.12.01", torch="2.14.0", triton=None), "cuda": None, "firmware": {"vbios": "96"}}
-    after["suite"] = {"commit": "fedcba9876543210", "dirty": True}
+    after["git"] = {"commit": "fedcba9876543210", "changes": "5eed"}
     found = {c.name: (c.before, c.after) for c in components.compare(before, after) if c.differs}
     assert found == {
         "driver": ("580.95.05", "590.12.01"),
         "CUDA": ("12.8", ""),
         "torch": ("2.13.0", "2.14.0"),
         "triton": ("3.6.0", ""),
-        "suite commit": ("0123456789ab", "fedcba987654 and changes"),
+        "suite commit": ("0123456789ab", "fedcba987654 and changes 5eed"),
         "firmware.vbios": ("", "96"),
     }
     assert components.compare({}, {}) == ()
@@ -556,7 +563,7 @@ def test_every_recorded_fact_is_a_component() -> None:
 
 
 EVERYTHING = environment(
-    "590.12.01", gpu="B200", cuda="13.0", planted="f", suite={"commit": "other", "dirty": False}, cpu="other",
+    "590.12.01", gpu="B200", cuda="13.0", planted="f", git={"commit": "other", "changes": ""}, cpu="other",
     **dict.fromkeys(("torch", "nvidia_cutlass_dsl", "flash_attn_4", "quack_kernels", "triton", "sympy"), "9"),
 )  # fmt: skip
 DEVICE = {"driver", "CUDA", "GPU"}
@@ -601,9 +608,141 @@ def test_the_attribution_narrows_the_suspects_and_the_same_text_clears_the_lower
     assert seen.why.endswith("its rendered text changed, though the suite is the same")
 
 
+@pytest.mark.parametrize(
+    ("kernel", "code", "says", "order"),
+    [
+        ("text", "a", "the same PTX ran in both", ("driver", "nvidia-cutlass-dsl", "flash-attn-4")),
+        ("text", "b", "the same text was compiled to other PTX", ("nvidia-cutlass-dsl", "flash-attn-4", "driver")),
+        ("new", "b", "its PTX changed", ("nvidia-cutlass-dsl", "flash-attn-4", "torch", "driver")),
+        ("text", "", "the same text was rendered in both", ("driver", "flash-attn-4", "nvidia-cutlass-dsl")),
+    ],
+)
+def test_the_ptx_says_which_side_of_it_to_suspect(kernel: str, code: str, says: str, order: tuple[str, ...]) -> None:
+    def with_code(o: Outcome, kernel: str, code: str) -> Outcome:
+        return dataclasses.replace(o, digests={**o.digests, "kernel": kernel, **({"ptx": code} if code else {})})
+
+    before = Made().attempts("alibi", with_code(outcome("alibi"), "text", "a"))
+    newer = environment("590.12.01", torch="2.14.0", nvidia_cutlass_dsl="4.9", flash_attn_4="4.0.0b37")
+    after = Made(environment=newer).attempts("alibi", with_code(outcome("alibi", at=WRONG), kernel, code))
+    seen = row(decided(before, after))
+    assert seen.change is Change.WRONG and says in seen.why
+    assert {*seen.suspects} == {*order} and (not code or seen.suspects[0] in order[:2])
+    assert not code or (seen.suspects.index("driver") == len(order) - 1) is (code == "b")
+    drifted = row(decided(before, Made().attempts("alibi", with_code(other_bits(outcome("alibi")), kernel, code))))
+    assert (drifted.change, drifted.effect) == (Change.DRIFT, Effect.FINE) and says in drifted.why
+
+
+def test_other_ptx_is_no_other_input_and_the_same_bits_are_identical() -> None:
+    before, after = (
+        Made().attempts("alibi", dataclasses.replace(o, digests={**o.digests, **code}))
+        for o, code in ((outcome("alibi"), {"ptx": "a"}), (outcome("alibi"), {"ptx": "b"}))
+    )
+    for one, other in ((before, after), (before, Made()), (Made(), before)):
+        assert decided(one, other).verdict is PASS and row(decided(one, other)).change is Change.IDENTICAL
+
+
 def test_a_fact_that_is_new_to_this_version_is_a_suspect() -> None:
     after = Made(environment={**environment(), "firmware": "97"}).at("alibi", WRONG)
     assert row(decided(Made(), after)).suspects == ("firmware",)
+
+
+# ------------------------------------------------------------------------------------- passes that would be none
+
+
+def opened(before: Made, after: Made, says: str) -> None:
+    """Both orders leave the verdict open, and say why."""
+    for one, other in ((before, after), (after, before)):
+        found = decided(one, other)
+        assert found.verdict is OPEN and any(says in reason for reason in found.reasons), found.reasons
+
+
+OPTIONS = {"repeats": 5, "timings": True, "timed": 5, "time_limit": None, "allow_dirty": False}
+
+
+@pytest.mark.parametrize(("name", "value"), [("repeats", 1), ("timings", False), ("timed", 3), ("time_limit", 900.0)])
+def test_options_that_make_one_bundle_laxer_than_the_other(name: str, value: object) -> None:
+    lax = Made(options={**OPTIONS, name: value})
+    opened(Made(options=OPTIONS), lax, f"different options ({name} ")
+    assert decided(lax, lax).verdict is PASS
+    assert decided(Made(options=OPTIONS), Made(options={**OPTIONS, "allow_dirty": True})).verdict is PASS
+
+
+def test_an_oracle_that_looks_at_less_hides_what_it_does_not_look_at() -> None:
+    fewer = outcome("alibi", comparison={**COMPARED, "elements": 10, "excluded_elements": 990})
+    found = decided(Made(), Made().attempts("alibi", fewer))
+    assert (found.verdict, row(found).change) == (OPEN, Change.MISSING)
+    assert "10 of its elements were compared, and 1,000 before" in row(found).why
+    assert decided(Made().attempts("alibi", fewer), Made()).verdict is PASS
+
+
+@pytest.mark.parametrize("changes", [{"driver": "590.12.01"}, {"flash_attn_4": "4.0.0b37"}, {"triton": "3.7.0"}])
+def test_what_was_upgraded_must_have_been_in_use(changes: dict[str, str]) -> None:
+    newer = environment(**changes)
+    opened(
+        Made(subjects=(HOST,)), Made(subjects=(HOST,), environment=newer), "nothing that was compared depends on what"
+    )
+    user = TRITON if "triton" in changes else FA4
+    assert decided(Made(subjects=(user,)), Made(subjects=(user,), environment=newer)).verdict is PASS
+    # Not asked is not in use.
+    lost = {"subjects": (HOST, user), "skips": {user: "there is no GPU"}}
+    opened(Made(**lost), Made(**lost, environment=newer), "nothing that was compared depends on what")
+
+
+def test_of_two_that_changed_the_one_that_was_not_in_use_is_told() -> None:
+    newer = environment(torch="2.14.0", triton="3.7.0")
+    found = decided(Made(subjects=(HOST,)), Made(subjects=(HOST,), environment=newer))
+    assert found.verdict is PASS and "nothing that was compared depends on triton 3.6.0 -> 3.7.0" in found.reasons
+
+
+def test_a_gpu_that_is_not_named_is_none_to_compare_times_on() -> None:
+    def takes(seconds: float, **changes: Any) -> Made:
+        made = Made(environment={**environment(), **changes})
+        return made.attempts("alibi", outcome("alibi", launches=tuple(seconds * s for s in STEADY)))
+
+    assert decided(takes(1), takes(9)).verdict is FAIL
+    opened(takes(1), takes(9, gpus=[]), "does not say on which GPU")
+    assert decided(Made(subjects=(HOST,)), Made(subjects=(HOST,), environment=environment(gpus=[]))).verdict is OPEN
+
+
+@pytest.mark.parametrize("launches", [(0.0,) * 7, (math.nan,) * 7, (1e-3, 1e-3), ()])
+def test_times_that_are_none_are_missing_times(launches: tuple[float, ...]) -> None:
+    with_times = Made().attempts("alibi", outcome("alibi", launches=STEADY))
+    opened(with_times, Made().attempts("alibi", outcome("alibi", launches=launches)), "1 cases were timed in the")
+
+
+def test_uncommitted_changes_that_only_one_bundle_has() -> None:
+    changed, other = (environment(git={"commit": "0123456789abcdef", "changes": c}) for c in ("5eed", "f00d"))
+    opened(Made(), Made(environment=changed), "is of a checkout with uncommitted changes")
+    opened(Made(environment=other), Made(environment=changed), "is of a checkout with uncommitted changes")
+    assert decided(Made(environment=changed), Made(environment=changed)).verdict is PASS
+
+
+def test_what_a_pass_does_not_cover_is_told() -> None:
+    found = decided(Made(), Made())
+    assert found.verdict is PASS
+    assert any(reason.startswith("a part of the gate's list: ") for reason in found.reasons)
+    assert f"nothing is said of the pace of {FA4}, {HOST}: no launches were timed" in found.reasons
+    assert "baseline and candidate are one recording: that says nothing of an upgrade" in found.reasons
+    whole = Made(cases=[planned(case.name) for case in goldens.must_pass()])
+    assert not any("a part of" in reason for reason in decided(whole, whole).reasons)
+
+
+def test_noise_that_hides_what_may_be_slower_is_told() -> None:
+    def takes(*milliseconds: float) -> Made:
+        return Made().attempts("alibi", outcome("alibi", launches=tuple(t / 1e3 for t in milliseconds)))
+
+    found = decided(takes(1, 1, 1, 1, 1), takes(1.9, 2, 2.1, 3.2, 3.3))
+    assert found.verdict is PASS and any(
+        f"more than 1.25 times the baseline's time: 1 of the rows, at most 2.10 times, alibi on {FA4}" in reason
+        for reason in found.reasons
+    )
+    assert not any("too noisy" in reason for reason in decided(takes(1, 1, 1, 1, 1), takes(1, 1, 1, 1, 1)).reasons)
+
+
+def test_a_label_is_a_name_and_no_more() -> None:
+    before, after = Made().done(), Made().at("alibi", WRONG).done()
+    relabelled = dataclasses.replace(after, side=dataclasses.replace(after.side, label=before.side.label))
+    assert decide(before, relabelled, today=TODAY).verdict is FAIL
 
 
 # -------------------------------------------------------------------------------------------------------- real outcomes

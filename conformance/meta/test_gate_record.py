@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,9 +20,10 @@ import pytest
 from flexconf import catalogue, environment
 from flexconf.attribution import Attribution
 from flexconf.errors import InputError
-from flexconf.gate import evidence, files, fingerprint, plan, reading, record
+from flexconf.gate import compare, evidence, files, fingerprint, plan, reading, record, shrink
 from flexconf.gate.bundle import Bundle
 from flexconf.gate.fingerprint import Fingerprint
+from flexconf.gate.model import Decision, Verdict
 from flexconf.golden import folder as goldens
 from flexconf.outcome import Symptom, merge
 
@@ -147,6 +149,63 @@ def test_killed_five_times_it_comes_to_the_same(tmp_path: Path) -> None:
         assert a is not None and b is not None and all(bool((a[k] == b[k]).all()) for k in b)
 
 
+REAL = ["identity", "alibi", "causal", "softcap"]
+"""Cases of the recordings that are killed for real."""
+
+
+def _begun(root: Path) -> subprocess.Popen[bytes]:
+    """`flexconf gate record`, as a user runs it, in a session of its own."""
+    cases = [part for name in REAL for part in ("--case", name)]
+    command = [sys.executable, "-W", "ignore", "-m", "flexconf", "gate", "record", "--out", str(root), *cases]
+    return subprocess.Popen(
+        [*command, "--subject", "reference.host", "--workers", "1", "--no-timings", "--allow-dirty", "--json"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def _killed(root: Path, results: int, seconds: float) -> int:
+    """Record until there are so many results and then `seconds` more, and kill all of it: the results then."""
+    child = _begun(root)
+    limit = time.monotonic() + 120
+    while len(files.read_attempts(root / files.RESULTS).found) < results:
+        assert child.poll() is None and time.monotonic() < limit, "it ended before it was killed"
+        time.sleep(0.01)
+    time.sleep(seconds)
+    assert child.poll() is None, "it ended before it was killed"
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    return len(files.read_attempts(root / files.RESULTS).found)
+
+
+def _reasons(decision: Decision) -> list[str]:
+    """Why, but for the note on a bundle that is compared with itself."""
+    return [reason for reason in decision.reasons if "are one recording" not in reason]
+
+
+@pytest.mark.slow
+def test_a_real_recording_killed_five_times_has_the_verdict_of_an_undisturbed_one(tmp_path: Path) -> None:
+    """At random moments: before there is a result, between results, and while the bundle is being finished."""
+    seed = time.time_ns()
+    moments = random.Random(seed)
+    whole, root = tmp_path / "undisturbed", tmp_path / "killed"
+    assert _begun(whole).wait() == 0
+    seen = [_killed(root, n, moments.uniform(0, longest)) for n, longest in ((0, 3), (1, 0.5), (2, 0.5), (3, 0.5))]
+    seen.append(_killed(root, len(REAL), moments.uniform(0, 1)))
+    assert not (root / files.SEAL).exists() and seen == sorted(seen), (seed, seen)
+    assert _begun(root).wait() == 0, (seed, seen)
+    ours, theirs = reading.read(root), reading.read(whole)
+    assert ours.problems == theirs.problems == (), (seed, seen)
+    assert said(ours) == said(theirs) and files.present(root).keys() == files.present(whole).keys(), (seed, seen)
+    killed, undisturbed = (compare.decide(theirs, bundle) for bundle in (ours, theirs))
+    assert killed.verdict is undisturbed.verdict is Verdict.PASS, (seed, seen, killed.reasons)
+    judged = [[(r.case, r.change, r.effect, r.why) for r in d.rows] for d in (killed, undisturbed)]
+    assert _reasons(killed) == _reasons(undisturbed) and judged[0] == judged[1], (seed, seen)
+    assert killed.counts() == {"identical": len(REAL)} and killed.elements > 0
+    print(f"seed {seed}: results at the kills {seen}")
+
+
 @pytest.fixture
 def half(whole: Path, tmp_path: Path) -> Path:
     """A bundle that was killed: unfinished, its last line cut off, a part of a file left."""
@@ -227,8 +286,7 @@ def _edit(path: Path, old: str, new: str) -> None:
 def _reseal(root: Path) -> None:
     """As somebody would who knows how: every SHA-256 fits."""
     (root / files.SEAL).unlink()
-    listed = {name: files.sha256(path) for name, path in files.present(root).items()}
-    (root / files.SEAL).write_text(files.canonical({"format": 1, "complete": True, "files": listed}))
+    files.seal(root)
 
 
 def _without_a_result(root: Path) -> None:
@@ -316,6 +374,51 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path, whole: Path) -> None:
         reading.read(root)
 
 
+# --- small forms
+
+
+def test_a_small_form_says_what_the_whole_says(whole: Path, tmp_path: Path) -> None:
+    size = shrink.shrink(whole, tmp_path / "small")
+    assert size["after"] < size["before"]
+    big, small = reading.read(whole), reading.read(tmp_path / "small")
+    assert small.problems == () and small.records == big.records and small.cases == big.cases
+    assert small.records["causal", "reference.host"].evidence.repro and small.rows("alibi", "reference.host") is None
+    decisions = [compare.decide(a, b) for a in (big, small) for b in (big, small)]
+    assert all((d.verdict, _reasons(d)) == (decisions[0].verdict, _reasons(decisions[0])) for d in decisions)
+    assert json.loads((tmp_path / "small" / files.SEAL).read_text())["shrunk"] == big.side.digest
+    data = (tmp_path / "small" / files.SEAL).read_bytes()
+    for at in range(0, len(data), 7):
+        (tmp_path / "small" / files.SEAL).write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
+        same = reading.read(tmp_path / "small").problems == ()
+        # What it was the small form of is a note; another one is as good.
+        assert not same or json.loads((tmp_path / "small" / files.SEAL).read_text())["shrunk"] != big.side.digest
+
+
+def test_the_kernel_of_a_failure_stays(whole: Path, tmp_path: Path) -> None:
+    root = tmp_path / "bundle"
+    shutil.copytree(whole, root)
+    texts = {files.sha256_of(text): text for text in ("wrong", "right")}
+    files.write(root / files.KERNELS, files.canonical(texts))
+    _edit(root / WHY, '"kernel": ""', f'"kernel": "{files.sha256_of("wrong")}"')
+    _reseal(root)
+    shrink.shrink(root, tmp_path / "small")
+    assert json.loads((tmp_path / "small" / files.KERNELS).read_text()) == {files.sha256_of("wrong"): "wrong"}
+    assert reading.read(tmp_path / "small").records["causal", "reference.host"].evidence.kernel == "wrong"
+
+
+def test_only_a_whole_bundle_is_made_small(whole: Path, tmp_path: Path) -> None:
+    root = tmp_path / "bundle"
+    shutil.copytree(whole, root)
+    _flip(root / files.RESULTS)
+    with pytest.raises(InputError, match="not to be relied on"):
+        shrink.shrink(root, tmp_path / "small")
+    shrink.shrink(whole, tmp_path / "small")
+    with pytest.raises(InputError, match="is a small form already"):
+        shrink.shrink(tmp_path / "small", tmp_path / "smaller")
+    with pytest.raises(InputError, match="name a new folder"):
+        shrink.shrink(whole, tmp_path / "small")
+
+
 # --- fingerprints
 
 
@@ -340,6 +443,10 @@ def test_a_fingerprint_is_kept_and_checked(kept: tuple[Path, Fingerprint]) -> No
     }
     assert fingerprint.check(place, Fingerprint(found.environment, changed)) == [
         "alibi on reference.host: out: other bits than are kept"
+    ]
+    other = {**found.results, "alibi on reference.host": {**found.results["alibi on reference.host"], "ptx": "0"}}
+    assert fingerprint.check(place, Fingerprint(found.environment, other)) == [
+        "alibi on reference.host: ptx: other bits than are kept"
     ]
     with pytest.raises(InputError, match="nothing is kept of this environment"):
         fingerprint.check(place, Fingerprint({**found.environment, "torch": "2.14"}, found.results))

@@ -8,7 +8,8 @@
     kernels.json    {SHA-256 of a rendered text: the text}
     logs/           what workers wrote before they died
     bundle.json     written last, atomically: {"format", "complete": true, "files": {path: sha256}}; its own SHA-256 is
-                    the bundle's digest
+                    the bundle's digest. In a small form (`flexconf gate shrink`), which has no outputs and no logs and
+                    of the kernels only those of failures, "shrunk" is the digest of the bundle that it was
 
 Until `bundle.json` is there the bundle is unfinished, and `record` with the same folder goes on where it was.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -51,7 +53,7 @@ class Bundle:
     """A bundle, read. `problems` say what is wrong with it as a whole: unfinished, truncated, edited, dirty.
 
     `skips` maps a subject to why it could not be asked. `records` are by (case, subject). `rows` gives the kept
-    `rows`, `out` and `lse` of a case on a subject, None where nothing is kept.
+    `rows`, `out` and `lse` of a case on a subject, None where nothing is kept. `options` are those of the recording.
     """
 
     side: Side
@@ -61,3 +63,4 @@ class Bundle:
     records: Mapping[tuple[str, str], Record]
     problems: tuple[str, ...] = ()
     rows: Callable[[str, str], Mapping[str, Tensor] | None] = lambda case, subject: None
+    options: Mapping[str, Any] = field(default_factory=dict)

@@ -128,6 +128,22 @@ def compare(
 
 
 @app.command()
+def shrink(
+    bundle: Annotated[Path, typer.Argument(help="A finished bundle.")],
+    out: Annotated[Path, typer.Option(help="A new folder for its small form.")],
+    as_json: Json = False,
+) -> None:
+    """Leave out what no verdict needs, to keep a bundle in a repository: rows of outputs, kernels that are right, logs.
+
+    Example: `flexconf gate shrink baseline --out small/baseline`
+    """
+    from flexconf.gate import shrink as shrinking
+
+    size = shrinking.shrink(bundle, out)
+    print(json.dumps(size) if as_json else f"written: {out}, {size['after']:,} bytes instead of {size['before']:,}")
+
+
+@app.command()
 def fingerprint(
     bundle: Annotated[Path, typer.Argument(help="A finished bundle.")],
     write: Annotated[bool, typer.Option("--write", help="Keep the fingerprint of the bundle's environment.")] = False,

@@ -20,8 +20,10 @@ from flexconf.gate.bundle import Bundle, Planned
 from flexconf.gate.model import Change, Component, Decision, Effect, Pace, Row, Verdict, WaiverUse
 from flexconf.gate.rows import Half
 from flexconf.gate.waivers import SLOWER, Waiver
+from flexconf.golden import folder as goldens
 
 _COMPARED = (Change.IDENTICAL, Change.DRIFT)
+_STRICT = ("repeats", "timings", "timed", "time_limit")
 
 
 def decide(
@@ -80,6 +82,7 @@ def decide(
             reasons.summary(found, elements),
             *reasons.skipped(found),
             *reasons.paces(by_subject, judged),
+            *comparison.notes(found),
             reasons.changed(comparison.parts),
         ),
         baseline=baseline.side,
@@ -152,9 +155,15 @@ class _Comparison:
         gpu = self.on_gpu(row.subject)
         if row.change in _COMPARED:
             return replace(row, suspects=components.of_pace(parts, row.subject, gpu=gpu))
-        same = row.subject.startswith("reference.") and rows.same_text(old, new)
-        names = components.suspects(parts, row.subject, row.evidence.layer, gpu=gpu, same_text=same)
-        why = f"{row.why}; the same text was rendered in both" if same else row.why
+        names = components.suspects(
+            parts,
+            row.subject,
+            row.evidence.layer,
+            gpu=gpu,
+            same_text=row.subject.startswith("reference.") and bool(rows.same(old, new, "kernel")),
+            same_ptx=rows.same(old, new, "ptx"),
+        )
+        why = f"{row.why}{rows.of_code(old, new)}"
         return replace(row, why=why, suspects=names)
 
     def on_gpu(self, subject: str) -> bool:
@@ -205,6 +214,17 @@ class _Comparison:
             if stray:
                 case, subject = stray[0]
                 doubts.append(f"the {side} has {len(stray)} results that nobody asked for, such as {case} on {subject}")
+            used = [s for s in self.compared(found) if components.needs_gpu(s)]
+            if used and not bundle.side.environment.get("gpus"):
+                doubts.append(f"the {side} ran {used[0]} and does not say on which GPU: is nvidia-smi there?")
+            if components.uncommitted(bundle.side.environment) and self._differs(components.COMMIT):
+                doubts.append(f"the {side} is of a checkout with uncommitted changes, which the other was not")
+        doubts += self._asked_otherwise()
+        used_parts, idle = components.idle(self.parts, self.compared(found))
+        if idle and not used_parts and self.compared(found):
+            doubts.append(
+                f"nothing that was compared depends on what changed ({_named(idle)}): record subjects that do"
+            )
         for subject in dict.fromkeys(row.subject for row in found):
             alone = {
                 side: [r.case for r in found if r.subject == subject and self._timed_only(r, side)]
@@ -218,11 +238,57 @@ class _Comparison:
             ]
         return doubts
 
+    def compared(self, found: Sequence[Row]) -> dict[str, bool]:
+        """The subjects of which anything was compared, and whether they run on a GPU."""
+        none = (Change.MISSING, Change.SKIPPED)
+        return {row.subject: self.on_gpu(row.subject) for row in found if row.change not in none}
+
+    def notes(self, found: Sequence[Row]) -> list[str]:
+        """What a verdict does not cover."""
+        notes = []
+        listed = {case.name for case in goldens.must_pass()}
+        left = listed - {row.case for row in found}
+        if left:
+            notes.append(f"a part of the gate's list: {len(listed) - len(left)} of its {len(listed)} cases")
+        noisy = [r for r in found if r.pace and not r.pace.slower and self._late(r.pace) and not self.unlike(r.subject)]
+        if noisy:
+            worst = max(noisy, key=lambda r: r.pace.ratio if r.pace else 0.0)
+            assert worst.pace is not None
+            notes.append(
+                f"too noisy to judge, and more than {self.slower:g} times the baseline's time: {len(noisy)} of the rows, "
+                f"at most {worst.pace.ratio:.2f} times, {worst.case} on {worst.subject}"
+            )
+        untimed = [s for s in self.compared(found) if not any(r.pace for r in found if r.subject == s)]
+        if untimed:
+            notes.append(f"nothing is said of the pace of {', '.join(untimed)}: no launches were timed")
+        used, idle = components.idle(self.parts, self.compared(found))
+        if used and idle:
+            notes.append(f"nothing that was compared depends on {_named(idle)}")
+        if self.baseline.side.digest and self.baseline.side.digest == self.candidate.side.digest:
+            notes.append("baseline and candidate are one recording: that says nothing of an upgrade")
+        return notes
+
+    def _late(self, seen: Pace) -> bool:
+        return seen.ratio > self.slower and seen.candidate >= pace.LATENCY
+
+    def _asked_otherwise(self) -> list[str]:
+        """Options that make one bundle stricter than the other."""
+        before, after = self.baseline.options, self.candidate.options
+        differing = [n for n in _STRICT if before.get(n) != after.get(n)]
+        return [
+            f"the bundles were recorded with different options ({n} {before.get(n)} and {after.get(n)}): record both "
+            "with the same"
+            for n in differing
+        ]
+
+    def _differs(self, name: str) -> bool:
+        return any(c.differs for c in self.parts if c.name == name)
+
     def _timed_only(self, row: Row, side: str) -> bool:
         if row.change not in _COMPARED or row.pace is not None:
             return False
         before, after = (
-            len([s for o in b.records[row.case, row.subject].attempts if o.ok for s in o.launches]) >= pace.SAMPLES
+            pace.usable([s for o in b.records[row.case, row.subject].attempts if o.ok for s in o.launches])
             for b in (self.baseline, self.candidate)
         )
         return before and not after if side == "baseline" else after and not before
@@ -230,6 +296,10 @@ class _Comparison:
 
 def _plans(bundle: Bundle) -> Mapping[str, Planned]:
     return {planned.case: planned for planned in bundle.cases}
+
+
+def _named(parts: Sequence[Component]) -> str:
+    return ", ".join(f"{c.name} {c.before or 'none'} -> {c.after or 'none'}" for c in parts)
 
 
 def _time(seconds: float) -> str:

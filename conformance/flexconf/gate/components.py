@@ -11,6 +11,7 @@ from flexconf.gate.model import Component
 FAULT, SUITE, COMMIT = "planted fault", "flexflash-conformance", "suite commit"
 _OWN = (FAULT, SUITE, COMMIT)
 _GPU = ("driver", "CUDA", "GPU", "compute capability")
+_RUNS_PTX = ("nvidia-cutlass-dsl", *_GPU)  # the DSL brings the assembler
 _MACHINE = ("cpu", "platform", "python")
 _LOWERED_BY = ("torch", "sympy")
 
@@ -46,11 +47,12 @@ def flatten(environment: Mapping[str, Any]) -> dict[str, str]:
     found["CUDA"] = _text(rest.pop("cuda", None))
     packages = rest.pop("packages", None)
     found |= {str(k): _text(v) for k, v in packages.items()} if isinstance(packages, Mapping) else {}
-    suite = rest.pop("suite", None)
-    if isinstance(suite, Mapping):
-        found[COMMIT] = _text(suite.get("commit"))[:12] + (" and changes" if suite.get("dirty") else "")
-    elif suite is not None:
-        found[COMMIT] = _text(suite)
+    git = rest.pop("git", None)
+    if isinstance(git, Mapping):
+        changes = _text(git.get("changes"))[:12]
+        found[COMMIT] = _text(git.get("commit"))[:12] + (f" and changes {changes}" if changes else "")
+    elif git is not None:
+        found[COMMIT] = _text(git)
     found[FAULT] = _text(rest.pop("planted", None))
     found |= {name: _text(rest.pop(name, None)) for name in ("python", "platform", "cpu", "cpus")}
     found["GPUs"] = str(len(gpus)) if gpus else ""
@@ -91,6 +93,29 @@ def planted(environment: Mapping[str, Any]) -> str:
     return flatten(environment)[FAULT]
 
 
+def needs_gpu(subject: str) -> bool:
+    """Whether `subject` runs on a GPU wherever it runs."""
+    known = subjects.SUBJECTS.get(subject)
+    return known is not None and known.needs_gpu
+
+
+def uncommitted(environment: Mapping[str, Any]) -> bool:
+    """Whether it was a checkout with uncommitted changes."""
+    git = environment.get("git")
+    return isinstance(git, Mapping) and bool(git.get("changes"))
+
+
+def idle(components: Sequence[Component], subjects: Mapping[str, bool]) -> tuple[list[Component], list[Component]]:
+    """What differs and can change results of some subject: (in use by one of `subjects`, in use by none of them).
+
+    `subjects` maps a name to whether it runs on a GPU.
+    """
+    used = {n for s, gpu in subjects.items() for n in _of_subject(s) if gpu or n not in _GPU}
+    parts = {*_GPU, *_LOWERED_BY, "triton", "flash-attn-4", "quack-kernels", "nvidia-cutlass-dsl"}
+    differing = [c for c in components if c.differs and c.name in parts]
+    return [c for c in differing if c.name in used], [c for c in differing if c.name not in used]
+
+
 def on_gpu(subject: str, environment: Mapping[str, Any]) -> bool:
     """Whether `subject` runs on a GPU there; what is not known here is taken to."""
     known = subjects.SUBJECTS.get(subject)
@@ -98,12 +123,19 @@ def on_gpu(subject: str, environment: Mapping[str, Any]) -> bool:
 
 
 def suspects(
-    components: Sequence[Component], subject: str, layer: str = "", *, gpu: bool, same_text: bool = False
+    components: Sequence[Component],
+    subject: str,
+    layer: str = "",
+    *,
+    gpu: bool,
+    same_text: bool = False,
+    same_ptx: bool | None = None,
 ) -> tuple[str, ...]:
     """The names of what differs and can have caused a failure of `subject`, the likeliest first.
 
     `layer` is the attribution's, "" where there is none. `same_text`: the same text was rendered in both environments,
-    so that what only renders it is not the cause.
+    so that what only renders it is not the cause. `same_ptx`, where it is known: what assembles and runs it is likelier
+    than what makes it, or the other way round; neither is cleared, for a kernel is also launched.
     """
     differing = {c.name for c in components if c.differs}
     can = [*_OF_LAYER.get(layer, _of_subject(subject))]
@@ -111,6 +143,8 @@ def suspects(
     can = [n for n in can if gpu or n not in _GPU]
     if same_text:
         can = [n for n in can if n not in (*_OWN, *_LOWERED_BY)]
+    if same_ptx is not None:
+        can.sort(key=lambda n: n not in _RUNS_PTX if same_ptx else n in _GPU)
     # A fault that is planted on purpose is the first to ask; the suite runs everything, and is never quite innocent.
     known = {*_HARMLESS, *_GPU, *_MACHINE, *_OWN, *(p for ps in _OF_LAYER.values() for p in ps), "triton"}
     unheard = sorted(n for n in differing if n not in known)
@@ -123,7 +157,7 @@ def _of_subject(subject: str) -> tuple[str, ...]:
         return (*_OWN, *_LOWERED_BY, "triton", "flash-attn-4", "quack-kernels", "nvidia-cutlass-dsl", *_GPU, *_MACHINE)
     own = reversed(known.packages)  # the outermost layer first
     quack = ("quack-kernels",) if "flash-attn-4" in known.packages else ()
-    compiled = ("sympy",) if known.name.startswith("torch-") and known.name != "torch-eager" else ()
+    compiled = ("sympy",) if known.name != "torch-eager" else ()
     lowered = _OWN if known.is_reference else ()
     return (*_GPU, *lowered, *own, *quack, *compiled, *_MACHINE)
 

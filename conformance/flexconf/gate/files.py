@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flexconf.errors import InputError
+from flexconf.gate.bundle import FORMAT
 from flexconf.outcome import Outcome
 from flexconf.planted import split
 
@@ -38,6 +39,13 @@ def write(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def seal(root: Path, shrunk: str = "") -> None:
+    """Name every file, which makes a bundle finished; `shrunk` is the digest of what it is the small form of."""
+    listed = {name: sha256(path) for name, path in present(root).items()}
+    facts = {"format": FORMAT, "complete": True, "files": listed}
+    write(root / SEAL, canonical({**facts, "shrunk": shrunk} if shrunk else facts))
 
 
 def sha256(path: Path) -> str:

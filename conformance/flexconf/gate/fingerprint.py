@@ -1,4 +1,4 @@
-"""Fingerprints: the digests of every output, LSE and rendered text that one environment gives, kept in `golden/`.
+"""Fingerprints: the digests of every output, LSE, rendered text and PTX of one environment, kept in `golden/`.
 
 Versions decide bits, so there is a file for each environment; a bit that changes while no version does is news.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flexconf import subjects
 from flexconf.errors import InputError
 from flexconf.gate import files
 from flexconf.gate.bundle import Bundle
@@ -18,7 +19,7 @@ from flexconf.golden import folder as goldens
 from flexconf.outcome import merge
 
 FORMAT = 1
-_KEPT = ("out", "lse", "kernel")
+_KEPT = ("out", "lse", "kernel", "ptx")
 _ON_A_GPU = ("torch", "triton", "nvidia-cutlass-dsl", "flash-attn-4")
 _ON_A_CPU = ("torch", "nvidia-cutlass-dsl")
 _SHORT = {"nvidia-cutlass-dsl": "dsl", "flash-attn-4": "fa"}
@@ -26,7 +27,7 @@ _SHORT = {"nvidia-cutlass-dsl": "dsl", "flash-attn-4": "fa"}
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """`environment`: what decides the bits. `results`: "case on subject" to {out, lse, kernel}, or {outcome}."""
+    """`environment`: what decides the bits. `results`: "case on subject" to {out, lse, kernel, ptx}, or {outcome}."""
 
     environment: Mapping[str, str]
     results: Mapping[str, Mapping[str, str]]
@@ -56,6 +57,8 @@ def of(bundle: Bundle) -> Fingerprint:
         raise InputError(f"{bundle.side.path} is not to be relied on: {bundle.problems[0]}")
     if bundle.side.environment.get("planted"):
         raise InputError(f"{bundle.side.path} was recorded with a planted fault; it is no fingerprint of anything")
+    if not bundle.side.environment["gpus"] and any(subjects.get(s).needs_gpu for _, s in bundle.records):
+        raise InputError(f"{bundle.side.path} does not say on which GPU it was recorded")
     results: dict[str, dict[str, str]] = {}
     for (case, subject), record in sorted(bundle.records.items()):
         merged = merge(record.attempts)

@@ -42,11 +42,16 @@ def check(slower: float) -> float:
     return slower
 
 
+def usable(launches: Sequence[float]) -> bool:
+    """Whether these seconds are enough, and seconds, for a pace."""
+    return len(launches) >= SAMPLES and all(math.isfinite(s) and s > 0 for s in launches)
+
+
 def of(baseline: Sequence[float], candidate: Sequence[float], slower: float = SLOWER) -> Pace | None:
     """The pace of seconds of launches; None for fewer than `SAMPLES` on a side, or seconds that are none."""
-    few = min(len(baseline), len(candidate))
-    if few < SAMPLES or not all(math.isfinite(s) and s > 0 for s in (*baseline, *candidate)):
+    if not (usable(baseline) and usable(candidate)):
         return None
+    few = min(len(baseline), len(candidate))
     before, after = statistics.median(baseline), statistics.median(candidate)
     noise = max(_noise(baseline), _noise(candidate))
     counted = _counted(before, after)

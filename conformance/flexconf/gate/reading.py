@@ -55,6 +55,7 @@ def read(root: Path) -> Bundle:
             for key, outcomes in attempts.found.items()
         },
         problems=tuple(dict.fromkeys(problems)),
+        options=begun.options,
         rows=_rows(root),
     )
 
@@ -70,9 +71,10 @@ def _seal(root: Path) -> tuple[list[str], Mapping[str, str] | None]:
         return [str(error)], None
     listed = data.get("files")
     if (
-        sorted(data) != ["complete", "files", "format"]
+        sorted(data.keys() - {"shrunk"}) != ["complete", "files", "format"]
         or data["complete"] is not True
         or not isinstance(data["format"], int)
+        or not isinstance(data.get("shrunk", ""), str)
         or not isinstance(listed, dict)
         or not all(isinstance(digest, str) for digest in listed.values())
         or path.read_text(encoding="utf-8") != files.canonical(data)

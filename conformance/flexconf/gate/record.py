@@ -20,11 +20,11 @@ from flexconf.case import Case
 from flexconf.errors import InputError
 from flexconf.gate import files, plan
 from flexconf.gate.attempt import Attempt, Attempted, attempt
-from flexconf.gate.bundle import FORMAT
 from flexconf.gate.files import Key
 from flexconf.gate.plan import Plan
 from flexconf.outcome import Outcome, merge
 from flexconf.run import CaseTask
+from flexconf.subjects import ptx
 from flexconf.subjects.trial import Options
 from flexconf.worker import Crew, Last, Lost, Report
 
@@ -179,11 +179,19 @@ def _ask(
         workers=workers,
         time_limit=recording.plan.options["time_limit"] or run.limit_for(subject),
         prepare=prepare,
-        environments=run.environments(subject, workers, variables),
+        environments=_environments(subject, workers, variables),
     ) as crew:
         while keys:
             crew.run([recording.task(key) for key in keys], recording.take)
             keys = [key for key in keys if recording.wants(key) == "again"]
+
+
+def _environments(subject: str, workers: int, variables: Mapping[str, str]) -> list[dict[str, str]]:
+    """What each worker is started with; on a GPU it keeps the PTX of what it compiles."""
+    started = run.environments(subject, workers, variables)
+    if subjects.get(subject).device == "cpu":
+        return started
+    return [{**e, **ptx.variables(variables[caches.FOLDER], place)} for place, e in enumerate(started)]
 
 
 @contextlib.contextmanager
@@ -272,9 +280,7 @@ def finish(recording: Recording, variables: Mapping[str, str], on_step: Callable
     for name, path in files.present(recording.root).items():
         if files.is_part(name):
             path.unlink()
-    listed = {name: files.sha256(path) for name, path in files.present(recording.root).items()}
-    seal = {"format": FORMAT, "complete": True, "files": listed}
-    files.write(recording.root / files.SEAL, files.canonical(seal))
+    files.seal(recording.root)
 
 
 def facts(path: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from flexconf.gate.bundle import Bundle, Planned, Record
 from flexconf.gate.model import Change, Effect, Evidence, Row
 from flexconf.outcome import Outcome, Stage, Symptom, merge
 
-_RESULTS = ("out", "lse", "kernel")
+_RESULTS = ("out", "lse", "kernel", "ptx")
 _QUOTED = 240
 
 
@@ -190,22 +190,27 @@ def judge(case: str, subject: str, before: Half, after: Half, rows: Mapping[str,
         found = _failed(row, before, after)
         if incomparable:
             found = replace(found, why=f"{found.why}; besides, {incomparable}")
-    text = _text(before, after)
-    if text == "changed" and subject.startswith("reference."):
+    if same(before, after, "kernel") is False and subject.startswith("reference."):
         found = replace(
             found, why=f"{found.why}; its rendered text changed" + (", though the suite is the same" if suite else "")
         )
     return found
 
 
-def same_text(before: Half, after: Half) -> bool:
-    """Whether the same text was rendered for both."""
-    return _text(before, after) == "same"
+def same(before: Half, after: Half, what: str) -> bool | None:
+    """Whether both have the same "kernel" (rendered text) or "ptx"; None where one is not known."""
+    old, new = ((h.outcome.digests.get(what) if h.outcome else None) for h in (before, after))
+    return old == new if old and new else None
 
 
-def _text(before: Half, after: Half) -> str:
-    old, new = ((h.outcome.digests.get("kernel") if h.outcome else None) for h in (before, after))
-    return "" if not old or not new else "same" if old == new else "changed"
+def of_code(before: Half, after: Half) -> str:
+    """What is known of the code that both ran, as the end of a sentence; "" for nothing."""
+    text, code = same(before, after, "kernel"), same(before, after, "ptx")
+    if code is None:
+        return "; the same text was rendered in both" if text else ""
+    if code:
+        return "; the same PTX ran in both"
+    return "; the same text was compiled to other PTX" if text else "; its PTX changed"
 
 
 def _no_result(row: Row, before: Half, after: Half) -> Row:
@@ -233,7 +238,11 @@ def _incomparable(before: Half, after: Half) -> str:
     differing = sorted(
         n for n in old.keys() | new.keys() if old.get(n) != new.get(n) and (both_ran or {n} <= old.keys() & new.keys())
     )
-    return f"its inputs differ ({', '.join(differing)}), which must not depend on the environment" if differing else ""
+    if differing:
+        return f"its inputs differ ({', '.join(differing)}), which must not depend on the environment"
+    compared, were = (int((h.outcome.comparison or {}).get("elements", 0)) for h in (after, before) if h.outcome)
+    # What an oracle excludes is not looked at, so that one that excludes more would hide what it excludes.
+    return f"{compared:,} of its elements were compared, and {were:,} before" if both_ran and compared < were else ""
 
 
 def _right(row: Row, before: Half, after: Half, rows: Mapping[str, Bundle]) -> Row:
@@ -253,7 +262,9 @@ def _right(row: Row, before: Half, after: Half, rows: Mapping[str, Bundle]) -> R
         return replace(row, change=Change.DRIFT, why="right in both; whether the bits are the same is not recorded")
     old_rows, new_rows = (rows[side].rows(row.case, row.subject) for side in ("baseline", "candidate"))
     size, said = drift.measure(old_rows, new_rows, before.outcome, after.outcome)
-    return replace(row, change=Change.DRIFT, drift=size, why=f"right in both, with other bits: {said}")
+    return replace(
+        row, change=Change.DRIFT, drift=size, why=f"right in both, with other bits: {said}{of_code(before, after)}"
+    )
 
 
 def _failed(row: Row, before: Half, after: Half) -> Row:
@@ -262,7 +273,7 @@ def _failed(row: Row, before: Half, after: Half) -> Row:
     defect = explained(after)
     then = "" if before.outcome is None or before.grade is None else quoted(before.outcome)
     if defect is not None:
-        return _known(row, before, defect, said)
+        return _known(row, before, after, defect, said)
     if after.grade is Grade.FLAKY:
         if before.grade is None:
             return replace(
@@ -287,20 +298,22 @@ def _failed(row: Row, before: Half, after: Half) -> Row:
     return replace(row, why=f"{said}; graver than in the baseline: {then}")
 
 
-def _known(row: Row, before: Half, defect: Expectation, said: str) -> Row:
+def _known(row: Row, before: Half, after: Half, defect: Expectation, said: str) -> Row:
     """A documented defect explains a failure; it does not make a regression fit to ship."""
+    assert after.grade is not None
     row = replace(row, change=Change.KNOWN)
     if before.grade is None:
         why = f"{said}; a known defect ({defect.reason}); whether it is new is open: in the baseline, {before.trouble}"
         return replace(row, effect=Effect.OPEN, why=why)
-    if not before.right:
+    if not before.right and before.grade >= after.grade:
         return replace(row, why=f"{said}; a known defect: {defect.reason}")
     if defect.flaky and defect in before.known:
         return replace(
             row, why=f"{said}; a known flaky defect, in the baseline too, where it did not show: {defect.reason}"
         )
+    was = "right" if before.right or before.outcome is None else f"less grave ({quoted(before.outcome)})"
     why = (
-        f"{said}; a known defect of these versions ({defect.reason}), but right in the baseline: to ship it all the "
+        f"{said}; a known defect of these versions ({defect.reason}), but {was} in the baseline: to ship it all the "
         f'same, write a waiver with changes = ["{Change.KNOWN}"]'
     )
     return replace(row, effect=Effect.FAILS, why=why)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 import flexflash
 from flexconf.canary import Canary
 from flexconf.inputs import Inputs
+from flexconf.subjects import ptx
 from flexconf.subjects.trial import Attend, Attended, Options, Refused, StageClock, raised_by
 from flexflash.eligibility import FLASH_ATTN_4
 
@@ -25,7 +27,9 @@ def simt(given: Inputs, clock: StageClock, options: Options) -> Attended:
     """`reference.simt`."""
     from flexflash.launch.simt import SimtLauncher
 
-    return _attend(given, clock, options, SimtLauncher(options.vector_width, clock.enter))
+    launcher = SimtLauncher(options.vector_width, clock.enter)
+    attended = _attend(given, clock, options, launcher)
+    return replace(attended, digests={**attended.digests, **ptx.named(map(ptx.of, launcher.compiled()))})
 
 
 def fa4(given: Inputs, clock: StageClock, options: Options) -> Attended:
@@ -33,11 +37,13 @@ def fa4(given: Inputs, clock: StageClock, options: Options) -> Attended:
     from flexflash.launch.fa4 import Fa4Launcher
 
     try:
-        return _attend(given, clock, options, Fa4Launcher(clock.enter))
+        with ptx.of_flash_attn() as code:
+            attended = _attend(given, clock, options, Fa4Launcher(clock.enter))
     except (AssertionError, NotImplementedError, ValueError) as error:
         if not raised_by(error, "flash_attn.cute."):
             raise
         raise Refused("compile", f"{type(error).__name__}: {error}") from error
+    return replace(attended, digests={**attended.digests, **ptx.named(code.values())})
 
 
 def through(make: Callable[..., flexflash.Launcher]) -> Attend:

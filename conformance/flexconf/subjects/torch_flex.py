@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,12 +15,15 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
 from flexconf.inputs import Inputs
+from flexconf.subjects import ptx
 from flexconf.subjects.trial import Attended, Options, Refused, StageClock, raised_by
 
 
 def flash(given: Inputs, clock: StageClock, options: Options) -> Attended:
     """`torch-flash`."""
-    return _attend(given, clock, {"BACKEND": "FLASH"})
+    with ptx.of_flash_attn() as code:
+        attended = _attend(given, clock, {"BACKEND": "FLASH"})
+    return replace(attended, digests={**attended.digests, **ptx.named(code.values())})
 
 
 def triton(given: Inputs, clock: StageClock, options: Options) -> Attended:

@@ -71,6 +71,10 @@ class SimtLauncher:
         else:
             getattr(load(kernel.text), ENTRY)(self, **arguments)
 
+    def compiled(self) -> tuple[Callable[..., None], ...]:
+        """Every kernel that has been compiled, as `cute.compile` returned it."""
+        return tuple(self._compiled.values())
+
     def block_sparse_tensors(
         self,
         mask_block_cnt: torch.Tensor,
