@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flexconf import catalogue, repro
 from flexconf.fuzz import keeping
+from flexconf.gate import reasons
 from flexconf.gate.model import (
     Change,
     Component,
@@ -36,12 +37,13 @@ def decision(failures: int = 1) -> Decision:
     for case in names:
         for subject in SUBJECTS:
             good = _outcome(case.name, subject, Symptom.OK)
-            group = case.clauses[0].partition(".")[0] if case.clauses else "other"
+            group = case.clauses[0].partition(".")[0] if case.clauses else ""
             if len(rows) >= failures:
                 drifts = len(rows) % 9 == 0
                 drift = Drift(4096, 12, 1.0, (0, 1, 2, 3), (0.41, 0.43)) if drifts else None
                 pace = Pace(1.2e-4, 1.21e-4, 1.008, 0.02, 7, False)
                 change, why = (Change.DRIFT, "other bits, at most 1 ulp apart") if drifts else (Change.IDENTICAL, "")
+                why = why or "right in both, with the same bits"
                 rows.append(Row(case.name, subject, group, change, Effect.FINE, why, good, good, drift, pace))
                 continue
             change, effect, symptom = _BAD[len(rows) % len(_BAD)]
@@ -66,26 +68,44 @@ def decision(failures: int = 1) -> Decision:
                 ({"tensor": "out", "index": [0, 1, 2, 3], "observed": 0.5, "expected": 0.25, "bound": 0.001},),
                 "the last words of a worker",
             )
-            why = f"newly {change}: {bad.message}"
-            suspects = ("driver 580.159.04 -> 590.10", "CUDA 13.0 -> 13.1")
+            why = f"right in the baseline; now {bad.stage}/{bad.symptom}: {bad.message}"
+            suspects = ("driver", "CUDA")
             rows.append(
-                Row(case.name, subject, group, change, effect, why, good, bad, None, None, suspects, "", evidence)
+                Row(
+                    case.name,
+                    subject,
+                    group,
+                    change,
+                    effect,
+                    why,
+                    good,
+                    bad,
+                    suspects=suspects,
+                    evidence=evidence,
+                    about=case.about,
+                    clauses=case.clauses,
+                )
             )
     fails = sum(r.effect is Effect.FAILS for r in rows)
     verdict = Verdict.FAIL if fails else Verdict.INCONCLUSIVE if failures else Verdict.PASS
-    reason = f"{fails} results fail" if failures else "83 cases on 4 subjects, 12,345,678 elements: nothing is wrong"
     gpu = {"gpus": [{"name": "NVIDIA H200"}]}
+    components = (
+        Component("driver", "580.159.04", "590.10"),
+        Component("CUDA", "13.0", "13.1"),
+        Component("gpu", "NVIDIA H200", "NVIDIA H200"),
+        Component("torch", "2.11.0", "2.11.0"),
+    )
     return Decision(
         verdict,
-        (reason, "37 results drifted, by at most 1 ulp"),
+        (
+            *reasons.failing(rows, components),
+            *reasons.undecided(rows),
+            reasons.summary(rows, 12_345_678),
+            reasons.changed(components),
+        ),
         Side("baseline", "driver 580.159.04", "2026-11-23T18:00:00+00:00", "a" * 64, gpu, len(rows)),
         Side("candidate", "driver 590.10", "2026-11-23T19:00:00+00:00", "b" * 64, gpu, len(rows)),
-        (
-            Component("driver", "580.159.04", "590.10"),
-            Component("CUDA", "13.0", "13.1"),
-            Component("gpu", "NVIDIA H200", "NVIDIA H200"),
-            Component("torch", "2.11.0", "2.11.0"),
-        ),
+        components,
         tuple(rows),
         (WaiverUse("wide-heads", "known upstream", "https://example.org/1", "2027-01-01", "used", ("causal@d256",)),),
         12_345_678,
