@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,11 +14,11 @@ from markupsafe import Markup, escape
 from flexconf import clauses
 from flexconf.gate.model import Component, Decision, Effect, Row
 from flexconf.outcome import Outcome
-from flexconf.report.plain import GRAVITY, advice, kind, ordered
+from flexconf.report.plain import advice, kind, kinds, ordered
 
 _LEVELS = 4
 _CELL = 4  # pixels
-_HEADS = 4  # of a map are drawn
+_HEADS = 3  # of a map are drawn
 _WORST = 10  # elements are listed
 _OPEN = 3  # failures are shown open; where there are more, closed, as a list that can be read over
 _TEXT = 40_000  # characters of one kernel, repro or log
@@ -42,7 +41,7 @@ def html(decision: Decision) -> str:
     return environment.get_template("page.html.j2").render(
         d=decision,
         advice=advice(decision),
-        changes=[c for c in reversed(GRAVITY) if any(r.change is c for r in rows)],
+        counted=[*kinds(rows)],
         groups=_groups(rows, shown),
         failures=shown,
         few=len(shown) <= _OPEN,
@@ -56,19 +55,17 @@ def html(decision: Decision) -> str:
 
 
 class _Shelf:
-    """What room there is for evidence, and the kernels that several failures share."""
+    """What room there is for evidence, and the kernels that several failures share. The gravest failures come first."""
 
     def __init__(self) -> None:
         self.left = _EVIDENCE
         self.kernels: dict[str, str] = {}
 
     def takes(self, text: str) -> bool:
-        """Whether `text`, as it is written into the page, fits; then it counts."""
-        size = len(str(escape(text)).encode())
-        if size > self.left:
-            return False
-        self.left -= size
-        return True
+        """Whether `text`, as it is written into the page, fits; from the first that does not, nothing does."""
+        size = len(str(escape(text)).encode()) if self.left else 0
+        self.left = max(0, self.left - size)
+        return self.left > 0
 
     def kernel(self, text: str) -> str:
         """The name under which a rendered text is shown, once; "" where there is none, or no room."""
@@ -95,7 +92,7 @@ def _titles() -> dict[str, str]:
 
 
 def _groups(rows: Sequence[Row], shown: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """{group: a line for each subject}: how many rows, by effect and change, and the first that is not fine."""
+    """{group: a line for each subject}: how many rows, by effect and kind, and the first that is not fine."""
     first: dict[tuple[str, str], str] = {}
     for failure in shown:
         first.setdefault((failure["row"].group, failure["row"].subject), failure["id"])
@@ -106,7 +103,7 @@ def _groups(rows: Sequence[Row], shown: Iterable[Mapping[str, Any]]) -> dict[str
             {
                 "subject": subject,
                 "total": len(of),
-                "counts": Counter(r.change for r in of),
+                "counts": kinds(of),
                 "fails": sum(r.effect is Effect.FAILS for r in of),
                 "open": sum(r.effect is Effect.OPEN for r in of),
                 "first": first.get((group, subject), ""),
@@ -119,7 +116,7 @@ def _failure(row: Row, number: int, decision: Decision, shelf: _Shelf) -> dict[s
     """What is shown of a row that is not fine. Equal kernels are shown once, at the end, under one name."""
     evidence = row.evidence
     kernel, repro, log = shelf.kernel(evidence.kernel), shelf.text(evidence.repro), shelf.text(evidence.log)
-    maps = _maps(evidence.map or {})
+    maps = _maps(evidence.map or {}) if shelf.left else []
     drawn = [m for m in maps if all(shelf.takes(h["svg"]) for h in m["heads"])]
     whole = (bool(kernel), bool(repro), bool(log)) == tuple(
         bool(t) for t in (evidence.kernel, evidence.repro, evidence.log)
@@ -136,7 +133,7 @@ def _failure(row: Row, number: int, decision: Decision, shelf: _Shelf) -> dict[s
         "repro": repro,
         "log": log,
         "worst": [_worst(w) for w in evidence.worst[:_WORST]],
-        "cut": not whole or len(drawn) < len(maps),
+        "cut": not whole or not shelf.left,
     }
 
 
@@ -147,7 +144,7 @@ def _place(outcome: Outcome | None) -> str:
 def _unsaid(row: Row) -> str:
     """What the candidate's outcome says, where `why` does not quote it whole already."""
     said = "" if row.candidate is None else row.candidate.message.strip()
-    if not said or " ".join(said.split()) in row.why:
+    if not said or " ".join(said.split()) in " ".join(row.why.split()):
         return ""
     return said if len(said) <= _SAID else f"{said[: _SAID - 3]}..."
 
@@ -195,7 +192,7 @@ def _maps(found: Mapping[str, object]) -> list[dict[str, Any]]:
                 "more": len(wrong) - _HEADS,
                 "rows": rows,
                 "columns": columns,
-                "cell": f"{down} × {across} elements" if down * across > 1 else "one element",
+                "cell": _plural(down, "element") if columns == 1 else f"{down} by {across} elements",
                 "most": most,
                 "beyond": _count(facts.get("beyond")),
                 "compared": _count(facts.get("compared")),
@@ -218,21 +215,19 @@ def _drawable(head: object) -> bool:
 
 def _svg(cells: Sequence[Sequence[int]], most: int, label: str) -> Markup:
     """The cells as a picture: the darker, the more of their elements are wrong. A path a shade, a stroke a run."""
-    shades = {count: _level(count, most) for line in cells for count in line}
+    shades = {count: _level(count, most) for count in {*itertools.chain(*cells)}}
     paths = [""] * (_LEVELS + 1)
     for y, line in enumerate(cells):
         x = 0
         for level, run in itertools.groupby(line, key=shades.__getitem__):
-            wide = sum(1 for _ in run)
+            wide = len([*run])
             if level:
                 paths[level] += f"M{x} {y}h{wide}"
             x += wide
     wide, high = len(cells[0]), len(cells)
     drawn = "".join(f'<path class="m{n}" d="{d}"/>' for n, d in enumerate(paths) if d)
     size = f'width="{max(24, wide * _CELL)}" height="{max(24, high * _CELL)}" viewBox="0 -.5 {wide} {high}"'
-    return Markup(
-        f'<svg {size} preserveAspectRatio="none" role="img" aria-label="{escape(label)}">{drawn}</svg>'
-    )
+    return Markup(f'<svg {size} preserveAspectRatio="none" role="img" aria-label="{escape(label)}">{drawn}</svg>')
 
 
 def _level(count: int, most: int) -> int:

@@ -8,12 +8,13 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flexconf.gate import components
 from flexconf.gate.model import Change, Decision, Effect, Row, Verdict
-from flexconf.gate.waivers import shown
+from flexconf.gate.waivers import SLOWER, shown
 from flexconf.outcome import Outcome
 
 FORMAT = 1
@@ -78,8 +79,16 @@ def advice(decision: Decision) -> str:
 
 
 def kind(row: Row) -> str:
-    """What is wrong with a row that is not fine: its change, or "slower" where that is all."""
-    return shown(row)
+    """What a row is counted as: its change, or "slower" where that is all that is wrong with it."""
+    return str(row.change) if row.effect is Effect.FINE else shown(row)
+
+
+def kinds(rows: Iterable[Row]) -> dict[str, int]:
+    """How many rows are of each kind, the gravest first."""
+    counts = Counter(map(kind, rows))
+    names = [str(change) for change in GRAVITY]
+    names.insert(names.index(Change.KNOWN) + 1, SLOWER)
+    return {name: counts[name] for name in names if counts[name]}
 
 
 def as_json(decision: Decision) -> str:
@@ -111,6 +120,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
+        if all(type(v) is int for v in value):
+            return list(value)  # a map has thousands of these
         return [_plain(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
@@ -205,7 +216,7 @@ def markdown(decision: Decision) -> str:
     else:
         lines.append("Nothing that is recorded of the two environments differs.")
     lines += ["", "| Outcome | results |", "| --- | ---: |"]
-    lines += [f"| {change} | {count} |" for change, count in decision.counts().items()]
+    lines += [f"| {change} | {count} |" for change, count in kinds(decision.rows).items()]
     bad = [r for r in ordered(decision.rows) if r.effect is not Effect.FINE]
     if bad:
         lines += [
@@ -229,7 +240,7 @@ def markdown(decision: Decision) -> str:
             "| Waiver | state | until | reason |",
             "| --- | --- | --- | --- |",
         ]
-        lines += [f"| {_cell(w.name)} | {w.state} | {w.expires} | {_cell(w.reason, 200)} |" for w in used]
+        lines += [f"| {_cell(w.name)} | {w.state} | {_cell(w.expires)} | {_cell(w.reason, 200)} |" for w in used]
     text = "\n".join(lines) + "\n"
     return (
         text if len(text) < _MOST else text[: _MOST - 40].rpartition("\n")[0] + "\n\n... the rest is in report.html\n"
