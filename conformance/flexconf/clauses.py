@@ -12,10 +12,12 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from flexconf.errors import InputError
 
+_GROUP = re.compile(r"^## (L\d+) (.+)$", re.MULTILINE)
 _ITEM = re.compile(r"^- \*\*(L\d+\.\d+)\*\* ((?:\[(?:S|C|X|GPU)\] ?)+)(.*)$")
 
 
@@ -57,10 +59,14 @@ class Citation:
         return "GPU-only" if self.clause.gpu_only else "not cited"
 
 
+def groups() -> dict[str, str]:
+    """What each group of clauses is about, such as {"L2": "Indexing"}, in order."""
+    return {number: title.strip() for number, title in _GROUP.findall(_document().read_text(encoding="utf-8"))}
+
+
 def load() -> list[Clause]:
     """Every clause, in order. Raises InputError when the document holds none."""
-    packaged = resources.files("flexconf").joinpath("_docs/lowering.md")
-    path = packaged if packaged.is_file() else Path(__file__).parents[2] / "docs" / "lowering.md"
+    path = _document()
     clauses: list[Clause] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         found = _ITEM.match(line)
@@ -73,6 +79,11 @@ def load() -> list[Clause]:
     if not clauses:
         raise InputError(f"no clauses in {path}; it needs items such as `- **L1.1** [S] Text.`")
     return clauses
+
+
+def _document() -> Traversable:
+    packaged = resources.files("flexconf").joinpath("_docs/lowering.md")
+    return packaged if packaged.is_file() else Path(__file__).parents[2] / "docs" / "lowering.md"
 
 
 def run_suite(arguments: Sequence[str] = ()) -> list[Citation]:

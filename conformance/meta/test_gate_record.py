@@ -19,6 +19,7 @@ import pytest
 
 from flexconf import catalogue, environment
 from flexconf.attribution import Attribution
+from flexconf.cli import main
 from flexconf.errors import InputError
 from flexconf.gate import compare, evidence, files, fingerprint, plan, reading, record, shrink
 from flexconf.gate.bundle import Bundle
@@ -57,6 +58,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(environment, "checkout", lambda: None)
         patch.setattr(evidence.attribution, "in_worker", lambda *a: Attribution("codegen", "It is so."))
         make(root, gated.once_wrong)
+    return root
+
+
+@pytest.fixture(scope="module")
+def right(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished bundle in which everything is right; not to be changed."""
+    root = tmp_path_factory.mktemp("gate") / "right"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(environment, "checkout", lambda: None)
+        make(root)
     return root
 
 
@@ -129,8 +140,7 @@ def _recorded_by_a_child(root: Path, seconds: float) -> bool:
     return os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0
 
 
-def test_killed_five_times_it_comes_to_the_same(tmp_path: Path) -> None:
-    make(tmp_path / "undisturbed")
+def test_killed_five_times_it_comes_to_the_same(right: Path, tmp_path: Path) -> None:
     root, moments = tmp_path / "killed", random.Random(5)
     kills = 0
     while kills < 5 and not (root / files.SEAL).exists():
@@ -140,10 +150,10 @@ def test_killed_five_times_it_comes_to_the_same(tmp_path: Path) -> None:
     assert kills >= 3
     if not (root / files.SEAL).exists():
         assert make(root).resumed > 0
-    ours, theirs = reading.read(root), reading.read(tmp_path / "undisturbed")
+    ours, theirs = reading.read(root), reading.read(right)
     assert ours.problems == theirs.problems == ()
     assert said(ours) == said(theirs)
-    assert files.present(root).keys() == files.present(tmp_path / "undisturbed").keys()
+    assert files.present(root).keys() == files.present(right).keys()
     for name in NAMES:
         a, b = (bundle.rows(name, "reference.host") for bundle in (ours, theirs))
         assert a is not None and b is not None and all(bool((a[k] == b[k]).all()) for k in b)
@@ -417,6 +427,85 @@ def test_only_a_whole_bundle_is_made_small(whole: Path, tmp_path: Path) -> None:
         shrink.shrink(tmp_path / "small", tmp_path / "smaller")
     with pytest.raises(InputError, match="name a new folder"):
         shrink.shrink(whole, tmp_path / "small")
+
+
+# --- the verdict's exit code
+
+WAIVER = """
+[[waiver]]
+name = "one"
+cases = ["causal"]
+subjects = ["reference.host"]
+changes = ["flaky"]
+reason = "We ship it."
+link = "https://example.com/1"
+expires = {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expires", "code", "says"),
+    [
+        ("right", "right", "", 0, "Fit to ship"),
+        ("right", "whole", "", 1, "1 case newly flaky on reference.host: causal"),
+        ("right", "whole", "2999-01-01", 0, "1 of the failures is waived"),
+        ("right", "whole", "2020-01-01", 1, "the waiver 'one' expired on 2020-01-01"),
+        ("right", "right", "2020-01-01", 1, "a waiver is expired or stale"),
+        ("whole", "whole", "", 3, "1 case flaky on reference.host: causal"),
+        ("right", "edited", "", 3, "the candidate's bundle cannot be trusted"),
+        ("edited", "right", "", 3, "the baseline's bundle cannot be trusted"),
+    ],
+)
+def test_the_exit_code_is_the_verdict_s(
+    before: str, after: str, expires: str, code: int, says: str, right: Path, whole: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Through the command line, with bundles that were recorded."""
+    edited = tmp_path / "edited"
+    shutil.copytree(right, edited)
+    _edit(edited / files.RESULTS, "made up", "made  up")
+    bundles = {"right": right, "whole": whole, "edited": edited}
+    waivers = tmp_path / "waivers.toml"
+    waivers.write_text(WAIVER.format(expires) if expires else "", encoding="utf-8")
+    out = tmp_path / "report"
+    arguments = ["gate", "compare", str(bundles[before]), str(bundles[after]), "--waivers", str(waivers)]
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--out", str(out)])
+    assert (ended.value.code or 0) == code
+    verdict = {0: "PASS", 1: "FAIL", 3: "INCONCLUSIVE"}[code]
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{verdict}\n") and says in " ".join(printed.split())
+    assert sorted(p.name for p in out.iterdir()) == ["junit.xml", "report.html", "report.json", "summary.md"]
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--json"])
+    assert (ended.value.code or 0) == code
+    read = json.loads(capsys.readouterr().out)
+    assert (read["verdict"], read["exit_code"]) == (verdict, code)
+    assert read == json.loads((out / "report.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "helps"),
+    [
+        (("nowhere", "right"), "no such folder; flexconf gate record makes a bundle"),
+        (("right", "empty"), "is no bundle"),
+        (("right", "right", "--slower", "0.5"), "slower"),
+        (("right", "right", "--waivers", "nowhere.toml"), "nowhere.toml"),
+        (("right", "right", "--out", "right/plan.json"), "the report cannot be written"),
+        (("right",), "Missing argument 'candidate'"),
+    ],
+)
+def test_a_mistake_is_no_verdict(
+    arguments: tuple[str, ...], helps: str, right: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    shutil.copytree(right, tmp_path / "right")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["gate", "compare", *arguments])
+    captured = capsys.readouterr()
+    assert ended.value.code == 2 and captured.out == "" and helps in captured.err and "Traceback" not in captured.err
 
 
 # --- fingerprints

@@ -188,11 +188,11 @@ def _decided(decision: Decision) -> RenderableType:
     from rich.text import Text
 
     from flexconf.gate.model import Effect, Verdict
-    from flexconf.report.plain import ordered
+    from flexconf.report.plain import advice, kind, ordered
     from flexconf.tables import _table
 
     colour = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.INCONCLUSIVE: "yellow"}[decision.verdict]
-    lines: list[RenderableType] = [Text(str(decision.verdict), f"bold {colour}")]
+    lines: list[RenderableType] = [Text(str(decision.verdict), f"bold {colour}"), Text(advice(decision))]
     lines += [Padding(Text(reason), (0, 0, 0, 2)) for reason in decision.reasons]
     bad = [r for r in ordered(decision.rows) if r.effect is not Effect.FINE]
     if bad:
@@ -202,7 +202,7 @@ def _decided(decision: Decision) -> RenderableType:
         for row in bad[:_SHOWN]:
             style = "red" if row.effect is Effect.FAILS else "yellow"
             why = f"{row.evidence.layer}: {row.why}" if row.evidence.layer else row.why
-            table.add_row(Text(row.case), Text(row.subject), Text(str(row.change), style), Text(why[:300]))
+            table.add_row(Text(row.case), Text(row.subject), Text(kind(row), style), Text(why[:300]))
         lines.append(table)
         if len(bad) > _SHOWN:
             lines.append(Text(f"... and {len(bad) - _SHOWN} more; --out writes a report of all"))
