@@ -21,6 +21,7 @@ Form = Callable[[Draw, Scope, int], Term]
 
 _NUMBERS = (2, 3, 1, 5, 7, 16, -1, -3)
 _FRACTIONS = (0.5, 2.0, 0.1, -1.0, 0.25, 1.5, -0.7)
+_WIDE = 2**33 + 3  # what makes a position need more than 32 bits
 _NICE = 1e4  # what a sum or product may grow to before it is brought back
 
 
@@ -161,7 +162,10 @@ def operand(draw: Draw, scope: Scope, dtype: str) -> Term:
         return found
     if dtype in FLOATS:
         return cast_to(draw, operand(draw, scope, "float32"), dtype)
-    return cast_to(draw, operand(draw, scope, "int32"), dtype)
+    found = cast_to(draw, operand(draw, scope, "int32"), dtype)
+    if dtype == "int64" and draw(st.booleans()):
+        return operations.with_number("*", found, _WIDE) or found
+    return found
 
 
 _BOOLEAN = frozenset("eq ne lt le gt ge logical_not logical_and logical_or logical_xor isnan isinf isfinite".split())
