@@ -255,8 +255,8 @@ class _Comparison:
             worst = max(noisy, key=lambda r: r.pace.ratio if r.pace else 0.0)
             assert worst.pace is not None
             notes.append(
-                f"too noisy to judge, and more than {self.slower:g} times the baseline's time: {len(noisy)} of the "
-                f"rows, at most {worst.pace.ratio:.2f} times, {worst.case} on {worst.subject}"
+                f"too noisy to judge, and more than {self.slower:g} times the baseline's time: {len(noisy)} rows, "
+                f"at most {worst.pace.ratio:.2f} times, {worst.case} on {worst.subject}"
             )
         untimed = [s for s in self.compared(found) if not any(r.pace for r in found if r.subject == s)]
         if untimed:
