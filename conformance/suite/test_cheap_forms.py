@@ -167,6 +167,22 @@ def test_a_difference_that_float32_cannot_hold_stays_one_of_integers(length: int
     assert ("sub = kv_idx - q_idx" in text) is not exact
 
 
+@pytest.mark.clause("L7.2")
+@pytest.mark.parametrize("compare", [torch.lt, torch.le, torch.gt, torch.ge, torch.eq, torch.ne])
+def test_a_difference_against_a_number_is_computed_once_a_row(compare: Callable[[Tensor, int], Tensor]) -> None:
+    def mod(s: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        s = torch.where(compare(q - kv, 5), s, s + 1) + torch.where(compare(kv - q, -3), 2.0, 4.0)
+        return s + torch.where(compare(q - kv, 2**24 + 1), 8.0, 16.0) + torch.where(compare(kv - h * 3, 7), 32.0, 64.0)
+
+    text = _text(mod)
+    assert "= q_idx - 5" in text and "= q_idx + (-3)" in text and "16777217" in text
+    assert "= q_idx - 16777217" not in text
+    scores = torch.randn(2, 4, 37, 53)
+    expected = mod(scores, *grid(2, 4, 37, 53))
+    for width in (1, 2, 4, 8):
+        torch.testing.assert_close(HostLauncher(width).evaluate(lower(Q, K, V, mod), scores), expected)
+
+
 DTYPES = (
     torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.int16, torch.int32, torch.int64,
     torch.uint8, torch.bool,

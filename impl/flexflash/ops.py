@@ -48,8 +48,8 @@ class Value:
 
     `dtype` is PyTorch's nominal dtype; a vector holds `compute_dtype(dtype)`. `uniform`: the same in every lane, since
     it depends on nothing but b, h and q. `nonnegative`: certainly not below zero, so that an index needs no wrapping.
-    `limit`: an integer's largest magnitude, where it is known. `difference`: the two values that this is the difference
-    of, one of them uniform, where float32 has that and both of them exactly.
+    `limit`: an integer's largest magnitude, where it is known. `difference`: the two integers that this is the
+    difference of, one of them uniform, where all three are at most 2^24.
     """
 
     text: str
@@ -341,12 +341,23 @@ def _pow(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: to
 
 def _comparison(symbol: str) -> Emitter:
     def emit(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-        x, y = args[0], args[1]
+        x, y = _apart(w, args[0], args[1])
         inner = operand_dtype(x, y)
         text = f"{w.operand(x, inner)} {symbol} {w.operand(y, inner)}"
         return _result(w, text, torch.bool, "", (x, y), True)
 
     return emit
+
+
+def _apart(w: Writer, x: Argument, y: Argument) -> tuple[Argument, Argument]:
+    """q - kv against a number as q - number against kv: once for a row, where the difference is for every element."""
+    number = constant_of(y)
+    if not isinstance(x, Value) or x.difference is None or type(number) is not int or abs(number) > _EXACT:
+        return x, y
+    a, b = x.difference
+    if a.uniform:
+        return _binary(w, "{x} - {y}", a, number, x.dtype, False, "sub"), b
+    return a, _binary(w, "{x} + {y}", b, number, x.dtype, False, "add")
 
 
 for _name, _symbol in (("eq", "=="), ("ne", "!="), ("lt", "<"), ("le", "<="), ("gt", ">"), ("ge", ">=")):
