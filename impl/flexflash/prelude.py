@@ -39,8 +39,10 @@ def loaded(x):
     own load. flash-attn-4 has such a branch behind a mask_mod. An empty assembly that reads `x` costs nothing."""
     for lane in cutlass.range_constexpr(cute.size(x.shape)):
         word = x[lane]
-        if cutlass.const_expr(x.dtype.is_float):
-            word = word.bitcast(cutlass.Int32 if x.dtype.width == 32 else cutlass.Int64)
+        if cutlass.const_expr(x.dtype is cutlass.Float32):
+            word = cutlass.Int32(llvm.bitcast(cutlass.Int32.mlir_type, word.ir_value()))
+        if cutlass.const_expr(x.dtype is cutlass.Float64):
+            word = cutlass.Int64(llvm.bitcast(cutlass.Int64.mlir_type, word.ir_value()))
         llvm.inline_asm(None, [cutlass.Int32(word).ir_value()], "", "r", has_side_effects=True)
     return x
 '''
