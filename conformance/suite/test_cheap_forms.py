@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask
 
 import flexflash
 from flexflash import lower
@@ -139,6 +140,73 @@ def test_a_capture_of_several_dimensions_is_read_at_coordinates() -> None:
     expected = mod(scores, *grid(2, 4, 37, 53))
     for width in (1, 2, 4, 8):
         torch.testing.assert_close(HostLauncher(width).evaluate(lower(Q, K, V, mod), scores), expected)
+
+
+@pytest.mark.clause("L7.2")
+def test_a_difference_of_positions_is_one_of_floats_where_that_is_exact() -> None:
+    """One uniform, one not, and all below 2^24; the integers stay where their difference is needed as one."""
+
+    def mod(s: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        return s + 0.3 * (kv - q) + (h - kv) * s + ((q - kv) // 7) * 0.1 + (q - b) / 7
+
+    text = _text(mod)
+    assert "kv_idx_float32 - q_idx_float32" in text and "h_idx_float32 - kv_idx_float32" in text
+    assert "sub_2 = q_idx - kv_idx" in text and "sub_3_float32 = sub_3.to(cutlass.Float32)" in text
+    scores = torch.randn(2, 4, 37, 53)
+    expected = mod(scores, *grid(2, 4, 37, 53))
+    for width in (1, 2, 4, 8):
+        torch.testing.assert_close(HostLauncher(width).evaluate(lower(Q, K, V, mod), scores), expected)
+
+
+@pytest.mark.clause("L7.2")
+@pytest.mark.parametrize(("length", "exact"), [(2**24 - 35, True), (2**24 - 34, False)])
+def test_a_difference_that_float32_cannot_hold_stays_one_of_integers(length: int, exact: bool) -> None:
+    keys = K[:1, :, :1].expand(1, -1, length, -1)
+    text = lower(Q[:1], keys, keys, lambda s, b, h, q, kv: s + 0.3 * (kv - q)).text
+    assert ("kv_idx_float32 - q_idx_float32" in text) is exact
+    assert ("sub = kv_idx - q_idx" in text) is not exact
+
+
+@pytest.mark.clause("L7.2")
+@pytest.mark.parametrize("compare", [torch.lt, torch.le, torch.gt, torch.ge, torch.eq, torch.ne])
+def test_a_difference_against_a_number_is_computed_once_a_row(compare: Callable[[Tensor, int], Tensor]) -> None:
+    def mod(s: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        s = torch.where(compare(q - kv, 5), s, s + 1) + torch.where(compare(kv - q, -3), 2.0, 4.0)
+        return s + torch.where(compare(q - kv, 2**24 + 1), 8.0, 16.0) + torch.where(compare(kv - h * 3, 7), 32.0, 64.0)
+
+    text = _text(mod)
+    assert "= q_idx - 5" in text and "= q_idx + (-3)" in text and "16777217" in text
+    assert "= q_idx - 16777217" not in text
+    scores = torch.randn(2, 4, 37, 53)
+    expected = mod(scores, *grid(2, 4, 37, 53))
+    for width in (1, 2, 4, 8):
+        torch.testing.assert_close(HostLauncher(width).evaluate(lower(Q, K, V, mod), scores), expected)
+
+
+DTYPES = (
+    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.int16, torch.int32, torch.int64,
+    torch.uint8, torch.bool,
+)  # fmt: skip
+
+
+@pytest.mark.clause("L7.5", "L6.5")
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+def test_the_loads_of_a_mask_stay_where_they_are_written(dtype: torch.dtype) -> None:
+    """Each under `loaded`: of lanes or uniform, through another capture, any dtype and width. A score_mod's is not."""
+    table = torch.arange(53).remainder(2 if dtype is torch.bool else 5).to(dtype)
+    order, rows = torch.randperm(53), torch.arange(8).view(2, 4).remainder(3).to(dtype)
+
+    def mask(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        return (table[q] == table[kv]) | (table[order[kv]] == rows[b, h])
+
+    block_mask = create_block_mask(mask, 2, 4, 37, 53, device="cpu")
+    kernel = lower(Q, K, V, lambda s, b, h, q, kv: s + BIAS[h, q, kv] * rows[b, h], block_mask)
+    score, masked = (part.split("return")[0] for part in kernel.text.split("_mod(")[1:3])
+    assert "loaded(" not in score and masked.count("= loaded(") == 5
+    keep = mask(*grid(2, 4, 37, 53)).expand(2, 4, 37, 53)
+    for width in (1, 2, 4, 8):
+        seen = HostLauncher(width).evaluate(kernel, torch.zeros(2, 4, 37, 53))
+        assert torch.equal(seen != -math.inf, keep)
 
 
 @pytest.mark.clause("L2.5")

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sympy
@@ -121,6 +121,10 @@ class _Writer:
             # CuTe's own cast to Boolean keeps the lowest bit.
             return self.assign(f"{value.text} != 0", "nonzero")
         short = ops.CUTE_NAMES[target].lower()
+        if value.difference is not None and target is torch.float32:
+            # Two rows of a thread share one cast of kv, and a sum of floats takes half the time of one of integers.
+            x, y = (self._cast(v, dtype) for v in value.difference)
+            return self.assign(f"{x} - {y}", f"{value.text}_{short}")
         return self.assign(f"{value.text}.to({cute_name(target)})", f"{value.text}_{short}")
 
     def _fresh(self, hint: str) -> str:
@@ -131,11 +135,18 @@ class _Writer:
         return name
 
 
-def generate(graph: ModGraph, layouts: Sequence[FixedLayout], names: Sequence[str], fast_math: bool = False) -> ModBody:
+def generate(
+    graph: ModGraph,
+    layouts: Sequence[FixedLayout],
+    names: Sequence[str],
+    extents: Mapping[str, int],
+    fast_math: bool = False,
+) -> ModBody:
     """The body of the mod `graph`; `fast_math` allows approximate instructions.
 
-    `layouts` and `names` run parallel to the graph's captures: where their elements are, and the identifiers under
-    which the body finds them. The indexer in force when this runs decides the order of the dimensions (L3.1).
+    `extents` are the sizes B, H, M and N under the names b, h, q and kv. `layouts` and `names` run parallel to the
+    graph's captures: where their elements are, and the identifiers under which the body finds them. The indexer in
+    force when this runs decides the order of the dimensions (L3.1).
     Raises UnsupportedOperation, with the operation's name and the user's line, for what has no spelling (L7.7).
     """
     writer = _Writer(set(RESERVED) | set(prelude.SOURCES) | set(names), fast_math=fast_math)
@@ -147,7 +158,9 @@ def generate(graph: ModGraph, layouts: Sequence[FixedLayout], names: Sequence[st
     for node in graph.graph_module.graph.nodes:
         if node.op == "placeholder":
             if arguments:
-                values[node] = ARGUMENTS[arguments.pop(0)]
+                name = arguments.pop(0)
+                limit = extents[name] - 1 if name in extents else None
+                values[node] = replace(ARGUMENTS[name], limit=limit)
             else:
                 values[node] = _Partial(captures)
                 captures += 1
@@ -279,6 +292,8 @@ class _Call:
         else:
             gather = self.writer.use("gather")
             text = f"{gather}({buffer}, {_print_index(linear, texts, long)}, {cute_name(element)})"
+        if self.graph.kind == "mask":
+            text = f"{self.writer.use('loaded')}({text})"
         nonnegative = layout.dtype in (torch.uint8, torch.bool)
         return Value(self.writer.assign(text, hint), layout.dtype, None, uniform, nonnegative)
 

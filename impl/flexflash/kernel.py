@@ -173,11 +173,13 @@ def create_flex_flash_attention_kernel(
     }
     buffers = _Buffers()
     positions = {name: buffers.add(graph) for name, graph in graphs.items() if wanted[name]}
+    extents = {"b": batch, "h": heads, "q": length, "kv": key.shape[2]}
 
     def write(name: str) -> ModBody:
         graph, own = graphs[name], positions[name]
         layouts = [_layout(t) for t in graph.captures]
-        body = generate(graph, layouts, [buffers.names[i] for i in own], bool(kernel_options.get("fast_math")))
+        names = [buffers.names[i] for i in own]
+        body = generate(graph, layouts, names, extents, bool(kernel_options.get("fast_math")))
         return ModBody(body.lines, body.helpers, tuple(sorted(own[i] for i in body.buffers)))
 
     width = _vec_size(kernel_options)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, TypeAlias
 
 import torch
@@ -29,6 +29,7 @@ CUTE_NAMES: Final[dict[torch.dtype, str]] = {
 
 Scalar: TypeAlias = bool | int | float
 _FLT_MIN: Final = 2.0**-126
+_EXACT: Final = 2**24  # float32 has every integer up to here
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -47,6 +48,8 @@ class Value:
 
     `dtype` is PyTorch's nominal dtype; a vector holds `compute_dtype(dtype)`. `uniform`: the same in every lane, since
     it depends on nothing but b, h and q. `nonnegative`: certainly not below zero, so that an index needs no wrapping.
+    `limit`: an integer's largest magnitude, where it is known. `difference`: the two integers that this is the
+    difference of, one of them uniform, where all three are at most 2^24.
     """
 
     text: str
@@ -54,6 +57,8 @@ class Value:
     constant: Scalar | None = None
     uniform: bool = False
     nonnegative: bool = False
+    limit: int | None = None
+    difference: tuple[Value, Value] | None = None
 
 
 Argument: TypeAlias = "Value | Scalar | str | torch.dtype | None"
@@ -172,7 +177,13 @@ def _add(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: to
 
 @_spell("sub.Tensor sub.Scalar")
 def _sub(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-    return _binary(w, "{x} - {y}", args[0], _scaled(w, args, kw, dtype), dtype, False, "sub")
+    x, y = args[0], _scaled(w, args, kw, dtype)
+    result = _binary(w, "{x} - {y}", x, y, dtype, False, "sub")
+    if dtype.is_floating_point or not (isinstance(x, Value) and isinstance(y, Value)):
+        return result
+    limit = None if x.limit is None or y.limit is None else x.limit + y.limit
+    exact = limit is not None and limit <= _EXACT and x.dtype is y.dtype is dtype
+    return replace(result, limit=limit, difference=(x, y) if exact and x.uniform != y.uniform else None)
 
 
 @_spell("rsub.Tensor rsub.Scalar")
@@ -330,12 +341,23 @@ def _pow(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: to
 
 def _comparison(symbol: str) -> Emitter:
     def emit(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-        x, y = args[0], args[1]
+        x, y = _apart(w, args[0], args[1])
         inner = operand_dtype(x, y)
         text = f"{w.operand(x, inner)} {symbol} {w.operand(y, inner)}"
         return _result(w, text, torch.bool, "", (x, y), True)
 
     return emit
+
+
+def _apart(w: Writer, x: Argument, y: Argument) -> tuple[Argument, Argument]:
+    """q - kv against a number as q - number against kv: once for a row, where the difference is for every element."""
+    number = constant_of(y)
+    if not isinstance(x, Value) or x.difference is None or type(number) is not int or abs(number) > _EXACT:
+        return x, y
+    a, b = x.difference
+    if a.uniform:
+        return _binary(w, "{x} - {y}", a, number, x.dtype, False, "sub"), b
+    return a, _binary(w, "{x} + {y}", b, number, x.dtype, False, "add")
 
 
 for _name, _symbol in (("eq", "=="), ("ne", "!="), ("lt", "<"), ("le", "<="), ("gt", ">"), ("ge", ">=")):
