@@ -292,8 +292,6 @@ class _Call:
         else:
             gather = self.writer.use("gather")
             text = f"{gather}({buffer}, {_print_index(linear, texts, long)}, {cute_name(element)})"
-        if self.graph.kind == "mask":
-            text = f"{self.writer.use('loaded')}({text})"
         nonnegative = layout.dtype in (torch.uint8, torch.bool)
         return Value(self.writer.assign(text, hint), layout.dtype, None, uniform, nonnegative)
 

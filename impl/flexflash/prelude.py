@@ -32,21 +32,6 @@ def gather{rank}(buffer, {names}, dtype: cutlass.Constexpr):
     return lanes.load()
 '''
 
-_LOADED = '''
-@cute.jit
-def loaded(x):
-    """`x`, loaded by here: what is needed only behind a branch, LLVM also loads there, and then every key waits for its
-    own load. flash-attn-4 has such a branch behind a mask_mod. An empty assembly that reads `x` costs nothing."""
-    for lane in cutlass.range_constexpr(cute.size(x.shape)):
-        word = x[lane]
-        if cutlass.const_expr(x.dtype is cutlass.Float32):
-            word = cutlass.Int32(llvm.bitcast(cutlass.Int32.mlir_type, word.ir_value()))
-        if cutlass.const_expr(x.dtype is cutlass.Float64):
-            word = cutlass.Int64(llvm.bitcast(cutlass.Int64.mlir_type, word.ir_value()))
-        llvm.inline_asm(None, [cutlass.Int32(word).ir_value()], "", "r", has_side_effects=True)
-    return x
-'''
-
 _SHIFT_LEFT = '''
 @cute.jit
 def shift_left(x, amount):
@@ -430,7 +415,6 @@ def _error_functions(suffix: str, dtype: str) -> dict[str, str]:
 SOURCES: Final[dict[str, str]] = {
     "gather": _GATHER,
     **_gathers(),
-    "loaded": _LOADED,
     "shift_left": _SHIFT_LEFT,
     "shift_right": _SHIFT_RIGHT,
     "remainder": _REMAINDER,
