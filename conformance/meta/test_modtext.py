@@ -170,14 +170,14 @@ BOMBS = {
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs_are_refused_fast(name: str) -> None:
-    begin = time.perf_counter()
+    begin = time.process_time()  # this process's own: what else runs here has no part in it
     for attempt in (
         lambda: compile_mod(BOMBS[name], "score", {"bias": BIAS}, SIZES),
         lambda: free_names(BOMBS[name]),
     ):
         with pytest.raises(ModTextError):
             attempt()
-    assert time.perf_counter() - begin < 0.5
+    assert time.process_time() - begin < 1.0
 
 
 def test_long_sums_are_no_bombs() -> None:
