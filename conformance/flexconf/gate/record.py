@@ -140,50 +140,53 @@ def record(
         workers = workers or worker.default_workers()
         while todo := _todo(recording):
             # Times mean something only where nothing else runs: they come when nothing else is left.
-            untimed = {s: t for s, keys in todo.items() if (t := [k for k in keys if recording.wants(k) != "time"])}
-            for subject, keys in (untimed or todo).items():
-                _ask(
-                    recording,
-                    subject,
-                    keys,
-                    (work, functools.partial(prepare, subject)),
-                    workers if untimed else plan.lanes(),
-                    variables,
-                )
+            untimed = [key for key in todo if recording.wants(key) != "time"]
+            for keys in _by_workers(untimed or todo):
+                _ask(recording, keys, work, prepare, workers if untimed else plan.lanes(), variables)
         finish(recording, variables, on_step)
     return recording
 
 
-def _todo(recording: Recording) -> dict[str, list[Key]]:
-    found: dict[str, list[Key]] = {}
-    for key in recording.plan.asked():
-        if recording.wants(key):
-            found.setdefault(key[1], []).append(key)
-    return found
+def _todo(recording: Recording) -> list[Key]:
+    return [key for key in recording.plan.asked() if recording.wants(key)]
+
+
+def _by_workers(todo: Sequence[Key]) -> Iterator[list[Key]]:
+    """What the same workers can do: they take longer to begin, on a GPU, than many a subject takes for its cases."""
+    for on_cpu in (True, False):
+        keys = [key for key in todo if (subjects.get(key[1]).device == "cpu") is on_cpu]
+        if keys:
+            yield keys
 
 
 def _ask(
     recording: Recording,
-    subject: str,
     keys: Sequence[Key],
-    how: tuple[Work, Callable[[], None]],
+    work: Work,
+    prepare: Callable[[str], None],
     workers: int,
     variables: Mapping[str, str],
 ) -> None:
-    """One attempt at each of `keys`, and at those that fail as many more as they need."""
-    work, prepare = how
+    """One attempt at each of `keys`, and at those that fail as many more as they need; all on a CPU or all on a GPU."""
+    names = tuple(dict.fromkeys(subject for _, subject in keys))
     timed = recording.wants(keys[0]) == "time"
-    workers = 1 if timed and subjects.get(subject).device == "cpu" else workers
+    workers = 1 if timed and subjects.get(names[0]).device == "cpu" else workers
     with Crew(
         work,
         workers=workers,
-        time_limit=recording.plan.options["time_limit"] or run.limit_for(subject),
-        prepare=prepare,
-        environments=_environments(subject, workers, variables),
+        time_limit=recording.plan.options["time_limit"] or run.limit_for(names[0]),
+        prepare=functools.partial(_prepare, prepare, names),
+        environments=_environments(names[0], workers, variables),
     ) as crew:
         while keys:
             crew.run([recording.task(key) for key in keys], recording.take)
             keys = [key for key in keys if recording.wants(key) == "again"]
+
+
+def _prepare(prepare: Callable[[str], None], names: Sequence[str]) -> None:
+    """In the worker: all that its subjects need."""
+    for name in names:
+        prepare(name)
 
 
 def _environments(subject: str, workers: int, variables: Mapping[str, str]) -> list[dict[str, str]]:
