@@ -87,6 +87,7 @@ def ask_triton(cases: Sequence[Case]) -> str:
     Raises InputError where it is outside them and no expectation says why.
     """
     from flexconf import run, subjects
+    from flexconf.oracles import triton
 
     name = "torch-triton"
     absent = subjects.get(name).why_not()
@@ -94,7 +95,7 @@ def ask_triton(cases: Sequence[Case]) -> str:
         return f"Triton was not asked: {absent}"
     results: list[run.Result] = []
     known = expectations.in_force(name)
-    run.run(list(cases), subject=name, on_result=results.append)
+    run.run(list(cases), subject=name, options=triton.OPTIONS, on_result=results.append)
     judged = [run.judge(r.case, r.outcome, known) for r in results]
     wrong = [r for r in judged if not r.passed]
     if wrong:

@@ -28,7 +28,8 @@ def flash(given: Inputs, clock: StageClock, options: Options) -> Attended:
 
 def triton(given: Inputs, clock: StageClock, options: Options) -> Attended:
     """`torch-triton`."""
-    return _attend(given, clock, {"BACKEND": "TRITON"})
+    tile = dict(zip(("BLOCK_M", "BLOCK_N"), options.tile, strict=True)) if options.tile is not None else {}
+    return _attend(given, clock, {"BACKEND": "TRITON", **tile})
 
 
 def eager(given: Inputs, clock: StageClock, options: Options) -> Attended:
