@@ -1,0 +1,96 @@
+"""What a script is made of: inputs as text, the source of the mods, the block mask."""
+
+from __future__ import annotations
+
+import dataclasses
+import linecache
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from flexconf import inputs, literals, modtext
+from flexconf.case import Case
+from flexconf.inputs import Inputs
+
+
+def _mod_source(mod: Callable[..., Tensor], kind: str) -> tuple[str, tuple[str, ...]]:
+    """(source of a factory `make_<kind>_mod`, its parameters), as `modtext.compile_mod` wrote it."""
+    lines = linecache.getlines(mod.__code__.co_filename)
+    source = "".join(lines)
+    found = re.match(r"def make_mod\((.*)\):", source)
+    assert found is not None
+    parameters = tuple(name.strip() for name in found[1].split(",") if name.strip())
+    return source.replace("def make_mod(", f"def make_{kind}_mod(", 1), parameters
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the template is filled with."""
+
+    given: Inputs
+    qkv: list[str]
+    captures: list[str]
+    mods: dict[str, tuple[str, tuple[str, ...]]]
+
+
+def parts(case: Case, exact: bool) -> Parts:
+    """The pieces of the script, and inputs that hold what the script makes."""
+    original = inputs.materialize(case)
+    qkv, tensors = literals.qkv(case, original, exact)
+    captured, captures = literals.captures(case, original, exact)
+    mods: dict[str, tuple[str, tuple[str, ...]]] = {}
+    functions: dict[modtext.Kind, inputs.Mod] = {}
+    texts: dict[modtext.Kind, str | None] = {"score": case.score_mod, "mask": case.mask_mod}
+    for kind, text in texts.items():
+        if text is not None:
+            functions[kind] = modtext.compile_mod(text, kind, captures, case.constants(), f"{case.name} repro")
+            mods[kind] = _mod_source(functions[kind], kind)
+    rebuilt = inputs.materialize(case, functions=functions)
+    given = dataclasses.replace(rebuilt, q=tensors["q"], k=tensors["k"], v=tensors["v"], captures=captures)
+    return Parts(given, qkv, captured, mods)
+
+
+def block_lines(case: Case, given: Inputs) -> list[str]:
+    block, p = case.block, case.problem
+    if given.block_mask is None:
+        return ["block_mask = None"]
+    mask = "mask_mod" if case.mask_mod is not None else "None"
+    if block.kind == "from_mask":
+        heads = "None, None" if block.broadcast else f"{p.B}, {p.H}"
+        return [
+            f"block_mask = create_block_mask(mask_mod, {heads}, {p.M}, {p.N}, device=DEVICE, "
+            f"BLOCK_SIZE=({block.q}, {block.kv}))"
+        ]
+    lists = given.block_mask
+    named = {
+        "kv_num": lists.kv_num_blocks, "kv_idx": lists.kv_indices,
+        "full_num": lists.full_kv_num_blocks, "full_idx": lists.full_kv_indices,
+    }  # fmt: skip
+    lines = [
+        f"{name} = torch.tensor({literals.nested(t.tolist())}, dtype=torch.int32, device=DEVICE)"
+        for name, t in named.items()
+        if t is not None
+    ]
+    lines.append(
+        f"block_mask = BlockMask.from_kv_blocks({', '.join(n if t is not None else 'None' for n, t in named.items())}, "
+        f"BLOCK_SIZE=({block.q}, {block.kv}), mask_mod={mask}, seq_lengths=({p.M}, {p.N}))"
+    )
+    return lines
+
+
+def attended_lines(case: Case, given: Inputs) -> list[str]:
+    """The body of `attended(b, h, m, n)`: block lists first, then the mask_mod."""
+    asked = "bool(mask_mod(*at(b, h, m, n)))" if case.mask_mod is not None else "True"
+    if given.block_mask is None or case.block.kind == "from_mask":
+        return [f"return {asked}"]
+    full = given.block_mask.full_kv_indices is not None
+    return [
+        f"row, column = m // {case.block.q}, n // {case.block.kv}",
+        "def listed(count, index):",
+        "    i, j = min(b, count.shape[0] - 1), min(h, count.shape[1] - 1)",
+        "    return column in index[i, j, row, : int(count[i, j, row])].tolist()",
+        *(["if listed(full_num, full_idx):", "    return True"] if full else []),
+        f"return listed(kv_num, kv_idx) and {asked}",
+    ]

@@ -1,0 +1,78 @@
+"""PyTorch's own flex_attention: what its user writes."""
+
+from __future__ import annotations
+
+from flexconf import devices, literals
+from flexconf.case import Case
+from flexconf.outcome import Outcome
+from flexconf.repro.script import GUARD, NEEDS_GPU, standalone
+
+_CALL = """\
+    return {function}(
+        q, k, v, score_mod={score}, block_mask=block_mask, scale={scale}, enable_gqa=H != Hkv, return_lse=True{options}
+    )"""
+
+
+def _call(case: Case, backend: str | None) -> str:
+    compiled = "torch.compile(flex_attention, dynamic=False, fullgraph=True)"
+    return _CALL.format(
+        function="flex_attention" if backend is None else compiled,
+        score="score_mod" if case.score_mod is not None else "None",
+        scale=literals.number(case.problem.effective_scale),
+        options=f', kernel_options={{"BACKEND": "{backend}"}}' if backend is not None else "",
+    )
+
+
+def flash(case: Case, subject: str, outcome: Outcome, width: int | None, exact: bool) -> str:
+    guard = GUARD.format(more="\n    import flash_attn.cute.interface") + NEEDS_GPU
+    return standalone(case, subject, outcome, exact, '"cuda"', guard, _call(case, "FLASH"))
+
+
+def triton(case: Case, subject: str, outcome: Outcome, width: int | None, exact: bool) -> str:
+    guard = GUARD.format(more="\n    import triton") + NEEDS_GPU
+    return standalone(case, subject, outcome, exact, '"cuda"', guard, _call(case, "TRITON"))
+
+
+def eager(case: Case, subject: str, outcome: Outcome, width: int | None, exact: bool) -> str:
+    on_gpu = devices.count() > 0
+    guard = GUARD.format(more="") + (NEEDS_GPU if on_gpu else "")
+    return standalone(case, subject, outcome, exact, '"cuda"' if on_gpu else '"cpu"', guard, _call(case, None))
+
+
+def codegen(case: Case, subject: str, outcome: Outcome, width: int | None, exact: bool) -> str:
+    """With a GPU, what a user does; without one, the project runs what torch generates."""
+    device = '"cuda" if torch.cuda.is_available() else "cpu"'
+    fallback = _THROUGH_THE_PROJECT.format(subject=subject, toml=case.to_toml(), width=width)
+    guard = GUARD.format(more="")
+    return standalone(case, subject, outcome, exact, device, guard, _call(case, "FLASH"), fallback, _FIRST)
+
+
+_FIRST = """\
+    if DEVICE == "cpu":
+        return through_the_project()
+"""
+
+_THROUGH_THE_PROJECT = '''\
+def through_the_project():
+    """Without a GPU: what torch generates, compiled for the CPU by the CuTe DSL compiler. Needs
+    flexflash-conformance."""
+    try:
+        from flexconf import catalogue, subjects
+        from flexconf.isolated import Isolated
+        from flexconf.subjects.trial import Options
+    except ImportError as error:
+        print(f"cannot be run: no GPU, and {{error}}")
+        return 2
+    why = subjects.get({subject!r}).why_not()
+    if why:
+        print(f"cannot be run: {{why}}")
+        return 2
+    (case,) = catalogue.load_text(CASE, "repro")
+    with Isolated(prepare={subject!r}) as isolated:
+        outcome = isolated.run(case, {subject!r}, Options(vector_width={width}))
+    print(f"{{'gone' if outcome.ok else 'there'}}: {{outcome.stage}}/{{outcome.symptom}}: {{outcome.message}}")
+    return 0 if outcome.ok else 1
+
+
+CASE = r"""
+{toml}"""'''
