@@ -27,7 +27,7 @@ DTYPES = ("bfloat16", "float16")
 PROBLEM_LAYOUTS = (
     "contiguous", "bmhd", "packed_qkv", "packed_kv", "expanded_heads", "expanded_batch", "padded", "offset",
 )  # fmt: skip
-DISTRIBUTIONS = ("normal", "large", "tiny", "constant", "zeros")
+DISTRIBUTIONS = ("normal", "large", "tiny", "constant", "zeros", "infinite")
 BLOCK_KINDS = ("from_mask", "none", "lists")
 PATTERNS = (
     "dense",

@@ -21,7 +21,12 @@ __all__ = ["Inputs", "Mod", "digest", "materialize"]
 
 Mod = Callable[..., Tensor]
 
-_SPREAD = {"normal": "normal", "large": "normal(3)", "tiny": "normal(2 ** -10)", "constant": "constant(1)"}
+_SPREAD = {
+    "normal": "normal", "large": "normal(3)", "tiny": "normal(2 ** -10)", "constant": "constant(1)",
+    "zeros": "constant(0)", "infinite": "normal",
+}  # fmt: skip
+# About one row of q in eight has an infinity, and one column of v in four: the rest still says what is right.
+_INFINITE = {"q": "sprinkle(inf, 1 / (8 * D))", "v": "sprinkle(-inf, 1 / (4 * N + 4))"}
 
 
 @dataclass(frozen=True)
@@ -132,9 +137,11 @@ def _capture(capture: Capture, case: Case, earlier: dict[str, Tensor], device: s
 
 
 def _draw(name: str, shape: Sequence[int], problem: Problem, seed: int) -> Tensor:
-    spec = "constant(0)" if problem.qkv == "zeros" else _SPREAD[problem.qkv]
+    spec = _SPREAD[problem.qkv]
     if name == "v" and problem.qkv in ("large", "constant", "zeros"):
         spec = "normal"  # the scores are what is special; v stays telling
+    if problem.qkv == "infinite" and name in _INFINITE:
+        spec = _INFINITE[name]
     values = distributions.draw(spec, tuple(shape), seed, name, problem.symbols(), problem.dtype)
     return layouts.encode(values, problem.dtype, name)
 

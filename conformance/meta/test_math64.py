@@ -319,6 +319,17 @@ def test_infinite_queries_and_values() -> None:
     assert certified.out[0, 0, 1:, :3].isfinite().all()
 
 
+@pytest.mark.parametrize(("dtype", "compared"), [(torch.bfloat16, True), (torch.float16, False)])
+def test_an_infinity_that_a_probability_below_the_dtype_of_v_multiplies(dtype: torch.dtype, compared: bool) -> None:
+    """exp(-20) is 2e-9: 0 in float16, and 0 times infinity is NaN in an implementation that rounds P to it."""
+    q, k, v = (t.to(dtype) for t in problem(H=1, M=2, N=4))
+    v[0, 0, 1, 3] = -INF
+    certified = math64.attention(q, k, v, score_mod=lambda s, b, h, q, kv: torch.where(kv == 1, -20.0, 0.0) + 0 * s)
+    assert certified.out_bound[0, 0, :, 3].isinf().all() == (not compared)
+    assert not compared or (certified.out[0, 0, :, 3] == -INF).all()
+    assert certified.out_bound[0, 0, :, :3].isfinite().all()
+
+
 def test_scores_beyond_float32_overflow() -> None:
     scores = torch.tensor([1e20, -1e20, 1.0]).double().reshape(1, 1, 1, 3)
     result = math64.evaluate(lambda s, b, h, q, kv: s * 1e20, "score", (scores, scores.abs() * 1e-7), 1, 1, 1, 3)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
 
 import pytest
 from hypothesis import HealthCheck, Phase, find, given, seed, settings
 from hypothesis.errors import NoSuchExample
 
 from flexconf import inputs, modtext, strategies
-from flexconf.case import Case
-from flexconf.fuzz import outline
+from flexconf.case import DISTRIBUTIONS, Case, Problem
+from flexconf.fuzz import coverage, outline
 from flexconf.strategies import Features, terms
+from flexconf.strategies.scope import Scope
 from flexconf.strategies.terms import Term, result_dtype, substitute, written
 
 QUIET = settings(
@@ -47,17 +49,55 @@ def test_every_case_is_legal_and_its_tensors_can_be_made() -> None:
         assert p.B * p.H * p.M * p.N <= 60_000
 
 
-def test_everything_on_reaches_what_the_features_name() -> None:
-    cases = [c for start in range(6) for c in drawn(Features.every(), start)]
-    assert len({(c.score_mod, c.mask_mod) for c in cases}) > 60
-    dtypes = {k.dtype for c in cases for k in c.captures}
-    assert len(dtypes) >= 7, dtypes
-    assert {len(k.shape) for c in cases for k in c.captures} >= {0, 1, 2, 3}
-    assert {c.block.kind for c in cases} == {"from_mask", "lists"}
-    assert any(c.problem.Hkv != c.problem.H for c in cases) and any(c.problem.Dv != c.problem.D for c in cases)
-    assert len({k.layout for c in cases for k in c.captures}) > 5
-    reads = [r for c in cases for r in outline.of_case(c).reads]
-    assert {"negative", "computed", "variable", "loaded", "constant"} <= {k for r in reads for k in r.kinds}
+@pytest.mark.parametrize("qkv", DISTRIBUTIONS)
+@pytest.mark.parametrize(("dim", "scale"), [(8, None), (128, None), (128, 1.0), (16, -0.25), (64, 0.0)])
+def test_scores_lie_where_the_generator_thinks(qkv: str, dim: int, scale: float | None) -> None:
+    """An index made of a score is within its dimension only if they do."""
+    problem = Problem(B=1, H=2, Hkv=1, M=200, N=150, D=dim, Dv=8, scale=scale, qkv=qkv)
+    given_ = inputs.materialize(Case("plain", score_mod="score", problem=problem))
+    scores = problem.effective_scale * (given_.q.double() @ given_.k.double().transpose(-1, -2))
+    found = Scope(Features(), problem, "score").score()
+    assert found.special == (qkv == "infinite") and bool(scores.isfinite().all()) != found.special
+    finite = scores[scores.isfinite()]
+    assert finite.numel() and found.lo <= float(finite.min()) and float(finite.max()) <= found.hi
+
+
+@pytest.fixture(scope="module")
+def everything() -> list[Case]:
+    """A thousand cases with every feature on, in rounds as short as those of `flexconf fuzz`."""
+    found: list[Case] = []
+
+    def collect(case: Case) -> None:
+        found.append(case)
+
+    for turn in range(100):
+        settings(QUIET, max_examples=11)(seed(turn)(given(strategies.cases(Features.every()))(collect)))()
+    return found
+
+
+def test_everything_on_reaches_what_the_features_name(everything: list[Case]) -> None:
+    assert len({(c.score_mod, c.mask_mod) for c in everything}) > 400
+    assert {c.block.kind for c in everything} == {"from_mask", "lists"}
+    counts: Counter[str] = Counter()
+    for case in everything:
+        counts.update(coverage.keys(case, 1, outline.of_case(case)))
+    tables = {axis.name: axis for axis in coverage.report(counts).axes}
+    whole = (
+        "operations",
+        "shape classes",
+        "captures: rank x dtype",
+        "captures: rank x index",
+        "captures: strides x index",
+    )
+    assert {name: tables[name].missed for name in whole} == dict.fromkeys(whole, ())
+    # With every feature on there is always a mask.
+    assert set(tables["template branches"].missed) <= {"score only", "neither", "block none"}
+    for name, of in (
+        ("operations x dtypes", 0.88),
+        ("captures: dtype x strides", 0.95),
+        ("captures: rank x strides", 0.9),
+    ):
+        assert len(tables[name].reached) >= of * tables[name].total, (name, tables[name].missed)
 
 
 def test_with_everything_off_there_is_one_head_and_no_capture() -> None:

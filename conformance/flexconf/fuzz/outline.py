@@ -336,6 +336,8 @@ def _interval(name: str, arguments: Sequence[_Value]) -> tuple[float, float]:
             return (min(ends), max(ends)) if len(ends) == 4 else _EVERYTHING
         case "remainder" if b.low > 0:
             return 0.0, b.high - 1
+        case "remainder" if b.high < 0:
+            return b.low + 1, 0.0
         case "floor_divide" | "div_floor" | "bitwise_right_shift" if b.low >= 0 and a.low >= 0:
             return 0.0, a.high
         case "bitwise_left_shift" if a.low >= 0:

@@ -29,9 +29,9 @@ __all__ = [
 ]
 
 _NEGLIGIBLE_LOG = math.log(1e-30)
-_VISIBLE = 1e-20
-"""A probability above this is seen by every implementation: an infinity it multiplies must show in the
-output."""
+_VISIBLE = {torch.bfloat16: 1e-20, torch.float16: 2.0**-24}
+"""A probability above this is seen by every implementation: an infinity it multiplies must show in the output. Rounded
+to the dtype of V, a smaller one may be 0."""
 
 _FAR = -800.0  # exp of less is 0 in float64
 _SHAKY = 0.02
@@ -261,7 +261,7 @@ def _softmax(
     lse_bound = lse_bound * em.ORACLE_SLACK
 
     if special_v:
-        out, bound = _special_values(out, bound, s, p, et, v64, visited, Hkv)
+        out, bound = _special_values(out, bound, s, p, et, v64, visited, Hkv, _VISIBLE.get(v.dtype, 1e-20))
     row = open_ended.unsqueeze(-1)
     out = torch.where(row, math.nan, out)
     bound = torch.where(row, 0.0, bound)
@@ -296,13 +296,21 @@ def _output_rounding(magnitude: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _special_values(
-    out: Tensor, bound: Tensor, s: Tensor, p: Tensor, et: Tensor, v: Tensor, visited: Tensor | None, Hkv: int
+    out: Tensor,
+    bound: Tensor,
+    s: Tensor,
+    p: Tensor,
+    et: Tensor,
+    v: Tensor,
+    visited: Tensor | None,
+    Hkv: int,
+    visible: float,
 ) -> tuple[Tensor, Tensor]:
     """Infinities and NaNs in V. One that a visible probability multiplies must show; one at a masked or
     vanishing probability within a visited block is 0 * inf in some implementations, so that element is not
     compared; one in a block that is not visited does not exist (L8.4)."""
     B, H, M, Dv = out.shape
-    seen = (p > _VISIBLE) & (et < 10)
+    seen = (p * torch.exp(-et) > visible) & (et < 10)
     present = torch.ones_like(seen) if visited is None else visited.expand_as(seen)
     vague = present & ~seen
 

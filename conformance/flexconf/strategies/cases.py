@@ -51,7 +51,7 @@ def cases(
     f = features if features is not None else draw(switches.features())
     problem = problems.problem(draw, f)
     scope = Scope(f, problem, "score")
-    bare = draw(st.integers(0, 9)) > (4 if f.mask else 8)
+    bare = draw(st.integers(0, 9)) > (6 if f.mask else 8)
     score = _score(draw, scope) if not bare else None
     around = Scope(f, problem, "mask", scope.captures, scope.values)
     mask = written(masks.mask(draw, around)) if f.mask else None

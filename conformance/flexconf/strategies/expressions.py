@@ -106,16 +106,14 @@ _DIVISIONS = {"x // y": "//", "x % y": "%"}
 
 
 def focus(draw: Draw, scope: Scope) -> Term | None:
-    """One operation, any as likely as any other, on operands that it is likely to be wrong at.
+    """One operation on one dtype, any pair as likely as any other, on operands that it is likely to be wrong at.
 
     What a random expression holds is mostly sums; this sees every operation often. None where the draw gives nothing.
     """
-    allowed = _dtypes(scope)
-    wanted = [(o, d) for o, d in _pairs(allowed) if _wanted(scope.features, o.name)]
+    wanted = [(o, d) for o, d in _pairs(_dtypes(scope)) if _wanted(scope.features, o.name)]
     if not wanted:
         return None
-    name = draw(st.sampled_from(sorted({o.text for o, _ in wanted})))
-    chosen, dtype = draw(st.sampled_from([(o, d) for o, d in wanted if o.text == name]))
+    chosen, dtype = draw(st.sampled_from(wanted))
     x = kept(draw, operand(draw, scope, dtype), operations.domain(chosen, dtype))
     if not operations.takes_two(chosen):
         return operations.apply(chosen, x, None)
@@ -137,22 +135,29 @@ def _pairs(dtypes: tuple[str, ...]) -> tuple[tuple[Operation, str], ...]:
 def _dtypes(scope: Scope) -> tuple[str, ...]:
     """The dtypes that an operand can have here."""
     f = scope.features
+    plain = ("float32", "int32", "bool") if f.booleans else ("float32", "int32")
     if not (f.dtypes and (f.casts or f.captures)):
-        return ("float32", "int32", "bool") if f.booleans else ("float32", "int32")
-    return (*FLOATS, *INTEGER_RANGES, "bool")
+        return plain
+    return (*plain, *(d for d in (*FLOATS, *INTEGER_RANGES, "bool") if d not in plain))
+
+
+_OF_NO_CAPTURE = ("float32", "int32", "bool")  # what the score, positions and comparisons are
 
 
 def operand(draw: Draw, scope: Scope, dtype: str) -> Term:
     """A term of that dtype whose values differ: negatives, zeros and halves among them."""
     q, kv = scope.parameters()[1], scope.parameters()[0]
     difference = Term("(q - kv)", "int32", q.lo - kv.hi, q.hi - kv.lo)
+    if scope.features.captures and draw(st.integers(0, 3)) > (2 if dtype in _OF_NO_CAPTURE else 1):
+        loaded = tables.load_of(draw, scope, dtype, index)
+        if loaded is not None:
+            return loaded
     if dtype == "bool":
         return condition(draw, scope, 0)
-    if scope.features.captures and dtype not in ("float32", "int32") and draw(st.booleans()):
-        return tables.load_of(draw, scope, dtype, index)
     if dtype == "float32":
         half = Term("(q - kv) * 0.5", "float32", difference.lo * 0.5, difference.hi * 0.5)
-        own = [scope.score(), Term("score * 0.25", "float32", -15, 15)] if scope.kind == "score" else []
+        own = [scope.score()] if scope.kind == "score" else []
+        own += [Term("score * 0.25", "float32", x.lo * 0.25, x.hi * 0.25, x.special) for x in own]
         own += [half, Term("kv * 0.25", "float32", 0, kv.hi * 0.25)]
         chosen: Term = draw(st.sampled_from(own))
         return chosen
@@ -227,7 +232,7 @@ def condition(draw: Draw, scope: Scope, depth: int) -> Term:
     """A bool: a comparison with a number or between terms, or two of them together."""
     form = draw(st.integers(0, 4 if depth > 0 else 1))
     if form == 0:
-        return _compare(draw, integer(draw, scope, min(depth, 1)), scope)
+        return compared(draw, integer(draw, scope, min(depth, 1)))
     if form == 1:
         positions = scope.parameters()
         x, y = positions[1], positions[0]
@@ -236,13 +241,14 @@ def condition(draw: Draw, scope: Scope, depth: int) -> Term:
         a, b = condition(draw, scope, depth - 1), condition(draw, scope, depth - 1)
         return Term(f"(({a.text}) {draw(st.sampled_from('&|^'))} ({b.text}))", "bool", 0, 1)
     found = term(draw, scope, depth - 1)
-    return found if found.dtype == "bool" else _compare(draw, found, scope)
+    return found if found.dtype == "bool" else compared(draw, found)
 
 
 _COMPARISONS = st.sampled_from((">=", "<", "==", "!=", ">", "<="))
 
 
-def _compare(draw: Draw, x: Term, scope: Scope) -> Term:
+def compared(draw: Draw, x: Term) -> Term:
+    """`x` compared with a number; a bool as it is."""
     if x.dtype == "bool":
         return x
     constant = draw(st.sampled_from((0.5, 0.0, -1.0) if x.is_float else (0, 1, 3, 8, -2, 0.5)))

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from flexconf.case import PATTERNS, BlockSpec, Capture
-from flexconf.strategies import expressions
+from flexconf.strategies import expressions, tables
 from flexconf.strategies.scope import Scope
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -35,16 +35,23 @@ BLOCKS = (128, 64, 32, 16, 256)
 
 def mask(draw: Draw, scope: Scope) -> str:
     """A mask_mod's text; `scope` is of kind "mask" and receives its captures."""
-    names = [*_FAMILIES, *(_WITH_CAPTURES if scope.features.captures else ()), *["free"] * 4]
+    common = ["common"] * (6 if scope.captures else 0)
+    names = [*_FAMILIES, *(_WITH_CAPTURES if scope.features.captures else ()), *common, *["free"] * 4]
     family: str = draw(st.sampled_from(names))
     if family == "free":
         return expressions.condition(draw, scope, draw(st.integers(1, 3))).text
-    if family in _WITH_CAPTURES:
-        text = _captured(scope, family)
+    if family == "common" or family in _WITH_CAPTURES:
+        text = _common(draw, scope) if family == "common" else _captured(scope, family)
         if text is not None:
             return text
         family = _FAMILIES[0]
     return family.format(n=draw(st.sampled_from(_SIZES)))
+
+
+def _common(draw: Draw, scope: Scope) -> str | None:
+    """A condition on a capture that the score_mod may read as well."""
+    found = tables.reread(draw, scope, draw(st.sampled_from(scope.captures)), 1, expressions.index)
+    return expressions.compared(draw, found).text if found is not None else None
 
 
 def _captured(scope: Scope, family: str) -> str | None:

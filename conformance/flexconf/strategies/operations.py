@@ -28,8 +28,6 @@ _FUNCTIONS: Mapping[str, tuple[Range, Range]] = {
     "sqrt": ((0, 1e4), (0, 100)),
     "rsqrt": ((0.01, 1e4), (0, 10)),
     "reciprocal": ((0.01, 1e4), (0, 100)),
-    "pow/half": ((0, 1e4), (0, 100)),
-    "pow/minus half": ((0.01, 1e4), (0, 10)),
     "sin": ((-50, 50), (-1, 1)),
     "cos": ((-50, 50), (-1, 1)),
     "tan": ((-1.2, 1.2), (-3, 3)),
@@ -64,9 +62,18 @@ def catalogue(dtype: str) -> tuple[Operation, ...]:
     return _BY_DTYPE[dtype]
 
 
-# Operations that take no part in `flexconf ops`, since other entries of its table stand for them.
+# Operations, and forms of them, that take no part in `flexconf ops`: other entries of its table stand for them.
 _MORE = (
     Operation("lerp", "torch.lerp(x, y, 0.25)", opcheck.FLOATS),
+    Operation("clamp", "torch.clamp(x, max=y)", opcheck.NUMBERS),
+    Operation("clamp_min", "torch.clamp_min(x, y)", opcheck.NUMBERS),
+    Operation("clamp_max", "torch.clamp_max(x, 1)", opcheck.NUMBERS),
+    Operation("sub", "torch.sub(x, y, alpha=3)", opcheck.NUMBERS),
+    Operation("round", "torch.round(x, decimals=1)", opcheck.FLOATS),
+    Operation("leaky_relu", "torch.nn.functional.leaky_relu(x, 0.25)", opcheck.FLOATS),
+    Operation("softplus", "torch.nn.functional.softplus(x, 2, 5)", opcheck.FLOATS),
+    Operation("elu", "torch.nn.functional.elu(x, 0.5)", opcheck.FLOATS),
+    Operation("hardtanh", "torch.nn.functional.hardtanh(x, -0.5, 2)", opcheck.FLOATS),
     Operation("log_sigmoid", "torch.nn.functional.logsigmoid(x)", opcheck.FLOATS),
     Operation("full_like", "torch.full_like(x, 3)", opcheck.ALL),
     Operation("zeros_like", "torch.zeros_like(x)", opcheck.ALL),
@@ -242,6 +249,7 @@ _RANGES: dict[str, Callable[[Term, Term], Range]] = {
     "x * y": _corners(_times),
     "1 - x": lambda x, _: (1 - x.hi, 1 - x.lo),
     "torch.add(x, y, alpha=3)": _corners(lambda a, b: a + 3 * b),
+    "torch.sub(x, y, alpha=3)": _corners(lambda a, b: a - 3 * b),
     "torch.neg(x)": lambda x, _: (-x.hi, -x.lo),
     "torch.abs(x)": _magnitude,
     "torch.sign(x)": lambda x, _: (-1 if x.lo < 0 else 0, 1 if x.hi > 0 else 0),
@@ -263,10 +271,14 @@ _RANGES: dict[str, Callable[[Term, Term], Range]] = {
     "torch.fmax(x, y)": lambda x, y: (max(x.lo, y.lo), max(x.hi, y.hi)),
     "torch.clamp(x, -2, 3)": lambda x, _: (-2, 3),
     "torch.clamp(x, min=1)": lambda x, _: (max(x.lo, 1), max(x.hi, 1)),
-    "torch.clamp(x, max=1)": lambda x, _: (min(x.lo, 1), min(x.hi, 1)),
+    **{f"torch.clamp{form}": lambda x, _: (min(x.lo, 1), min(x.hi, 1)) for form in ("(x, max=1)", "_max(x, 1)")},
+    "torch.clamp(x, max=y)": lambda x, y: (min(x.lo, y.lo), min(x.hi, y.hi)),
+    "torch.clamp_min(x, y)": lambda x, y: (max(x.lo, y.lo), max(x.hi, y.hi)),
+    "torch.nn.functional.hardtanh(x, -0.5, 2)": lambda x, _: (-0.5, 2),
     "torch.relu(x)": lambda x, _: (max(x.lo, 0), max(x.hi, 0)),
-    "torch.nn.functional.leaky_relu(x)": lambda x, _: (x.lo, x.hi),
+    **{f"torch.nn.functional.leaky_relu(x{slope})": lambda x, _: (x.lo, x.hi) for slope in ("", ", 0.25")},
     **{f"torch.{name}(x)": _rounded for name in ("floor", "ceil", "trunc", "round")},
+    "torch.round(x, decimals=1)": _rounded,
     "x << 3": lambda x, _: (x.lo * 8, x.hi * 8),
     "x << y": lambda x, y: (min(x.lo * 2**y.hi, x.lo), max(x.hi * 2**y.hi, x.hi)) if y.hi < 64 else _UNKNOWN,
     "x >> 3": lambda x, _: (x.lo // 8, x.hi // 8),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from flexconf.case import Capture, Problem
@@ -9,8 +10,9 @@ from flexconf.strategies.features import Features
 from flexconf.strategies.terms import Term
 
 NAMES = ("bias", "table", "weight", "offset", "extra", "more")
-SCORE = 60.0
-"""Scores of ordinary inputs lie well within this."""
+_DEVIATIONS = 12
+"""Sums of products of normal numbers lie within this many deviations: one in 10^11 does not."""
+_SPREAD = {"normal": 1, "large": 3, "tiny": 2**-10, "infinite": 1}
 
 
 @dataclass
@@ -40,8 +42,14 @@ class Scope:
         return [*([self.score()] * 2 if self.kind == "score" else []), *self.variables, *found]
 
     def score(self) -> Term:
-        """The score."""
-        return Term("score", "float32", -SCORE, SCORE)
+        """The score; in integers made of it, an index may depend on its range."""
+        p = self.problem
+        if p.qkv in _SPREAD:
+            most = _DEVIATIONS * math.sqrt(p.D) * _SPREAD[p.qkv] ** 2
+        else:
+            most = p.D if p.qkv == "constant" else 0
+        most = max(abs(p.effective_scale) * most, 1.0)
+        return Term("score", "float32", -most, most, special=p.qkv == "infinite")
 
     def free_name(self) -> str | None:
         """A name for another capture; None when there are enough."""

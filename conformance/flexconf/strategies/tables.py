@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -27,16 +28,16 @@ def load(draw: Draw, scope: Scope, depth: int, index: Index, whole: bool = False
     old = [c for c in scope.captures if not whole or c.dtype in ("int32", "int64")]
     if old and draw(st.booleans()):
         chosen = draw(st.sampled_from(old))
-        again = _reread(draw, scope, chosen)
+        again = reread(draw, scope, chosen, depth, index)
         if again is not None:
             return again
     name = scope.free_name()
     if name is None:
         if not old:
             return scope.parameters()[0]
-        return _reread(draw, scope, old[0]) or scope.parameters()[0]
+        return reread(draw, scope, old[0], depth, index) or scope.parameters()[0]
     if draw(st.booleans()) and scope.features.shared_storage and old:
-        again = _shared(draw, scope, name, draw(st.sampled_from(old)))
+        again = _shared(draw, scope, name, draw(st.sampled_from(old)), depth, index)
         if again is not None:
             return again
     rank = draw(st.sampled_from(_RANKS))
@@ -61,16 +62,21 @@ def load(draw: Draw, scope: Scope, depth: int, index: Index, whole: bool = False
     return _read(draw, scope, capture, subscripts)
 
 
-def load_of(draw: Draw, scope: Scope, dtype: str, index: Index) -> Term:
-    """An element of a new capture of that dtype, of rank 1 or 2; a variable where there are captures enough."""
+def load_of(draw: Draw, scope: Scope, dtype: str, index: Index) -> Term | None:
+    """An element of a new capture of that dtype, of rank 1 or 2; None where there are captures enough."""
     subscripts = [index(draw, scope, 0) for _ in range(draw(st.sampled_from((1, 2))))]
     name = scope.free_name()
     sizes = tuple(scope.symbol(_size(s)) for s in subscripts)
     if name is None or math.prod(_size(s) for s in subscripts) > _MOST:
-        return scope.parameters()[0]
+        return None
     capture, lo, hi, special = _new(draw, scope, name, sizes, dtype)
     scope.captures.append(capture)
     scope.values[name] = (lo, hi, special)
+    other = scope.free_name()
+    if other is not None and scope.features.shared_storage and draw(st.booleans()):
+        again = _shared(draw, scope, other, capture, 1, index)
+        if again is not None:
+            return again
     return _read(draw, scope, capture, subscripts)
 
 
@@ -84,15 +90,25 @@ def _new(
 ) -> tuple[Capture, float, float, bool]:
     f = scope.features
     values, lo, hi, special = _values(draw, scope, dtype, len(sizes))
-    layout = "contiguous"
-    strides, dimension = draw(st.sampled_from(_LAYOUTS)), draw(st.integers(0, 3))
-    if f.layouts:
-        layout = strides
-        if layout == "expanded" and len(sizes) > 1:
-            layout = f"expanded({dimension % len(sizes)})"
-        if (layout == "transposed" and len(sizes) < 2) or (not sizes and layout not in ("contiguous", "offset")):
-            layout = "contiguous"
+    strides, number = draw(st.sampled_from(_LAYOUTS)), draw(st.integers(0, 23))
+    layout = _layout(strides, number, len(sizes)) if f.layouts else "contiguous"
     return Capture(name, sizes, dtype, values, layout), lo, hi, special
+
+
+def _layout(kind: str, number: int, rank: int) -> str:
+    """A layout of that kind, where the rank allows it; `number`, from 0 to 23, says which."""
+    if (rank == 0 and kind != "offset") or (rank == 1 and kind == "transposed"):
+        return "contiguous"
+    match kind:
+        case "expanded" if rank > 1:
+            first = number % rank
+            return f"expanded({first}, {(first + 1) % rank})" if number >= 16 and rank > 2 else f"expanded({first})"
+        case "permuted" if rank > 2 and number:
+            orders = list(itertools.permutations(range(rank)))[1:]
+            return f"permuted({', '.join(map(str, orders[number % len(orders)]))})"
+        case "stepped" | "padded" | "offset" if number % 3:
+            return f"{kind}({(0, 3, 5)[number % 3]})"
+    return kind
 
 
 def _values(draw: Draw, scope: Scope, dtype: str, rank: int) -> tuple[str, float, float, bool]:
@@ -119,7 +135,7 @@ def _values(draw: Draw, scope: Scope, dtype: str, rank: int) -> tuple[str, float
     return found
 
 
-def _shared(draw: Draw, scope: Scope, name: str, other: Capture) -> Term | None:
+def _shared(draw: Draw, scope: Scope, name: str, other: Capture, depth: int, index: Index) -> Term | None:
     """A read of the storage of `other` through another tensor; None where no index is sure to be within it."""
     if layouts.parse(other.layout).of is not None:
         return None
@@ -127,9 +143,10 @@ def _shared(draw: Draw, scope: Scope, name: str, other: Capture) -> Term | None:
     shape = {"view_of": other.shape, "transpose_of": other.shape[::-1], "last_of": other.shape[1:]}[kind]
     capture = Capture(name, shape, other.dtype, other.values, f"{kind}({other.name})")
     scope.values[name] = scope.values[other.name]
-    found = _reread(draw, scope, capture)
-    if found is not None:
-        scope.captures.append(capture)
+    scope.captures.append(capture)  # reading the index may bring captures of its own, which then have other names
+    found = reread(draw, scope, capture, depth, index)
+    if found is None:
+        scope.captures.remove(capture)
     return found
 
 
@@ -145,8 +162,8 @@ def _read(draw: Draw, scope: Scope, capture: Capture, subscripts: list[Term]) ->
     return Term(text, capture.dtype, lo, hi, special)
 
 
-def _reread(draw: Draw, scope: Scope, capture: Capture) -> Term | None:
-    """An old capture at other places: every variable that is within its dimension."""
+def reread(draw: Draw, scope: Scope, capture: Capture, depth: int, index: Index) -> Term | None:
+    """An old capture at other places, each surely within its dimension; None where there is no place."""
     sizes = capture.resolve_shape(scope.problem.symbols())
     subscripts = []
     for size in sizes:
@@ -154,5 +171,19 @@ def _reread(draw: Draw, scope: Scope, capture: Capture) -> Term | None:
         fitting += [Term(str(c), "literal", c, c) for c in (0, -1) if size]
         if not fitting:
             return None
-        subscripts.append(draw(st.sampled_from(fitting)))
+        found: Term = draw(st.sampled_from(fitting))
+        if scope.features.indices and draw(st.booleans()):
+            found = _brought(index(draw, scope, min(depth, 1)), size)
+        subscripts.append(found)
     return _read(draw, scope, capture, subscripts)
+
+
+def _brought(x: Term, size: int) -> Term:
+    """An index brought within a dimension, from its end where the remainder is negative."""
+    if -size <= x.lo and x.hi < size:
+        return x
+    if x.dtype == "literal" or size == 1:
+        return Term("0", "literal", 0, 0)
+    if x.lo < 0:
+        return Term(f"({x.text}) % {-size}", x.dtype, 1 - size, 0)
+    return Term(f"({x.text}) % {size}", x.dtype, 0, size - 1)
