@@ -49,8 +49,12 @@ def mask(draw: Draw, scope: Scope) -> str:
 
 
 def _common(draw: Draw, scope: Scope) -> str | None:
-    """A condition on a capture that the score_mod may read as well."""
-    found = tables.reread(draw, scope, draw(st.sampled_from(scope.captures)), 1, expressions.index)
+    """A condition on a capture that the score_mod may read as well, or on another tensor on its storage."""
+    chosen, other = draw(st.sampled_from(scope.captures)), scope.free_name()
+    found = None
+    if draw(st.booleans()) and scope.features.shared_storage and other is not None:
+        found = tables.shared(draw, scope, other, chosen, 1, expressions.index)
+    found = found or tables.reread(draw, scope, chosen, 1, expressions.index)
     return expressions.compared(draw, found).text if found is not None else None
 
 
