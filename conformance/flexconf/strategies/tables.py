@@ -139,7 +139,8 @@ def shared(draw: Draw, scope: Scope, name: str, other: Capture, depth: int, inde
     """A read of the storage of `other` through another tensor; None where no index is sure to be within it."""
     if layouts.parse(other.layout).of is not None:
         return None
-    kind = draw(st.sampled_from(layouts.SHARED if other.shape else layouts.SHARED[:1]))
+    kinds = {0: ("view_of",), 1: ("view_of", "last_of")}.get(len(other.shape), (*layouts.SHARED, "transpose_of"))
+    kind = draw(st.sampled_from(kinds))
     shape = {"view_of": other.shape, "transpose_of": other.shape[::-1], "last_of": other.shape[1:]}[kind]
     capture = Capture(name, shape, other.dtype, other.values, f"{kind}({other.name})")
     scope.values[name] = scope.values[other.name]
