@@ -75,8 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # typer's own errors about options and arguments; anything else is a defect and keeps its traceback.
         if not hasattr(error, "format_message"):
             raise
+        # It has printed the help where the command is missing, and says nothing more.
+        said = error.format_message().rstrip(".") or "a command is missing"
         hint = "; a mod that begins with '-' goes after a '--'" if "option" in str(error).lower() else ""
-        _refuse(f"{error.format_message().rstrip('.')}{hint}; see flexconf --help")
+        _refuse(f"{said}{hint}; see flexconf --help")
     if code == _INTERRUPTED:
         print("flexconf: interrupted", file=sys.stderr)
     raise SystemExit(code or 0)

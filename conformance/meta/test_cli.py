@@ -100,6 +100,15 @@ def without_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
         (("render", "alibbi"), "did you mean"),
         (("cases", "alibbi"), "did you mean"),
         (("ops", "frobnicate"), "no operation 'frobnicate'"),
+        (("attribute", "alibbi"), "did you mean"),
+        (("attribute", "alibi*"), "attribution is of one"),
+        (("attribute", "alibi", "--subject", "magic"), "unknown subject 'magic'"),
+        (("expectations", "magic"), "unknown subject 'magic'"),
+        (("expectations", "reference.host"), "there are no expectations for reference.host"),
+        (("subjects", "all"), "unexpected extra argument"),
+        (("fuzz", "--subject", "magic"), "unknown subject 'magic'"),
+        (("fuzz", "--minutes", "nan"), "--minutes"),
+        (("fuzz", "--plant", "c-remainer"), "did you mean 'c-remainder'?"),
         (("frobnicate",), "No such command"),
         (("env", "--frobnicate"), "No such option"),
     ],
@@ -114,6 +123,13 @@ def test_a_wrong_input_is_one_line_that_helps(flexconf: Any, arguments: tuple[st
     assert helps in said.err
     assert "Traceback" not in said.err
     assert said.out == ""
+
+
+@pytest.mark.parametrize("arguments", [(), ("bench",), ("gate",), ("golden",)])
+def test_without_a_command_there_is_help_and_a_line(flexconf: Any, arguments: tuple[str, ...]) -> None:
+    said = flexconf(*arguments)
+    assert said.code == 2 and "Usage:" in said.out and "Commands" in said.out
+    assert said.err == "flexconf: error: a command is missing; see flexconf --help\n"
 
 
 def test_what_a_worker_refuses_is_the_same_one_line(flexconf: Any) -> None:

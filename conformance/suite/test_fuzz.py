@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 
-from flexconf import strategies
+from flexconf import catalogue, strategies
 from flexconf.case import Case
 from flexconf.fuzz import driver
 from flexconf.isolated import Isolated
@@ -27,14 +28,20 @@ def isolated() -> Iterator[Isolated]:
         yield worker
 
 
-def failure(case: Case, width: int, why: str) -> str:
-    """What to read, and what to run."""
-    return (
-        f"{why}\n\n{case.to_toml()}\nSave this as case.toml, then: flexconf run --file case.toml --vector-width {width}"
+def failure(case: Case, width: int, why: str, folder: Path) -> AssertionError:
+    """What to read, and what to run. The case is kept in `folder`; the smallest comes last, and takes its place."""
+    path = folder / "case.toml"
+    path.write_text(case.to_toml(), encoding="utf-8")
+    return AssertionError(
+        f"{why}\n\n{case.to_toml()}\nTo run it again: flexconf run --file {path} --vector-width {width}"
     )
 
 
-def test_generated_cases(isolated: Isolated, record_property: pytest.RecordProperty) -> None:  # type: ignore[name-defined]
+def test_generated_cases(
+    isolated: Isolated,
+    tmp_path: Path,
+    record_property: pytest.RecordProperty,  # type: ignore[name-defined]
+) -> None:
     counts: Counter[str] = Counter()
 
     @given(strategies.cases(), strategies.vector_widths())
@@ -45,7 +52,8 @@ def test_generated_cases(isolated: Isolated, record_property: pytest.RecordPrope
             return
         counts["compared"] += 1
         counts["elements"] += int((outcome.comparison or {}).get("elements", 0))
-        assert outcome.ok, failure(case, width, f"{outcome.stage}: {outcome.symptom}: {outcome.message}")
+        if not outcome.ok:
+            raise failure(case, width, f"{outcome.stage}: {outcome.symptom}: {outcome.message}", tmp_path)
 
     attend()
     assert counts["compared"] >= 4 * counts["discarded"], f"too many examples prove nothing: {dict(counts)}"
@@ -54,20 +62,24 @@ def test_generated_cases(isolated: Isolated, record_property: pytest.RecordPrope
         record_property(name, count)
 
 
-def test_a_failing_example_says_what_to_run() -> None:
-    """The message holds the case as a catalogue file would, and the command."""
+def test_a_failing_example_says_what_to_run(tmp_path: Path) -> None:
+    """The message holds the case as a catalogue file would, and the command, which finds it in a file."""
     seen: list[Case] = []
 
     @settings(max_examples=200, database=None, derandomize=True)
     @given(strategies.cases(), strategies.vector_widths())
     def attend(case: Case, width: int) -> None:
         seen.append(case)
-        assert "%" not in (case.score_mod or ""), failure(case, width, "a remainder")
+        if "%" in (case.score_mod or ""):
+            raise failure(case, width, "a remainder", tmp_path)
 
     with pytest.raises(AssertionError) as raised:
         attend()
     text = str(raised.value)
-    assert "[fuzz-" in text and "flexconf run --file case.toml --vector-width 1" in text
     smallest = seen[-1]
+    said = re.search(r"To run it again: flexconf run --file (\S+) --vector-width 1$", text, re.MULTILINE)
+    assert said is not None and smallest.to_toml() in text
+    (kept,) = catalogue.load([Path(said[1])])
+    assert kept.digest() == smallest.digest() and kept.name == smallest.name
     assert smallest.mask_mod is None and not smallest.captures
     assert len(re.findall(r"[\w.]+|[^\w\s()\[\],]+", smallest.score_mod or "")) <= 8, smallest.score_mod

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from flexconf import catalogue, metamorphic, planted
-from flexconf.case import Case
+from flexconf.case import Case, Problem
 from flexconf.errors import InputError
 from flexconf.metamorphic import RELATIONS, check
 
@@ -44,6 +46,9 @@ def test_relation(relation: str, case: Case) -> None:
         ("mask-as-score", "mask-before-score-mod"),
         ("list-order", "list-taken-for-a-range"),
         ("block-size", "last-full-block-dropped"),
+        ("strides", "key-strides-ignored"),
+        ("heads", "lse-with-queries-first"),
+        ("halves", "last-key-lost"),
     ],
 )
 def test_a_planted_fault_breaks_it(relation: str, fault: str) -> None:
@@ -51,6 +56,21 @@ def test_a_planted_fault_breaks_it(relation: str, fault: str) -> None:
     assert check(witness, relation).holds
     with planted.plant(fault):
         assert not check(witness, relation).holds
+
+
+def test_a_batch_that_is_taken_for_another_breaks_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No planted fault does this to a mod that does not read b, and to others the relation does not apply."""
+    case = Case("two", score_mod="score * 0.5", problem=Problem(B=2, H=1, Hkv=1, M=4, N=5, D=8, Dv=8))
+    assert check(case, "batches").holds
+    right = metamorphic._run
+    monkeypatch.setattr(
+        metamorphic,
+        "_run",
+        lambda given, options, subject: right(
+            dataclasses.replace(given, k=given.k[:1].expand_as(given.k).contiguous()), options, subject
+        ),
+    )
+    assert check(case, "batches").reason
 
 
 def test_what_does_not_apply_says_so_and_compares_nothing() -> None:

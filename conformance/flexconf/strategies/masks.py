@@ -49,8 +49,14 @@ def mask(draw: Draw, scope: Scope) -> str:
 
 
 def _common(draw: Draw, scope: Scope) -> str | None:
-    """A condition on a capture that the score_mod may read as well."""
-    found = tables.reread(draw, scope, draw(st.sampled_from(scope.captures)), 1, expressions.index)
+    """A condition on a capture that the score_mod may read as well, or on another tensor on its storage."""
+    other, found = scope.free_name(), None
+    if draw(st.booleans()) and scope.features.shared_storage and other is not None:
+        # Most of what there is to confuse takes two dimensions.
+        base = draw(st.sampled_from([c for c in scope.captures if len(c.shape) > 1] or scope.captures))
+        found = tables.shared(draw, scope, other, base, 1, expressions.index)
+    if found is None:
+        found = tables.reread(draw, scope, draw(st.sampled_from(scope.captures)), 1, expressions.index)
     return expressions.compared(draw, found).text if found is not None else None
 
 

@@ -37,7 +37,7 @@ def load(draw: Draw, scope: Scope, depth: int, index: Index, whole: bool = False
             return scope.parameters()[0]
         return reread(draw, scope, old[0], depth, index) or scope.parameters()[0]
     if draw(st.booleans()) and scope.features.shared_storage and old:
-        again = _shared(draw, scope, name, draw(st.sampled_from(old)), depth, index)
+        again = shared(draw, scope, name, draw(st.sampled_from(old)), depth, index)
         if again is not None:
             return again
     rank = draw(st.sampled_from(_RANKS))
@@ -74,7 +74,7 @@ def load_of(draw: Draw, scope: Scope, dtype: str, index: Index) -> Term | None:
     scope.values[name] = (lo, hi, special)
     other = scope.free_name()
     if other is not None and scope.features.shared_storage and draw(st.booleans()):
-        again = _shared(draw, scope, other, capture, 1, index)
+        again = shared(draw, scope, other, capture, 1, index)
         if again is not None:
             return again
     return _read(draw, scope, capture, subscripts)
@@ -135,11 +135,12 @@ def _values(draw: Draw, scope: Scope, dtype: str, rank: int) -> tuple[str, float
     return found
 
 
-def _shared(draw: Draw, scope: Scope, name: str, other: Capture, depth: int, index: Index) -> Term | None:
+def shared(draw: Draw, scope: Scope, name: str, other: Capture, depth: int, index: Index) -> Term | None:
     """A read of the storage of `other` through another tensor; None where no index is sure to be within it."""
     if layouts.parse(other.layout).of is not None:
         return None
-    kind = draw(st.sampled_from(layouts.SHARED if other.shape else layouts.SHARED[:1]))
+    kinds = {0: ("view_of",), 1: ("view_of", "last_of")}.get(len(other.shape), (*layouts.SHARED, "transpose_of"))
+    kind = draw(st.sampled_from(kinds))
     shape = {"view_of": other.shape, "transpose_of": other.shape[::-1], "last_of": other.shape[1:]}[kind]
     capture = Capture(name, shape, other.dtype, other.values, f"{kind}({other.name})")
     scope.values[name] = scope.values[other.name]
