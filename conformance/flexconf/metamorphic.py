@@ -123,8 +123,9 @@ def _close(relation: str, whole: Pair, results: list[Pair], bounds: list[Pair], 
     elements, worst = 0, 0.0
     for pair, bound in zip(results, bounds, strict=True):
         for name, a, b, e in zip(("out", "lse"), whole, pair, bound, strict=True):
-            sure = decided.unsqueeze(-1).expand_as(a) if name == "out" else decided
             same = (a == b) | (a.isnan() & b.isnan())
+            # Without a bound, an element may be anything.
+            sure = (decided.unsqueeze(-1) if name == "out" else decided) & (same | e.isfinite())
             ratio = torch.where(same, 0.0, (a - b).abs() / e)
             ratio = torch.where(sure, ratio.nan_to_num(nan=float("inf"), posinf=float("inf")), 0.0)
             elements += int(sure.sum())

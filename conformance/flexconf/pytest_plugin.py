@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flexconf import caches, devices, figures, profiles, worker
+from flexconf.errors import InputError
 
 if TYPE_CHECKING:
     from flexconf.isolated import Isolated
@@ -35,7 +36,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "clause(*numbers): the clauses of docs/lowering.md that this test exercises")
     config.addinivalue_line("markers", "gpu(count=1): needs that many CUDA devices")
     config.addinivalue_line("markers", "slow: takes many seconds, and is begun early")
-    profiles.load()
+    try:
+        profiles.load()
+    except InputError as error:
+        raise pytest.UsageError(str(error)) from None
     _share_the_cores()
     config.pluginmanager.register(_Clauses(config), "flexconf-clauses")
     if hasattr(config, "workerinput"):

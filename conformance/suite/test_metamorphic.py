@@ -1,15 +1,21 @@
-"""Relations that need no oracle, over a part of the catalogue; and that they can fail."""
+"""Relations that need no oracle, over a part of the catalogue and generated cases; and that they can fail."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections import Counter
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from flexconf import catalogue, metamorphic, planted
+from flexconf import catalogue, metamorphic, planted, strategies, worker
 from flexconf.case import Case, Problem
 from flexconf.errors import InputError
-from flexconf.metamorphic import RELATIONS, check
+from flexconf.metamorphic import RELATIONS, Related, check
+from flexconf.run import prepare_worker
+from flexconf.worker import Lost, Report
 
 pytestmark = pytest.mark.clause("L2.4", "L8.1", "L8.3", "L8.4", "L8.5")
 
@@ -35,6 +41,37 @@ def test_relation(relation: str, case: Case) -> None:
     assert found.holds, (
         f"{found.reason or found.skipped}; {found.elements} elements compared, ratio {found.max_ratio:.3g}"
     )
+
+
+def relate(payload: tuple[Case, str], report: Report) -> Related:
+    """In a worker: what a case is held to."""
+    return check(*payload)
+
+
+def test_generated_cases(record_property: pytest.RecordProperty) -> None:  # type: ignore[name-defined]
+    """Each is held to one of the relations that say something about it, in a process of its own."""
+    counts: Counter[str] = Counter()
+
+    with worker.Crew(relate, workers=1, prepare=functools.partial(prepare_worker, "reference.host")) as crew:
+
+        @settings(max_examples=settings.default.max_examples // 3)
+        @given(strategies.cases(), st.data())
+        def hold(case: Case, data: st.DataObject) -> None:
+            if 0 in (case.problem.B, case.problem.M, case.problem.N):
+                return
+            name = data.draw(st.sampled_from([n for n, r in RELATIONS.items() if not r.why_not(case)]))
+            ended: list[Related | Lost] = []
+            crew.run([(case, name)], lambda _, result: ended.append(result))
+            (found,) = ended
+            assert not isinstance(found, Lost), f"{name}: {worker.describe(found)}\n{case.to_toml()}"
+            assert not found.reason and not found.skipped, f"{name}: {found.reason}{found.skipped}\n{case.to_toml()}"
+            counts[name] += 1
+            counts["elements"] += found.elements
+
+        hold()
+    assert counts["elements"] > 0 and len(counts) > 3, counts
+    for name, count in counts.items():
+        record_property(name, count)
 
 
 @pytest.mark.parametrize(
