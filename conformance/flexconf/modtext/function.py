@@ -76,7 +76,8 @@ def compile_mod(
     digest = hashlib.sha256(source.encode()).hexdigest()[:12]
     filename = f"<flexconf {kind}_mod {name} {digest}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    namespace: dict[str, Any] = {"torch": torch, "__name__": "flexconf.modtext"}
+    # Dynamo looks the function's globals up in the module of that name, which must have them.
+    namespace: dict[str, Any] = {"torch": torch, "__name__": __name__}
     exec(compile(source, filename, "exec"), namespace)  # checked against the grammar above
     mod: Callable[..., Tensor] = namespace["make_mod"](**cells)
     return mod

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from flexconf import layouts, modtext
 from flexconf.case import Capture, Case
+from flexconf.modtext.syntax import LIMITS
 from flexconf.strategies import expressions, masks, problems
 from flexconf.strategies import features as switches
 from flexconf.strategies.expressions import Draw
@@ -55,6 +57,8 @@ def cases(
     score = _score(draw, scope) if not bare else None
     around = Scope(f, problem, "mask", scope.captures, scope.values)
     mask = written(masks.mask(draw, around)) if f.mask else None
+    # Operands that are read twice at every level can outgrow what a mod may have.
+    assume(all(len(text) <= LIMITS.characters for text in (score, mask) if text is not None))
     block = masks.block(draw, around, mask, queries, keys)
     case = Case(
         "fuzz",

@@ -14,6 +14,7 @@ from flexconf.strategies.terms import INTEGER_RANGES, Term, result_dtype, substi
 
 Range = tuple[float, float]
 _COMPARED: Range = (0, 1)
+_LONGEST = 600
 _UNKNOWN: Range = (-math.inf, math.inf)
 
 # Where the argument of a function of floats is kept, and what comes out. Away from poles and overflow, in float16 too.
@@ -132,6 +133,8 @@ def apply(operation: Operation, x: Term, y: Term | None) -> Term | None:
         lo, hi = _UNKNOWN
     special = x.special or (y is not None and y.special)
     found = Term(substitute(text, x, y), dtype, lo, hi, special)
+    if len(found.text) > _LONGEST:
+        return None  # an operand that a text reads twice doubles it, and a mod has a limit
     return found if found.fits() or (found.is_float and math.isinf(found.size)) else None
 
 
