@@ -117,9 +117,9 @@ def focus(draw: Draw, scope: Scope) -> Term | None:
     x = kept(draw, operand(draw, scope, dtype), operations.domain(chosen, dtype))
     if not operations.takes_two(chosen):
         return operations.apply(chosen, x, None)
-    if chosen.text in _DIVISIONS and draw(st.booleans()):
+    if chosen.text in _DIVISIONS and not draw(st.booleans()):
         return operations.with_number(_DIVISIONS[chosen.text], x, draw(st.sampled_from(_NUMBERS)))
-    if chosen.y == "shift" and draw(st.booleans()):
+    if chosen.y == "shift" and not draw(st.booleans()):
         # By a number; as wide as the type or wider too, which moves everything out.
         number = draw(st.sampled_from((3, 1, 33, 32, 9, 40)))
         return operations.shifted(chosen.text.split()[1], x, number)
