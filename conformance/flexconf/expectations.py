@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-import re
-import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.specifiers import SpecifierSet
 
-from flexconf import catalogue, environment, subjects
+from flexconf import catalogue, entries, environment, subjects
 from flexconf.case import Case
+from flexconf.entries import Entry
 from flexconf.errors import InputError
 from flexconf.outcome import Outcome, Stage, Symptom
 
@@ -35,7 +34,6 @@ _OUTCOMES = (
     *(f"{stage}/{symptom}" for stage in Stage for symptom in Symptom if symptom not in (Symptom.OK, Symptom.MISSING)),
     f"{Stage.OUTPUT}/{Symptom.MISSING}",
 )
-_DEVICE = re.compile(r"[0-9.*?\[\]]+")
 
 
 @dataclass(frozen=True)
@@ -238,16 +236,7 @@ def _verified(state: State, outcome: Outcome) -> State:
 
 def load_text(text: str, subject: str, origin: str) -> list[Expectation]:
     """The expectations of one TOML text; `origin` names it in messages. Raises InputError."""
-    try:
-        data = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise InputError(f"{origin}: not valid TOML: {str(error) or 'nested too deeply'}") from None
-    tables = data.pop("expect", [])
-    if data or not isinstance(tables, list):
-        raise InputError(
-            f"{origin}: an expectation is an [[expect]] table; there is {', '.join(data) or 'expect = ...'}"
-        )
-    found = [_Reader(table, subject, f"{origin}: [[expect]] {n}").read() for n, table in enumerate(tables, 1)]
+    found = [_read(entry, subject) for entry in entries.load_text(text, "expect", "an expectation", origin)]
     repros = [e.repro.name for e in found]
     for name in repros:
         if repros.count(name) > 1:
@@ -255,95 +244,41 @@ def load_text(text: str, subject: str, origin: str) -> list[Expectation]:
     return found
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """One table, with what names it in messages."""
+def _read(entry: Entry, subject: str) -> Expectation:
+    entry.check_keys(_KEYS, _REQUIRED, "an expectation")
+    table = entry.table
+    flaky = table.get("flaky", False)
+    if not isinstance(flaky, bool):
+        raise InputError(f"{entry.where}: flaky must be true or false, not {flaky!r}")
+    return Expectation(
+        subject=subject,
+        cases=entry.strings("cases"),
+        but=entry.strings("except") if "except" in table else (),
+        outcomes=tuple(_outcome(entry, text) for text in entry.strings("outcomes")),
+        reason=entry.string("reason"),
+        repro=_repro(entry),
+        versions=entry.versions(subjects.get(subject).packages, f"does not decide what {subject} does"),
+        link=entry.string("link") if "link" in table else None,
+        device=entry.device(),
+        flaky=flaky,
+    )
 
-    table: Any
-    subject: str
-    where: str
-    known: tuple[str, ...] = field(default=_KEYS)
 
-    def read(self) -> Expectation:
-        if not isinstance(self.table, dict):
-            raise InputError(f"{self.where}: must be a table")
-        for key in self.table:
-            if key not in self.known:
-                close = difflib.get_close_matches(key, self.known, 1)
-                hint = f"did you mean {close[0]!r}?" if close else f"the keys are {', '.join(self.known)}"
-                raise InputError(f"{self.where}: unknown key {key!r}; {hint}")
-        for key in _REQUIRED:
-            if not self.table.get(key):
-                raise InputError(f"{self.where}: {key} is missing; an expectation has {', '.join(_REQUIRED)}")
-        flaky = self.table.get("flaky", False)
-        if not isinstance(flaky, bool):
-            raise InputError(f"{self.where}: flaky must be true or false, not {flaky!r}")
-        return Expectation(
-            subject=self.subject,
-            cases=self._strings("cases"),
-            but=self._strings("except") if "except" in self.table else (),
-            outcomes=tuple(map(self._outcome, self._strings("outcomes"))),
-            reason=self._string("reason"),
-            repro=self._repro(),
-            versions=self._versions(),
-            link=self._string("link") if "link" in self.table else None,
-            device=self._device(),
-            flaky=flaky,
-        )
+def _outcome(entry: Entry, text: str) -> str:
+    if text not in _OUTCOMES:
+        close = difflib.get_close_matches(text, _OUTCOMES, 1)
+        said = f"did you mean {close[0]!r}?" if close else "it is stage/symptom, as `flexconf run` counts them"
+        raise InputError(f"{entry.where}: outcome {text!r} is none of a failure; {said}")
+    return text
 
-    def _string(self, key: str) -> str:
-        value = self.table[key]
-        if not isinstance(value, str) or not value.strip():
-            raise InputError(f"{self.where}: {key} must be a text, not {value!r}")
-        return " ".join(value.split())
 
-    def _strings(self, key: str) -> tuple[str, ...]:
-        value = self.table[key]
-        if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
-            raise InputError(f"{self.where}: {key} must be a list of texts, not {value!r}")
-        return tuple(value)
-
-    def _outcome(self, text: str) -> str:
-        if text not in _OUTCOMES:
-            close = difflib.get_close_matches(text, _OUTCOMES, 1)
-            hint = f"did you mean {close[0]!r}?" if close else "it is stage/symptom, as `flexconf run` counts them"
-            raise InputError(f"{self.where}: outcome {text!r} is none of a failure; {hint}")
-        return text
-
-    def _versions(self) -> dict[str, str]:
-        table = self.table["versions"]
-        if not isinstance(table, dict):
-            raise InputError(f"{self.where}: versions must be a table, such as versions = {{ torch = '==2.13.*' }}")
-        packages = subjects.get(self.subject).packages
-        for package, specifier in table.items():
-            if package not in packages:
-                raise InputError(
-                    f"{self.where}: versions: {package!r} does not decide what {self.subject} does; "
-                    f"{', '.join(packages)} do"
-                )
-            try:
-                SpecifierSet(specifier)
-            except (InvalidSpecifier, TypeError, AttributeError):
-                raise InputError(
-                    f"{self.where}: versions: {package} = {specifier!r} is no specifier, such as '>=2.11,<2.14'"
-                ) from None
-        return dict(table)
-
-    def _device(self) -> str | None:
-        if "device" not in self.table:
-            return None
-        device = self._string("device")
-        if not _DEVICE.fullmatch(device):
-            raise InputError(f"{self.where}: device {device!r} must be a glob of compute capabilities, such as '9.*'")
-        return device
-
-    def _repro(self) -> Case:
-        text = self.table["repro"]
-        if not isinstance(text, str):
-            raise InputError(f"{self.where}: repro must be a text that holds one case")
-        cases = catalogue.load_text(text, f"{self.where}: repro")
-        if len(cases) != 1:
-            raise InputError(f"{self.where}: repro must hold one case, not {len(cases)}")
-        if cases[0].expect != "ok":
-            raise InputError(f"{self.where}: repro must be a case that ought to pass, not one that expects a refusal")
-        return cases[0]
+def _repro(entry: Entry) -> Case:
+    text = entry.table["repro"]
+    if not isinstance(text, str):
+        raise InputError(f"{entry.where}: repro must be a text that holds one case")
+    cases = catalogue.load_text(text, f"{entry.where}: repro")
+    if len(cases) != 1:
+        raise InputError(f"{entry.where}: repro must hold one case, not {len(cases)}")
+    if cases[0].expect != "ok":
+        raise InputError(f"{entry.where}: repro must be a case that ought to pass, not one that expects a refusal")
+    return cases[0]

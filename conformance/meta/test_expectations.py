@@ -90,7 +90,7 @@ def test_it_applies_to_its_versions_and_devices(
         ("cases =", "case =", "did you mean 'cases'?"),
         ('["alibi", "causal@*"]', '"alibi"', "cases must be a list of texts"),
         ('{ torch = "==2.13.*" }', '"2.13"', "versions must be a table"),
-        ("torch =", "triton =", "'triton' does not decide what torch-eager does; torch do"),
+        ("torch =", "triton =", "'triton' does not decide what torch-eager does; it is torch"),
         ("==2.13.*", "2.13", "is no specifier, such as"),
         ('"==2.13.*"', "2", "is no specifier, such as"),
         ("[small]", "", "stands outside a table"),
@@ -102,6 +102,8 @@ def test_it_applies_to_its_versions_and_devices(
         ("[[expect]]", "[[expect]]\nflaky = 1", "flaky must be true or false"),
         ("[[expect]]", "[[expect]]\ndevice = 'H200'", "must be a glob of compute capabilities"),
         ("[[expect]]", "[[expect]", "not valid TOML"),
+        ("[[expect]]", "[[expect]]\nsince = 2031-04-31", "not valid TOML"),
+        ('"==2.13.*"', '""', "is no specifier, such as"),
     ],
 )
 def test_every_mistake_is_one_sentence(old: str, new: str, says: str) -> None:

@@ -7,19 +7,18 @@ has passed, and when what it excuses is no longer there.
 from __future__ import annotations
 
 import datetime
-import difflib
 import fnmatch
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-from flexconf import catalogue, environment, subjects
+from flexconf import catalogue, entries, environment, subjects
+from flexconf.entries import Entry, hint
 from flexconf.errors import InputError
 from flexconf.gate import components
 from flexconf.gate.model import Change, Effect, Row
@@ -36,7 +35,6 @@ CHANGES = (
 
 _REQUIRED = ("name", "cases", "subjects", "changes", "reason", "link", "expires")
 _KEYS = (*_REQUIRED, "versions", "device", "driver")
-_DEVICE = re.compile(r"[0-9.*?\[\]]+")
 _LINK = re.compile(r"https?://\S+")
 
 
@@ -123,15 +121,7 @@ def load(path: Path | None = None) -> tuple[Waiver, ...]:
 
 def load_text(text: str, origin: str = "<text>") -> tuple[Waiver, ...]:
     """The waivers of one TOML text; `origin` names it in messages. Raises InputError."""
-    try:
-        data = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
-        # A date that is none, such as the 31st of April, is a plain ValueError.
-        raise InputError(f"{origin}: not valid TOML: {str(error) or 'nested too deeply'}") from None
-    tables = data.pop("waiver", [])
-    if data or not isinstance(tables, list):
-        raise InputError(f"{origin}: a waiver is a [[waiver]] table; there is {', '.join(data) or 'waiver = ...'}")
-    found = tuple(_Reader(table, f"{origin}: [[waiver]] {n}").read() for n, table in enumerate(tables, 1))
+    found = tuple(_read(entry) for entry in entries.load_text(text, "waiver", "a waiver", origin))
     names = [w.name for w in found]
     for name in names:
         if names.count(name) > 1:
@@ -139,98 +129,44 @@ def load_text(text: str, origin: str = "<text>") -> tuple[Waiver, ...]:
     return found
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """One table, with what names it in messages."""
+def _read(entry: Entry) -> Waiver:
+    entry.check_keys(_KEYS, _REQUIRED, "a waiver")
+    link = entry.string("link")
+    if not _LINK.fullmatch(link):
+        raise InputError(f"{entry.where}: link {link!r} must be the address of an issue, such as https://...")
+    return Waiver(
+        name=entry.string("name"),
+        cases=entry.strings("cases"),
+        subjects=tuple(_subject(entry, pattern) for pattern in entry.strings("subjects")),
+        changes=tuple(_change(entry, text) for text in entry.strings("changes")),
+        reason=entry.string("reason"),
+        link=link,
+        expires=_date(entry),
+        versions=entry.versions(environment.PACKAGES, "is no package whose version is recorded"),
+        device=entry.device() or "",
+        driver=entry.specifier("driver", entry.string("driver")) if "driver" in entry.table else "",
+    )
 
-    table: Any
-    where: str
 
-    def read(self) -> Waiver:
-        if not isinstance(self.table, dict):
-            raise InputError(f"{self.where}: must be a table")
-        for key in self.table:
-            if key not in _KEYS:
-                raise InputError(f"{self.where}: unknown key {key!r}; {_hint(key, _KEYS, 'the keys are')}")
-        for key in _REQUIRED:
-            if not self.table.get(key):
-                raise InputError(f"{self.where}: {key} is missing; a waiver has {', '.join(_REQUIRED)}")
-        link = self._string("link")
-        if not _LINK.fullmatch(link):
-            raise InputError(f"{self.where}: link {link!r} must be the address of an issue, such as https://...")
-        return Waiver(
-            name=self._string("name"),
-            cases=self._strings("cases"),
-            subjects=tuple(map(self._subject, self._strings("subjects"))),
-            changes=tuple(map(self._change, self._strings("changes"))),
-            reason=self._string("reason"),
-            link=link,
-            expires=self._date(),
-            versions=self._versions(),
-            device=self._device(),
-            driver=self._specifier("driver", self._string("driver")) if "driver" in self.table else "",
+def _subject(entry: Entry, pattern: str) -> str:
+    if not fnmatch.filter(subjects.SUBJECTS, pattern):
+        raise InputError(
+            f"{entry.where}: {pattern!r} names no subject; {hint(pattern, [*subjects.SUBJECTS], 'there are')}"
         )
-
-    def _string(self, key: str) -> str:
-        value = self.table[key]
-        if not isinstance(value, str) or not value.strip():
-            raise InputError(f"{self.where}: {key} must be a text, not {value!r}")
-        return " ".join(value.split())
-
-    def _strings(self, key: str) -> tuple[str, ...]:
-        value = self.table[key]
-        if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
-            raise InputError(f"{self.where}: {key} must be a list of texts, not {value!r}")
-        return tuple(value)
-
-    def _subject(self, pattern: str) -> str:
-        if not fnmatch.filter(subjects.SUBJECTS, pattern):
-            hint = _hint(pattern, [*subjects.SUBJECTS], "there are")
-            raise InputError(f"{self.where}: {pattern!r} names no subject; {hint}")
-        return pattern
-
-    def _change(self, text: str) -> str:
-        if text == Change.MISSING:
-            raise InputError(f"{self.where}: a missing result cannot be waived; record the bundle again")
-        if text not in CHANGES:
-            hint = _hint(text, CHANGES, "a waiver is about")
-            raise InputError(f"{self.where}: {text!r} is no change that can be waived; {hint}")
-        return text
-
-    def _date(self) -> datetime.date:
-        value = self.table["expires"]
-        if isinstance(value, datetime.datetime) or not isinstance(value, datetime.date):
-            raise InputError(f"{self.where}: expires must be a date without quotes, such as 2030-01-31, not {value!r}")
-        return value
-
-    def _versions(self) -> dict[str, str]:
-        table = self.table.get("versions", {})
-        if not isinstance(table, dict):
-            raise InputError(f"{self.where}: versions must be a table, such as versions = {{ torch = '==2.13.*' }}")
-        for package, specifier in table.items():
-            if package not in environment.PACKAGES:
-                hint = _hint(package, environment.PACKAGES, "they are")
-                raise InputError(f"{self.where}: versions: {package!r} is no package whose version is recorded; {hint}")
-            self._specifier(f"versions: {package}", specifier)
-        return dict(table)
-
-    def _specifier(self, what: str, value: object) -> str:
-        try:
-            if not str(SpecifierSet(value)) or not isinstance(value, str):  # type: ignore[arg-type]
-                raise InvalidSpecifier
-        except (InvalidSpecifier, TypeError, AttributeError):
-            raise InputError(f"{self.where}: {what} = {value!r} is no specifier, such as '>=2.11,<2.14'") from None
-        return value
-
-    def _device(self) -> str:
-        if "device" not in self.table:
-            return ""
-        device = self._string("device")
-        if not _DEVICE.fullmatch(device):
-            raise InputError(f"{self.where}: device {device!r} must be a glob of compute capabilities, such as '9.*'")
-        return device
+    return pattern
 
 
-def _hint(text: str, choices: Sequence[str], otherwise: str) -> str:
-    close = difflib.get_close_matches(text, choices, 1)
-    return f"did you mean {close[0]!r}?" if close else f"{otherwise} {', '.join(choices)}"
+def _change(entry: Entry, text: str) -> str:
+    if text == Change.MISSING:
+        raise InputError(f"{entry.where}: a missing result cannot be waived; record the bundle again")
+    if text not in CHANGES:
+        said = hint(text, CHANGES, "a waiver is about")
+        raise InputError(f"{entry.where}: {text!r} is no change that can be waived; {said}")
+    return text
+
+
+def _date(entry: Entry) -> datetime.date:
+    value = entry.table["expires"]
+    if isinstance(value, datetime.datetime) or not isinstance(value, datetime.date):
+        raise InputError(f"{entry.where}: expires must be a date without quotes, such as 2030-01-31, not {value!r}")
+    return value
