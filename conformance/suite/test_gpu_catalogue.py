@@ -50,7 +50,7 @@ def test_case_on_gpu(
 ) -> None:
     plans = {"reference.fa4": Options(repeats=LAUNCHES), "reference.simt": Options()}
     if case.expect == "ok":
-        plans[WITNESS] = triton.OPTIONS
+        plans[WITNESS] = Options(tile=triton.TILE)
     absent = {subject: subjects.get(subject).why_not() for subject in plans}
     if absent["reference.fa4"] and absent["reference.simt"]:
         pytest.skip(absent["reference.fa4"])

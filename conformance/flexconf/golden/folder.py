@@ -88,6 +88,7 @@ def ask_triton(cases: Sequence[Case]) -> str:
     """
     from flexconf import run, subjects
     from flexconf.oracles import triton
+    from flexconf.subjects.trial import Options
 
     name = "torch-triton"
     absent = subjects.get(name).why_not()
@@ -95,7 +96,7 @@ def ask_triton(cases: Sequence[Case]) -> str:
         return f"Triton was not asked: {absent}"
     results: list[run.Result] = []
     known = expectations.in_force(name)
-    run.run(list(cases), subject=name, options=triton.OPTIONS, on_result=results.append)
+    run.run(list(cases), subject=name, options=Options(tile=triton.TILE), on_result=results.append)
     judged = [run.judge(r.case, r.outcome, known) for r in results]
     wrong = [r for r in judged if not r.passed]
     if wrong:

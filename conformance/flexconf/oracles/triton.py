@@ -15,11 +15,10 @@ from torch import Tensor
 from flexconf import compare
 from flexconf.compare import Comparison
 from flexconf.oracles.math64 import Certified
-from flexconf.subjects.trial import Options
 
-OPTIONS = Options(tile=(64, 32))
-"""How the witness is run. torch's own tile of 128 by 128 is for speed: a thread then has 128 scores, all unrolled,
-which takes seconds to compile, and with a few captures more shared memory than there is: no opinion."""
+TILE = (64, 32)
+"""Queries and keys of a tile of the witness. torch's own, 128 by 128, is for speed: a thread then has 128 scores, all
+unrolled, which takes seconds to compile, and with a few captures more shared memory than there is: no opinion."""
 
 
 @dataclass(frozen=True)
