@@ -204,7 +204,7 @@ def _opened(root: Path, here: Plan) -> Iterator[Recording]:
         root.mkdir(parents=True, exist_ok=True)
         handle = os.open(root, os.O_RDONLY)
     except OSError as error:
-        raise InputError(f"{root} cannot be recorded into: {error.strerror}") from None
+        raise InputError(f"{root} cannot be recorded into: {error.strerror}; name a new folder") from None
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
