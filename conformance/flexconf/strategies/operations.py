@@ -131,6 +131,8 @@ def apply(operation: Operation, x: Term, y: Term | None) -> Term | None:
     lo, hi = _range(operation, x, y, dtype)
     if math.isnan(lo) or math.isnan(hi):
         lo, hi = _UNKNOWN
+    if dtype == "uint8" and lo < 0 and operation.name in ("neg", "sub", "rsub"):
+        lo, hi = INTEGER_RANGES[dtype]  # below 0 it wraps around, which is what is known of it
     special = x.special or (y is not None and y.special)
     found = Term(substitute(text, x, y), dtype, lo, hi, special)
     if len(found.text) > _LONGEST:
