@@ -21,6 +21,7 @@ from flexconf.errors import InputError
 from flexconf.fuzz import cli as fuzz
 from flexconf.gate import cli as gate
 from flexconf.golden import cli as golden
+from flexconf.options import finite
 from flexconf.sanitize import cli as sanitize
 
 if TYPE_CHECKING:
@@ -52,7 +53,10 @@ SubjectName = Annotated[str, typer.Option(help="What to test; `flexconf subjects
 FastMath = Annotated[
     bool, typer.Option("--fast-math", help="Let the mods use approximate GPU instructions, within their own bound.")
 ]
-Limit = Annotated[float | None, typer.Option(min=0.1, help="Seconds a case may take; by default 60, or 180 on a GPU.")]
+Limit = Annotated[
+    float | None,
+    typer.Option(callback=finite, min=0.1, help="Seconds a case may take; by default 60, or 180 on a GPU."),
+]
 Width = Annotated[
     int | None,
     typer.Option(
@@ -249,7 +253,7 @@ def check(
     shape: Annotated[str | None, typer.Option(help="`B,H,Hkv,M,N,D[,Dv]`.")] = None,
     dtype: Annotated[str, typer.Option(help="`bfloat16` or `float16`.")] = "bfloat16",
     layout: Annotated[str, typer.Option(help="How q, k and v lie in memory.")] = "contiguous",
-    scale: Annotated[float | None, typer.Option(help="Factor on Q K^T; by default 1/sqrt(D).")] = None,
+    scale: Annotated[float | None, typer.Option(callback=finite, help="Factor on Q K^T; by default 1/sqrt(D).")] = None,
     block_size: Annotated[str, typer.Option(help="Block size of the mask, `q,kv`.")] = "128,128",
     subject: SubjectName = "reference.host",
     vector_width: Width = None,

@@ -10,11 +10,11 @@ from typing import Any
 
 
 def lines(figures: Iterable[Mapping[str, Any]]) -> list[str]:
-    """One line a subject: cases, elements, worst and median ratio, the witness' opinions.
+    """One line a subject: cases, elements, worst and median ratio, the witness' opinions, worker seconds.
 
-    A figure is {"subject", "passed", "known", "unexpected", "elements", "ratio", "opinion", "between"}, of one case on
-    one subject ("unexpected" names the case where a known defect did not show, else None), or {"subject", "absent"}
-    with the reason why it was not run.
+    A figure is {"subject", "passed", "known", "unexpected", "elements", "ratio", "opinion", "between", "seconds"}, of
+    one case on one subject ("unexpected" names the case where a known defect did not show, else None; "seconds" are by
+    stage), or {"subject", "absent"} with the reason why it was not run.
     """
     by_subject: dict[str, list[Mapping[str, Any]]] = {}
     for figure in figures:
@@ -43,7 +43,19 @@ def _line(given: list[Mapping[str, Any]]) -> str:
         between = sum(int(f["between"]) for f in of if f["opinion"] == "agrees")
         counted = ", ".join(f"{verdict} {n}" for verdict, n in sorted(opinions.items()))
         parts.append(f"Triton's opinion: {counted}; {between:,} elements compared with it")
+    parts += _seconds(of)
     unexpected = sorted(str(f["unexpected"]) for f in of if f.get("unexpected"))
     if unexpected:
         parts.append(f"known defects that did not show: {', '.join(unexpected)}")
     return ", ".join([*parts, *missed])
+
+
+def _seconds(of: list[Mapping[str, Any]]) -> list[str]:
+    """What the cases took in their workers, with the stages that took most of it."""
+    stages: Counter[str] = Counter()
+    for figure in of:
+        stages.update({str(stage): float(s) for stage, s in figure.get("seconds", {}).items()})
+    if not stages:
+        return []
+    largest = ", ".join(f"{stage} {seconds:,.0f}" for stage, seconds in stages.most_common(3))
+    return [f"{sum(stages.values()):,.0f} worker seconds ({largest})"]

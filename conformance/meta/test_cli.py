@@ -108,6 +108,7 @@ def without_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
         (("subjects", "all"), "unexpected extra argument"),
         (("fuzz", "--subject", "magic"), "unknown subject 'magic'"),
         (("fuzz", "--minutes", "nan"), "--minutes"),
+        (("run", "alibi", "--time-limit", "inf"), "--time-limit"),
         (("fuzz", "--plant", "c-remainer"), "did you mean 'c-remainder'?"),
         (("frobnicate",), "No such command"),
         (("env", "--frobnicate"), "No such option"),

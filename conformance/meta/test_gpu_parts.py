@@ -238,14 +238,15 @@ def test_a_session_ends_with_its_figures() -> None:
         return {**base, "between": 0, **changes}
 
     seen = [
-        figure("reference.fa4", opinion="agrees", between=100),
-        figure("reference.fa4", ratio=0.7, opinion="agrees", between=100),
+        figure("reference.fa4", opinion="agrees", between=100, seconds={"compile": 900.0, "trace": 20.0, "lse": 0.1}),
+        figure("reference.fa4", seconds={"compile": 200.0, "launch": 1.0}, ratio=0.7, opinion="agrees", between=100),
         figure("reference.fa4", known=True, ratio="inf", opinion="none"),
         figure("reference.simt", elements=0, ratio=None, passed=False),
     ]
     assert figures.lines(seen) == [
         "reference.fa4: 3 cases, 3 passed (1 of them known defects), 200 elements, worst ratio 0.700, median 0.600, "
-        "Triton's opinion: agrees 2, none 1; 200 elements compared with it",
+        "Triton's opinion: agrees 2, none 1; 200 elements compared with it, "
+        "1,121 worker seconds (compile 1,100, trace 20, launch 1)",
         "reference.simt: 1 cases, 0 passed, 0 elements",
     ]
     assert figures.lines([]) == []

@@ -106,5 +106,6 @@ def _figures(result: Result, opinion: triton.Opinion | None, known: tuple[Expect
         "elements": comparison.get("elements", 0),
         "ratio": comparison.get("max_ratio"),
         "opinion": opinion.verdict if opinion is not None else None,
+        "seconds": dict(result.outcome.timings),
         "between": opinion.comparison.elements if opinion is not None and opinion.comparison is not None else 0,
     }

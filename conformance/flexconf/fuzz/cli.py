@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flexconf.errors import InputError
+from flexconf.options import finite
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,14 +33,18 @@ def fuzz(
     subject: Annotated[str, typer.Option(help="What to test; `flexconf subjects` lists what there is.")] = (
         "reference.host"
     ),
-    minutes: Annotated[float, typer.Option(min=0.01, help="How long to generate examples.")] = 10.0,
+    minutes: Annotated[float, typer.Option(callback=finite, min=0.01, help="How long to generate examples.")] = 10.0,
     workers: Annotated[
         int | None, typer.Option(min=1, max=999, help="Drivers, each with a worker process; by default one a CPU.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="What the examples of every round derive from.")] = 0,
     out: Annotated[Path | None, typer.Option(help="The run's folder; by default `.flexconf/fuzz/<subject>`.")] = None,
-    time_limit: Annotated[float | None, typer.Option(min=0.1, help="Seconds an example may take.")] = None,
-    shrink: Annotated[float, typer.Option(min=0.0, help="Seconds that making one failure smaller may take.")] = 60.0,
+    time_limit: Annotated[
+        float | None, typer.Option(callback=finite, min=0.1, help="Seconds an example may take.")
+    ] = None,
+    shrink: Annotated[
+        float, typer.Option(callback=finite, min=0.0, help="Seconds that making one failure smaller may take.")
+    ] = 60.0,
     stop_after: Annotated[int | None, typer.Option(min=1, help="End when so many new findings are there.")] = None,
     coverage: Annotated[bool, typer.Option("--coverage", help="Name everything that was never reached.")] = False,
     check_repro: Annotated[

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flexconf.options import finite
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -42,7 +44,7 @@ def record(
         bool, typer.Option("--allow-dirty", help="Record from a checkout with uncommitted changes.")
     ] = False,
     time_limit: Annotated[
-        float | None, typer.Option(min=0.1, help="Seconds a case may take; by default 60, or 180 on a GPU.")
+        float | None, typer.Option(callback=finite, min=0.1, help="Seconds a case; by default 60, or 180 on a GPU.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -97,7 +99,7 @@ def compare(
         Path | None, typer.Option(help="A folder for report.html, report.json, junit.xml and summary.md.")
     ] = None,
     waivers: Annotated[Path | None, typer.Option(help="Waivers; by default `cases/waivers.toml`.")] = None,
-    slower: Annotated[float, typer.Option(help="What a launch may take, times what it took.")] = 1.25,
+    slower: Annotated[float, typer.Option(callback=finite, help="What a launch may take, times what it took.")] = 1.25,
     as_json: Json = False,
 ) -> None:
     """Is the candidate fit to ship? Runs nothing, and needs no GPU.

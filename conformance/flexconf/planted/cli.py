@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from flexconf.errors import InputError
+from flexconf.options import finite
 
 FOLDER = Path(".flexconf/planted")
 
@@ -27,8 +28,12 @@ def detect(
     names: Annotated[list[str] | None, typer.Argument(help="Faults; by default all of them.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds each fault is looked for with.")] = 3,
     first_seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
-    limit: Annotated[float, typer.Option(min=1.0, help="Seconds until a fault counts as not found.")] = 120.0,
-    shrink: Annotated[float, typer.Option(min=0.0, help="Seconds that making a case small may take.")] = 60.0,
+    limit: Annotated[
+        float, typer.Option(callback=finite, min=1.0, help="Seconds until a fault counts as not found.")
+    ] = 120.0,
+    shrink: Annotated[
+        float, typer.Option(callback=finite, min=0.0, help="Seconds that making a case small may take.")
+    ] = 60.0,
     out: Annotated[Path, typer.Option(help="Where records and results go; a killed run goes on there.")] = FOLDER,
     show: Annotated[bool, typer.Option("--list", help="List the faults, and look for none.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/planted-faults.md.")] = False,

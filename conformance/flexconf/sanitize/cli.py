@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flexconf.options import finite
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -30,7 +32,7 @@ def sanitize(
     subject: Annotated[str, typer.Option(help="What to run under it.")] = "reference.fa4",
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes side by side.")] = 4,
     vector_width: Annotated[int | None, typer.Option(help="Keys that a mod sees at once: 1, 2, 4 or 8.")] = None,
-    time_limit: Annotated[float, typer.Option(min=1.0, help="Seconds a case may take.")] = 180.0,
+    time_limit: Annotated[float, typer.Option(callback=finite, min=1.0, help="Seconds a case may take.")] = 180.0,
     compute_sanitizer: Annotated[
         Path | None, typer.Option(help="The program; by default from the PATH or the CUDA toolkit.")
     ] = None,
