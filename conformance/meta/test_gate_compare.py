@@ -435,9 +435,9 @@ def test_noise_of_10_percent_is_no_alarm_of_whole_gates() -> None:
         # They overlap.
         ([1e-3, 1e-3, 1e-3, 2e-3, 2e-3, 1e-3, 1e-3], [1.5e-3] * 7, False),
         ([1e-3] * 7, [5e-3] * 6 + [1e-3], False),
-        # Below 20 microseconds a launch counts as one of 20.
-        ([5e-6] * 7, [15e-6] * 7, False),
-        ([5e-6] * 7, [24e-6] * 7, False),
+        # Below 10 microseconds a launch counts as one of 10.
+        ([2e-6] * 7, [8e-6] * 7, False),
+        ([2e-6] * 7, [12e-6] * 7, False),
         ([15e-6] * 7, [30e-6] * 7, True),
         ([1e-3] * 3, [2e-3] * 3, True),
     ],

@@ -252,3 +252,45 @@ def test_a_session_ends_with_its_figures() -> None:
     assert figures.lines([]) == []
     absent = {"subject": "torch-triton", "absent": "triton is not installed"}
     assert figures.lines([absent, absent]) == ["torch-triton: not run 2 times: triton is not installed"]
+
+
+@pytest.mark.parametrize(
+    ("enqueued", "slept"), [(1e-4, [2, 2, 2]), (6e-3, [2, 8, 32, 32, 32]), (9.0, [2, 8, 32, 128, 512, 512, 512])]
+)
+def test_a_gpu_is_timed_behind_a_delay_that_outlasts_the_cpu(
+    enqueued: float, slept: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU that does as it is told: it sleeps, then runs for 7 us; its CPU needs `enqueued` seconds a launch."""
+    now = {"cpu": 0.0, "gpu": 0.0}
+    delays: list[int] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            self.at = 0.0
+
+        def record(self) -> None:
+            self.at = now["gpu"] = max(now["gpu"], now["cpu"])
+
+        def query(self) -> bool:
+            return self.at <= now["cpu"]
+
+        def synchronize(self) -> None:
+            now["cpu"] = max(now["cpu"], self.at)
+
+        def elapsed_time(self, other: Event) -> float:
+            return 1e3 * (other.at - self.at)
+
+    def sleep(cycles: int) -> None:
+        delays.append(cycles // 1_000_000)
+        now["gpu"] = max(now["gpu"], now["cpu"]) + cycles / 2e9
+
+    def launch() -> None:
+        now["cpu"] += enqueued
+        now["gpu"] = max(now["gpu"], now["cpu"]) + 7e-6
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "_sleep", sleep)
+    seconds = trial.gpu_seconds(launch, 3)
+    assert delays == slept
+    # Where no delay is long enough, the CPU's time is in it, and no launch is refused.
+    assert seconds == pytest.approx([7e-6 if enqueued < 1 else 9.0 - 512e6 / 2e9] * 3, rel=1e-3, abs=1e-9)

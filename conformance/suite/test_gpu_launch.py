@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from flexconf import catalogue, devices, inputs, worker
 from flexconf.canary import Canary
 from flexconf.run import environments, prepare_worker
+from flexconf.subjects import trial
 from flexconf.worker import Lost, Report
 from flexflash import RenderedKernel, lower
 
@@ -37,9 +39,14 @@ def _lowered(case: str, device: str, launcher: Any) -> tuple[RenderedKernel, inp
 
 
 def _result(kernel: RenderedKernel, given: inputs.Inputs, launcher: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    out, lse = _launched(kernel, given, launcher)
+    torch.cuda.synchronize(given.q.device)
+    return out, lse
+
+
+def _launched(kernel: RenderedKernel, given: inputs.Inputs, launcher: Any) -> tuple[torch.Tensor, torch.Tensor]:
     out, lse = kernel.allocate()
     launcher.run(kernel, kernel.arguments(given.q, given.k, given.v, out, lse))
-    torch.cuda.synchronize(given.q.device)
     return out, lse
 
 
@@ -50,6 +57,7 @@ def perform(payload: Payload, report: Report) -> dict[str, Any]:
         "padded": padded,
         "stream": stream,
         "second": second,
+        "timed": timed,
     }
     return experiments[what](case, _launcher(name))
 
@@ -94,6 +102,20 @@ def stream(case: str, launcher: Any) -> dict[str, Any]:
         "equal": bool(torch.equal(out, expected[0]) and torch.equal(lse, expected[1])),
         "asynchronous": was_pending,
     }
+
+
+def timed(case: str, launcher: Any) -> dict[str, Any]:
+    """Of a launch, and of one that the CPU takes 50 ms to come to: the GPU's milliseconds."""
+    kernel, given = _lowered(case, "cuda", launcher)
+
+    def late() -> None:
+        time.sleep(0.05)
+        _launched(kernel, given, launcher)
+
+    _launched(kernel, given, launcher)
+    launches = (lambda: _launched(kernel, given, launcher)), late
+    at_once, delayed = (trial.gpu_seconds(launch, 5) for launch in launches)
+    return {"launches": len(at_once), "at once": 1e3 * min(at_once), "delayed": 1e3 * min(delayed)}
 
 
 def second(case: str, launcher: Any) -> dict[str, Any]:
@@ -151,6 +173,13 @@ def test_nothing_else_is_written(case: str, launcher: str) -> None:
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_the_current_stream_is_used(launcher: str) -> None:
     assert _performed(("stream", "alibi", launcher)) == {"equal": True, "asynchronous": True}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_the_time_of_a_launch_is_the_gpus_own(launcher: str) -> None:
+    facts = _performed(("timed", "alibi", launcher))
+    assert facts["launches"] == 5 and 0 < facts["at once"] < 10 and 0 < facts["delayed"] < 10, facts
 
 
 @pytest.mark.gpu(count=2)

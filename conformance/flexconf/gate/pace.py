@@ -20,8 +20,8 @@ SLOWER = 1.25
 SAMPLES = 3
 """With fewer samples there is no pace."""
 
-LATENCY = 20e-6
-"""Seconds. Of a shorter launch most is the host's work of launching it, so that it counts as one of this length."""
+LATENCY = 10e-6
+"""Seconds. A shorter launch counts as one of this length: a twentieth of it is what CUDA's events can tell apart."""
 
 _TIMES = ((7, 2.0), (5, 3.0), (0, 5.0))
 """(samples, how many times the noise a difference must be)."""

@@ -28,7 +28,7 @@ from flexconf.subjects import ptx
 from flexconf.subjects.trial import Options
 from flexconf.worker import Crew, Last, Lost, Report
 
-TIMED = 5
+TIMED = 9
 """Launches of a case whose time is taken."""
 AGAIN = 2
 """Fresh attempts at a case that failed."""

@@ -71,25 +71,21 @@ def _attend(given: Inputs, clock: StageClock, options: Options, launcher: flexfl
     except flexflash.FlexFlashError as error:
         raise Refused(error.stage, str(error)) from error
 
-    def launch() -> tuple[Canary, Canary]:
-        dense_lse = (kernel.lse_size[1] * kernel.lse_size[2], kernel.lse_size[2], 1)
-        out = Canary.around(kernel.output_size, kernel.output_stride, 0.0, given.q)
-        lse = Canary.around(kernel.lse_size, dense_lse, float("-inf"), given.q.new_empty(0, dtype=torch.float32))
+    def launch(out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
         if 0 not in (*kernel.output_size[:3], given.k.shape[2]):
-            launcher.run(kernel, kernel.arguments(given.q, given.k, given.v, out.tensor, lse.tensor))
+            launcher.run(kernel, kernel.arguments(given.q, given.k, given.v, out, lse))
         return out, lse
 
-    def again() -> tuple[Tensor, Tensor]:
-        out, lse = launch()
-        return out.tensor, lse.tensor
-
-    out, lse = launch()
+    dense_lse = (kernel.lse_size[1] * kernel.lse_size[2], kernel.lse_size[2], 1)
+    out = Canary.around(kernel.output_size, kernel.output_stride, 0.0, given.q)
+    lse = Canary.around(kernel.lse_size, dense_lse, float("-inf"), given.q.new_empty(0, dtype=torch.float32))
+    launch(out.tensor, lse.tensor)
     clock.enter("launch")
     trespassed = [name for name, canary in (("the output", out), ("the LSE", lse)) if not canary.intact()]
     return Attended(
         out=out.tensor,
         lse=lse.tensor,
-        again=again,
+        again=lambda: launch(*kernel.allocate()),
         digests={"kernel": kernel.digest},
         trespass=f"memory around {' and '.join(trespassed)} was written" if trespassed else "",
     )

@@ -21,6 +21,10 @@ from flexconf.oracles.math64 import Certified
 from flexconf.outcome import Outcome, Stage, Symptom
 from flexconf.subjects import get
 
+_DELAY = 2_000_000
+"""Cycles of the GPU, about a millisecond."""
+_LONGEST_DELAY = 200_000_000
+
 _OUT_OF_BOUNDS = ("illegal memory access", "ILLEGAL_ADDRESS", "misaligned address", "MISALIGNED_ADDRESS")
 
 
@@ -229,25 +233,43 @@ def _repeat(attended: Attended, repeats: int) -> str:
 
 
 def _time(attended: Attended, launches: int, given: Inputs) -> tuple[float, ...]:
-    """Seconds of each of `launches` launches with what a caller does around them; () where the subject cannot again.
+    """Seconds of each of `launches` launches into fresh tensors; () where the subject cannot again.
 
-    On a GPU between two CUDA events, so that what the CPU does beside it counts only where the GPU waits for it.
+    On a GPU they are the GPU's own: what the CPU does to launch takes longer than most cases' kernels, and depends on
+    what else that CPU has to do.
     """
     if attended.again is None:
         return ()
+    if given.q.is_cuda:
+        return gpu_seconds(attended.again, launches)
     seconds = []
     for _ in range(launches):
-        if given.q.is_cuda:
-            before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-            before.record()
-            attended.again()
-            after.record()
-            after.synchronize()
-            seconds.append(before.elapsed_time(after) / 1e3)
-        else:
-            since = time.perf_counter()
-            attended.again()
-            seconds.append(time.perf_counter() - since)
+        since = time.perf_counter()
+        attended.again()
+        seconds.append(time.perf_counter() - since)
+    return tuple(seconds)
+
+
+def gpu_seconds(again: Callable[[], object], launches: int) -> tuple[float, ...]:
+    """Seconds of the GPU for each of `launches` calls of `again`, on the current stream of the current device.
+
+    They lie between two CUDA events that the GPU comes to when the CPU has enqueued all there is between them. A delay
+    keeps it busy until then, a longer one where that was too short. Of a subject that waits for the GPU by
+    itself, whatever the delay, what the CPU does counts as well.
+    """
+    cycles, seconds = _DELAY, list[float]()
+    while len(seconds) < launches:
+        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        torch.cuda._sleep(cycles)  # type: ignore[no-untyped-call]
+        before.record()
+        again()
+        after.record()
+        begun = before.query()  # type: ignore[no-untyped-call]
+        after.synchronize()
+        if begun and cycles < _LONGEST_DELAY:
+            cycles *= 4
+            continue
+        seconds.append(before.elapsed_time(after) / 1e3)
     return tuple(seconds)
 
 

@@ -1,0 +1,331 @@
+"""Mutation testing of impl/flexflash: does the suite notice when the lowering is changed?
+
+`python conformance/mutation --sample 300 --seed 1` (or `tox -e mutation`). cosmic-ray makes the changes, one at a time
+in a copy of the project; of the tests that reach the changed line, the most specific ones are run until `--budget`
+seconds of them are chosen. A change that no test fails for is a survivor, and is printed with its place.
+
+Three steps, each kept in `--out`, so that a run that is killed goes on where it was: the map from lines to tests, with
+coverage.py; the sample; the results, a JSON line each. Exit code 0 when at least `--least` of the sample is killed, 1
+when not, 2 for a bad input.
+
+What is left out before the sample is drawn, since no test could see it on a CPU: annotations, which are never
+evaluated, and `launch/simt.py`'s and `launch/fa4.py`'s lines that only a GPU reaches. Text in strings, such as the
+prelude's CuTe functions, is nothing that cosmic-ray changes: the planted faults of `flexconf.planted` do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import compileall
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+TARGET = "impl/flexflash"
+LEFT_OUT = ("launch/fa4.py",)
+TESTS = (
+    "conformance/suite/test_kernel.py",
+    "conformance/suite/test_eligibility.py",
+    "conformance/suite/test_indexing.py",
+    "conformance/suite/test_launch.py",
+    "conformance/suite/test_attention.py",
+    "conformance/suite/test_rendering.py",
+    "conformance/suite/test_cheap_forms.py",
+    "conformance/suite/test_fast_math.py",
+    "conformance/suite/test_mods.py",
+    "conformance/suite/test_simt.py",
+    "conformance/suite/test_operations.py",
+    "conformance/suite/test_catalogue_cases.py",
+)
+COPIED = ("impl", "conformance", "cases", "docs", "pyproject.toml", "README.md")
+MAP, SAMPLE, RESULTS = "map.json", "sample.json", "results.jsonl"
+SLOWER = 8.0  # times what the chosen tests take, until a mutant counts as one that never ends
+AT_LEAST = 60.0  # seconds
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change: cosmic-ray's operator applied at its `occurrence`-th place in a module."""
+
+    module: str
+    operator: str
+    occurrence: int
+    start: tuple[int, int]
+    end: tuple[int, int]
+    definition: str
+    arguments: dict[str, Any]
+
+    @property
+    def ident(self) -> str:
+        """Its name in the results."""
+        return f"{self.module}:{self.start[0]}:{self.start[1]}:{self.operator}:{self.occurrence}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a mutant: killed, survived, or not reached by any test."""
+
+    ident: str
+    module: str
+    line: int
+    operator: str
+    outcome: str
+    tests: int
+    seconds: float
+    diff: str
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is left to be run, and print the table."""
+    parser = argparse.ArgumentParser(prog="python conformance/mutation", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--sample", type=int, default=300, help="mutants to try; 300 by default")
+    parser.add_argument("--seed", type=int, default=1, help="which ones")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="copies of the project")
+    parser.add_argument("--budget", type=float, default=20.0, help="seconds of tests for a mutant")
+    parser.add_argument("--least", type=float, default=0.9, help="the share that has to be killed")
+    parser.add_argument("--out", type=Path, default=Path(".flexconf/mutation"), help="where everything is kept")
+    asked = parser.parse_args(arguments)
+    if asked.sample < 1 or asked.workers < 1 or asked.budget <= 0 or not 0 <= asked.least <= 1:
+        parser.error("--sample and --workers are at least 1, --budget is above 0, --least from 0 to 1")
+    out: Path = asked.out.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    lines, durations = reached(out)
+    sample = sampled(out, asked.sample, asked.seed)
+    done = {r.ident: r for r in results(out)}
+    left = [m for m in sample if m.ident not in done]
+    print(f"{len(sample)} mutants, {len(done)} of them done", flush=True)
+    breadth = Counter(t for module in lines.values() for tests in module.values() for t in tests)
+    chosen = {m.ident: tests_for(m, lines, durations, breadth, asked.budget) for m in left}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(asked.workers, mp_context=context, initializer=_stage) as pool:
+        waiting = [pool.submit(_try, m, chosen[m.ident], sum(durations[t] for t in chosen[m.ident])) for m in left]
+        for number, future in enumerate(as_completed(waiting), 1):
+            result = future.result()
+            done[result.ident] = result
+            with (out / RESULTS).open("a") as file:
+                file.write(json.dumps(asdict(result)) + "\n")
+            print(f"{number}/{len(left)} {result.outcome} {result.ident} ({result.seconds:.0f} s)", flush=True)
+    return report([done[m.ident] for m in sample], asked.least)
+
+
+# ------------------------------------------------------------------------------------------- lines and their tests
+
+
+def reached(out: Path) -> tuple[dict[str, dict[str, list[str]]], dict[str, float]]:
+    """({module: {line: tests}}, {test: seconds}): every test run once, under coverage.py."""
+    path = out / MAP
+    if not path.exists():
+        with tempfile.TemporaryDirectory() as folder:
+            copy = _copied(Path(folder))
+            environment = {**_environment(copy), "FLEXCONF_MUTATION_MAP": str(path)}
+            command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "lines", *TESTS]
+            print("running every test once, to see what it reaches", flush=True)
+            ended = subprocess.run(command, cwd=copy, env=environment, check=False)
+            if ended.returncode or not path.exists():
+                raise SystemExit(
+                    f"the tests have to pass before anything is changed; pytest ended with {ended.returncode}"
+                )
+    found = json.loads(path.read_text())
+    return found["lines"], found["seconds"]
+
+
+def tests_for(
+    mutant: Mutant,
+    lines: dict[str, dict[str, list[str]]],
+    durations: dict[str, float],
+    breadth: Mapping[str, int],
+    budget: float,
+) -> list[str]:
+    """The tests that reach its line: the most specific ones first, as many as the budget allows, and one at least.
+
+    `breadth` is how many lines each test reaches.
+    """
+    module = lines.get(mutant.module, {})
+    tests: set[str] = set()
+    for line in range(mutant.start[0], mutant.end[0] + 1):
+        tests |= set(module.get(str(line), ()))
+    if not tests:
+        tests |= set(module.get(str(_statement(mutant)), ()))
+    if not tests and _is_compiled(mutant):
+        # CuTe runs a text of its own making: no line of the function is seen, only those of what calls it.
+        tests |= {t for reaching in module.values() if len(reaching) < len(durations) for t in reaching}
+    # Ties, as between the cases of the catalogue, are broken by chance, the same in every run.
+    order = sorted(tests, key=lambda t: (breadth[t] // 50, random.Random(t + mutant.ident).random()))
+    chosen: list[str] = []
+    for test in order:
+        if chosen and sum(durations[t] for t in chosen) + durations[test] > budget:
+            continue
+        chosen.append(test)
+        if len(chosen) >= 150:
+            break
+    return sorted(chosen, key=lambda t: durations[t])
+
+
+def _statement(mutant: Mutant) -> int:
+    """The first line of the statement that a mutant is in; a test that reaches the statement reaches all of it."""
+    best = mutant.start[0]
+    for node in ast.walk(ast.parse((ROOT / mutant.module).read_text())):
+        if isinstance(node, ast.stmt) and node.lineno <= mutant.start[0] <= (node.end_lineno or node.lineno):
+            best = node.lineno if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) else best
+    return best
+
+
+def _is_compiled(mutant: Mutant) -> bool:
+    """Whether it is in a function that CuTe compiles."""
+    for node in ast.walk(ast.parse((ROOT / mutant.module).read_text())):
+        if isinstance(node, ast.FunctionDef) and node.lineno <= mutant.start[0] <= (node.end_lineno or 0):
+            return any("cute." in ast.unparse(d) for d in node.decorator_list)
+    return False
+
+
+# ------------------------------------------------------------------------------------------------------ the sample
+
+
+def sampled(out: Path, size: int, seed: int) -> list[Mutant]:
+    """A random sample of all mutants; the same one again in the same folder."""
+    path = out / SAMPLE
+    if path.exists():
+        kept = json.loads(path.read_text())
+        if (kept["size"], kept["seed"]) != (size, seed):
+            raise SystemExit(f"{path} holds another sample ({kept['size']}, seed {kept['seed']}); name another --out")
+        return [_mutant(m) for m in kept["mutants"]]
+    everything = list(all_mutants())
+    chosen = random.Random(seed).sample(everything, min(size, len(everything)))
+    text = json.dumps({"size": size, "seed": seed, "of": len(everything), "mutants": [asdict(m) for m in chosen]})
+    part = path.with_suffix(".part")
+    part.write_text(text)
+    part.replace(path)
+    print(f"{len(everything)} mutants in all", flush=True)
+    return chosen
+
+
+def all_mutants() -> Iterator[Mutant]:
+    """Every change that cosmic-ray knows, outside annotations."""
+    from cosmic_ray.commands.init import _all_work_items
+    from cosmic_ray.modules import find_modules
+
+    os.chdir(ROOT)
+    paths = [p for p in find_modules([Path(TARGET)]) if not str(p).endswith(LEFT_OUT)]
+    spans = {str(p): _annotations(p.read_text()) for p in paths}
+    for item in _all_work_items(sorted(paths), {}):
+        (m,) = item.mutations
+        start, end = tuple(m.start_pos), tuple(m.end_pos)
+        if any(first <= start and end <= last for first, last in spans[str(m.module_path)]):
+            continue
+        yield Mutant(
+            str(m.module_path), m.operator_name, m.occurrence, start, end, m.definition_name or "", m.operator_args
+        )
+
+
+def _annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Where the annotations of a module are."""
+    found: list[ast.expr] = []
+    for node in ast.walk(ast.parse(source)):
+        for name in ("annotation", "returns"):
+            expression = getattr(node, name, None)
+            if isinstance(expression, ast.expr):
+                found.append(expression)
+    return [((e.lineno, e.col_offset), (e.end_lineno or e.lineno, e.end_col_offset or 0)) for e in found]
+
+
+def _mutant(data: dict[str, Any]) -> Mutant:
+    return Mutant(**{**data, "start": tuple(data["start"]), "end": tuple(data["end"])})
+
+
+# --------------------------------------------------------------------------------------------------- one at a time
+
+
+def _copied(folder: Path) -> Path:
+    for name in COPIED:
+        source = ROOT / name
+        ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=ignored)
+        else:
+            shutil.copy(source, folder / name)
+    return folder
+
+
+def _environment(copy: Path) -> dict[str, str]:
+    path = os.pathsep.join(str(p) for p in (copy / "impl", copy / "conformance", copy / "conformance/suite", HERE))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"}
+
+
+def _stage() -> None:
+    """In a worker: its own copy of the project, which it changes and tests."""
+    copy = _copied(Path(tempfile.mkdtemp(prefix="flexconf-mutation-")))
+    # What is not changed need not be compiled for every mutant; what is has another time than its bytecode says.
+    compileall.compile_dir(copy, quiet=1)
+    os.environ.update(_environment(copy))
+    os.chdir(copy)
+
+
+def _try(mutant: Mutant, tests: list[str], seconds: float) -> Result:
+    """In a worker: apply it, run the tests, take it back."""
+    from cosmic_ray.mutating import mutate_and_test
+    from cosmic_ray.work_item import MutationSpec, WorkerOutcome
+
+    started = time.monotonic()
+    spec = MutationSpec(
+        module_path=Path(mutant.module),
+        operator_name=mutant.operator,
+        operator_args=mutant.arguments,
+        occurrence=mutant.occurrence,
+        start_pos=mutant.start,
+        end_pos=mutant.end,
+        definition_name=mutant.definition,
+    )
+    Path("tests.txt").write_text("\n".join(tests))
+    command = f"{sys.executable} -m pytest -x -q -p no:cacheprovider @tests.txt" if tests else "true"
+    tried = mutate_and_test([spec], command, max(AT_LEAST, SLOWER * seconds))
+    if tried.worker_outcome is not WorkerOutcome.NORMAL:
+        raise RuntimeError(f"{mutant.ident}: cosmic-ray: {tried.worker_outcome}: {tried.output}")
+    outcome = str(tried.test_outcome.value) if tests else "not reached"
+    taken = round(time.monotonic() - started, 1)
+    return Result(
+        mutant.ident, mutant.module, mutant.start[0], mutant.operator, outcome, len(tests), taken, tried.diff or ""
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ the report
+
+
+def results(out: Path) -> list[Result]:
+    """What has been tried in this folder."""
+    path = out / RESULTS
+    return [Result(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def report(found: list[Result], least: float) -> int:
+    """A table by module, and every survivor."""
+    by_module: dict[str, Counter[str]] = defaultdict(Counter)
+    for r in found:
+        by_module[r.module.removeprefix(f"{TARGET}/")][r.outcome] += 1
+    print(f"\n{'module':24} {'mutants':>8} {'killed':>8} {'survived':>9} {'not reached':>12}")
+    for module, counts in sorted(by_module.items()):
+        row = (counts.total(), counts["killed"], counts["survived"], counts["not reached"])
+        print(f"{module:24} {row[0]:8} {row[1]:8} {row[2]:9} {row[3]:12}")
+    killed = sum(r.outcome == "killed" for r in found)
+    for r in found:
+        if r.outcome != "killed":
+            changed = [line for line in r.diff.splitlines() if line[:1] in "+-" and line[:3] not in ("+++", "---")]
+            print(f"\n{r.outcome}: {r.module}:{r.line} {r.operator.removeprefix('core/')} ({r.tests} tests)")
+            print("\n".join(changed))
+    share = killed / len(found)
+    print(f"\n{killed} of {len(found)} killed: {share:.1%}; {least:.0%} are wanted")
+    return 0 if share >= least else 1
