@@ -62,8 +62,13 @@ class Expectation:
         return case == self.repro.name or (_matches(case, self.cases) and not _matches(case, self.but))
 
     def covers(self, outcome: Outcome) -> bool:
-        """Whether `outcome` is what it describes."""
-        return f"{outcome.stage}/{outcome.symptom}" in self.outcomes
+        """Whether `outcome` is what it describes: of repeats that differ, every way in which they failed."""
+        if f"{outcome.stage}/{outcome.symptom}" in self.outcomes:
+            return True
+        if outcome.symptom is not Symptom.NONDETERMINISTIC:
+            return False
+        failing = {o for o in outcome.observed if not o.endswith(f"/{Symptom.OK}")}
+        return failing <= {*self.outcomes} and (self.flaky or len(failing) == len(outcome.observed))
 
     def applies(self, packages: Mapping[str, str | None], capability: str | None) -> bool:
         """Whether it is about these versions and this compute capability (None for no GPU)."""

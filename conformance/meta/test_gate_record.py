@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -17,7 +18,7 @@ from typing import Any
 import gated
 import pytest
 
-from flexconf import catalogue, environment
+from flexconf import catalogue, environment, expectations
 from flexconf.attribution import Attribution
 from flexconf.cli import main
 from flexconf.errors import InputError
@@ -26,7 +27,7 @@ from flexconf.gate.bundle import Bundle
 from flexconf.gate.fingerprint import Fingerprint
 from flexconf.gate.model import Decision, Verdict
 from flexconf.golden import folder as goldens
-from flexconf.outcome import Symptom, merge
+from flexconf.outcome import Outcome, Stage, Symptom, merge
 
 NAMES = ["alibi", "causal", "softcap", "document", "identity", "roots"]
 CASES = [catalogue.select(catalogue.load(), [name])[0] for name in NAMES]
@@ -541,6 +542,26 @@ def test_a_fingerprint_is_kept_and_checked(kept: tuple[Path, Fingerprint]) -> No
         fingerprint.check(place, Fingerprint({**found.environment, "torch": "2.14"}, found.results))
     with pytest.raises(InputError, match="no result of"):
         fingerprint.write(place, Fingerprint(found.environment, {"alibi on reference.host": {}}))
+
+
+def test_a_fingerprint_holds_the_bits_of_what_is_right_and_the_name_of_a_known_defect() -> None:
+    def ended(symptom: Symptom, stage: Stage = Stage.LSE) -> Outcome:
+        digests = {"out": "1", "lse": "2", "inputs": "3"}
+        return Outcome("alibi", "0", "torch-flash", stage, symptom, "", {"elements": 1}, digests=digests)
+
+    defect = next(e for e in expectations.load("torch-flash") if e.repro.name == "flash_negative_index")
+    bits = {"out": "1", "lse": "2"}
+    assert fingerprint._kept(ended(Symptom.OK), None) == bits
+    assert fingerprint._kept(ended(Symptom.WRONG_BASE), defect) == {**bits, "outcome": "lse/wrong-base"}
+    ways = [ended(Symptom.WRONG, Stage.OUTPUT), ended(Symptom.ILLEGAL_ACCESS, Stage.LAUNCH)]
+    for outcomes in (ways, ways[:1], ways[1:]):
+        merged = merge(outcomes)
+        assert merged is not None and defect.covers(merged)
+        assert fingerprint._kept(merged, defect) == {"known defect": "flash_negative_index"}
+    assert fingerprint._kept(ways[0], None) == {"outcome": "output/wrong"}
+    right = merge([*ways, ended(Symptom.OK)])
+    assert right is not None and not defect.covers(right), "one that is right now and then is not what it describes"
+    assert dataclasses.replace(defect, flaky=True).covers(right)
 
 
 @pytest.mark.parametrize("how", ["flip", "remove", "extra"])

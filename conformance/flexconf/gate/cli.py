@@ -243,7 +243,7 @@ def _figures(recording: Recording, subject: str) -> dict[str, object]:
             explained += 1
         else:
             failing += 1
-        flaky += merged.symptom is Symptom.NONDETERMINISTIC
+            flaky += merged.symptom is Symptom.NONDETERMINISTIC
     median = statistics.median(launches) if launches else None
     return {"right": right, "known": explained, "failing": failing, "flaky": flaky, "median_launch": median}
 

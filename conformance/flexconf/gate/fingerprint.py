@@ -13,10 +13,11 @@ from typing import Any
 
 from flexconf import subjects
 from flexconf.errors import InputError
-from flexconf.gate import files
+from flexconf.expectations import Expectation
+from flexconf.gate import files, rows
 from flexconf.gate.bundle import Bundle
 from flexconf.golden import folder as goldens
-from flexconf.outcome import merge
+from flexconf.outcome import Outcome, Symptom, merge
 
 FORMAT = 1
 _KEPT = ("out", "lse", "kernel", "ptx")
@@ -27,7 +28,10 @@ _SHORT = {"nvidia-cutlass-dsl": "dsl", "flash-attn-4": "fa"}
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """`environment`: what decides the bits. `results`: "case on subject" to {out, lse, kernel, ptx}, or {outcome}."""
+    """`environment`: what decides the bits. `results`: "case on subject" to what is kept of it.
+
+    That is {out, lse, kernel, ptx}, with {outcome} where the LSE has another base; else {"known defect"} or {outcome}.
+    """
 
     environment: Mapping[str, str]
     results: Mapping[str, Mapping[str, str]]
@@ -64,11 +68,28 @@ def of(bundle: Bundle) -> Fingerprint:
         merged = merge(record.attempts)
         if merged is None:
             continue
-        kept = {name: merged.digests[name] for name in _KEPT if name in merged.digests}
-        results[f"{case} on {subject}"] = kept if merged.ok else {"outcome": f"{merged.stage}/{merged.symptom}"}
+        results[f"{case} on {subject}"] = _kept(merged, _defect(bundle, case, subject))
     if not results:
         raise InputError(f"{bundle.side.path} holds no result")
     return Fingerprint(environment_of(bundle.side.environment), results)
+
+
+def _kept(merged: Outcome, defect: Expectation | None) -> dict[str, str]:
+    """The digests of what is right, and of what is wrong in the LSE's base alone; else in which way it fails.
+
+    Of a known defect, which: what is computed from memory that is not the subject's own differs from time to time.
+    """
+    if merged.ok or merged.symptom is Symptom.WRONG_BASE:
+        kept = {name: merged.digests[name] for name in _KEPT if name in merged.digests}
+        return kept if merged.ok else {**kept, "outcome": f"{merged.stage}/{merged.symptom}"}
+    if defect is not None:
+        return {"known defect": defect.repro.name}
+    return {"outcome": f"{merged.stage}/{merged.symptom}"}
+
+
+def _defect(bundle: Bundle, case: str, subject: str) -> Expectation | None:
+    planned = next((c for c in bundle.cases if c.case == case), None)
+    return rows.explained(rows.half(bundle, planned, subject, rows.in_force(bundle, subject)))
 
 
 def environment_of(facts: Mapping[str, Any]) -> dict[str, str]:

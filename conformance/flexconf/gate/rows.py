@@ -140,18 +140,9 @@ def in_force(bundle: Bundle, subject: str) -> tuple[Expectation, ...]:
 
 
 def explained(side: Half) -> Expectation | None:
-    """The known defect that a failure is an instance of: it covers every way in which the repeats failed."""
-    if side.outcome is None:
-        return None
-    observed = side.outcome.observed if side.outcome.symptom is Symptom.NONDETERMINISTIC else ()
-    failing = {o for o in observed if not o.endswith(f"/{Symptom.OK}")}
-    failing = failing or {f"{side.outcome.stage}/{side.outcome.symptom}"}
-    passes = len(failing) < len(observed)
-    for e in side.known:
-        whole = f"{side.outcome.stage}/{side.outcome.symptom}" in e.outcomes
-        if whole or (failing <= {*e.outcomes} and (e.flaky or not passes)):
-            return e
-    return None
+    """The known defect that a failure is an instance of."""
+    outcome = side.outcome
+    return next((e for e in side.known if outcome is not None and e.covers(outcome)), None)
 
 
 def judge(case: str, subject: str, before: Half, after: Half, rows: Mapping[str, Bundle], suite: bool) -> Row:
