@@ -20,7 +20,7 @@ _FAILS = {
     Change.CRASHED: "newly crashing",
     Change.REFUSED: "newly refused",
     Change.FLAKY: "newly flaky",
-    Change.KNOWN: "right before and failing now, as a known defect of these versions says; only a waiver lets it pass",
+    Change.KNOWN: "right or refused before, now as a known defect of these versions says; only a waiver lets it pass",
     SLOWER: "slower",
     Change.STILL: "failing as in the baseline, unexplained; not this upgrade's doing, and a waiver lets it pass",
 }

@@ -30,7 +30,7 @@ _FAMILIES = (
 )
 _WITH_CAPTURES = ("document", "lengths", "keep")
 _SIZES = (4, 16, 3, 64, 7)
-BLOCKS = (128, 64, 32, 16, 256)
+BLOCKS = (128, 64, 32, 16, 256, 12, 5)
 
 
 def mask(draw: Draw, scope: Scope) -> str:

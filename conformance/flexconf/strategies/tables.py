@@ -19,6 +19,7 @@ Index = Callable[[Draw, Scope, int], Term]
 
 _RANKS = (1, 2, 0, 3, 4)
 _MOST = 1 << 15
+_SQUARE = 128
 _DTYPES = ("float32", "int32", "float16", "bfloat16", "float64", "int64", "bool", "int16", "int8", "uint8")
 _LAYOUTS = ("contiguous", "stepped", "padded", "expanded", "offset", "transposed", "permuted")
 
@@ -40,6 +41,10 @@ def load(draw: Draw, scope: Scope, depth: int, index: Index, whole: bool = False
         again = shared(draw, scope, name, draw(st.sampled_from(old)), depth, index)
         if again is not None:
             return again
+    if draw(st.sampled_from((False, False, True))) and scope.features.shared_storage and not whole:
+        twice = _less_transposed(draw, scope, name)
+        if twice is not None:
+            return twice
     rank = draw(st.sampled_from(_RANKS))
     subscripts: list[Term] = []
     elements = 1
@@ -60,6 +65,33 @@ def load(draw: Draw, scope: Scope, depth: int, index: Index, whole: bool = False
     scope.captures.append(capture)
     scope.values[name] = (lo, hi, special)
     return _read(draw, scope, capture, subscripts)
+
+
+def _less_transposed(draw: Draw, scope: Scope, name: str) -> Term | None:
+    """An element of a square capture less the same one of its transpose, a tensor of its own; or None.
+
+    Of one memory, one dtype and one shape, the two differ in their strides alone.
+    """
+    p = scope.problem
+    size = min(max(p.M, p.N), _SQUARE)
+    if size < 2:
+        return None
+    places = [_brought(t, size) for t in scope.parameters() if t.text in ("kv", "q")]
+    subscripts = draw(st.permutations(places))
+    dtype = draw(st.sampled_from(_DTYPES if scope.features.dtypes else ("float32", "int32")))
+    capture, lo, hi, special = _new(draw, scope, name, (scope.symbol(size),) * 2, dtype)
+    found = Term("", dtype, lo - hi, hi - lo)
+    if dtype == "bool" or special or not found.fits():
+        return None
+    scope.captures.append(capture)
+    other = scope.free_name()
+    if other is None:
+        scope.captures.remove(capture)
+        return None
+    scope.captures.append(Capture(other, capture.shape, dtype, capture.values, f"transpose_of({name})"))
+    scope.values[name] = scope.values[other] = (lo, hi, special)
+    once, again = (_read(draw, scope, c, subscripts).text for c in scope.captures[-2:])
+    return Term(f"({once} - {again})", dtype, lo - hi, hi - lo)
 
 
 def load_of(draw: Draw, scope: Scope, dtype: str, index: Index) -> Term | None:
