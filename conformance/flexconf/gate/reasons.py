@@ -20,7 +20,7 @@ _FAILS = {
     Change.CRASHED: "newly crashing",
     Change.REFUSED: "newly refused",
     Change.FLAKY: "newly flaky",
-    Change.KNOWN: "right or refused before, now as a known defect of these versions says; only a waiver lets it pass",
+    Change.KNOWN: "failing as a known defect of these versions does, and right or refused before (a waiver helps)",
     SLOWER: "slower",
     Change.STILL: "failing as in the baseline, unexplained; not this upgrade's doing, and a waiver lets it pass",
 }
