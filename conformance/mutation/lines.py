@@ -1,4 +1,4 @@
-"""A pytest plugin: which lines of impl/flexflash each test reaches, and how long it takes.
+"""A pytest plugin: which lines of impl/flexflash each test reaches, what it renders, and how long it takes.
 
 Switched on by FLEXCONF_MUTATION_MAP, the file that it writes. What a module does on import is reached by every test.
 """
@@ -18,16 +18,36 @@ import pytest
 _collector = coverage.Coverage(source=["impl/flexflash"], data_file=None)
 _seconds: dict[str, float] = defaultdict(float)
 _passed: set[str] = set()
+_uses: dict[str, set[str]] = defaultdict(set)
+_running = [""]
+
+
+class _Asked(dict[Any, Any]):
+    """The table of operations, which notes which of them a test asks for."""
+
+    def get(self, target: Any, default: Any = None) -> Any:
+        _uses[_running[0]].add(str(target).removeprefix("aten."))
+        return super().get(target, default)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     _collector.start()
+    from flexflash import ops, prelude
+
+    def render(names: set[str]) -> str:
+        _uses[_running[0]] |= names
+        return rendered(names)
+
+    rendered, prelude.render = prelude.render, render
+    ops._TABLE = _Asked(ops._TABLE)
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, None]:
     _collector.switch_context(item.nodeid)
+    _running[0] = item.nodeid
     yield
+    _running[0] = ""
     _collector.switch_context("")
 
 
@@ -53,5 +73,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
                 lines[module][str(line)] = tests
     path = Path(os.environ["FLEXCONF_MUTATION_MAP"])
     part = path.with_suffix(".part")
-    part.write_text(json.dumps({"lines": lines, "seconds": {t: round(_seconds[t], 3) for t in sorted(_passed)}}))
+    seconds = {t: round(_seconds[t], 3) for t in sorted(_passed)}
+    uses = {t: sorted(_uses[t]) for t in sorted(_passed)}
+    part.write_text(json.dumps({"lines": lines, "seconds": seconds, "uses": uses}))
     part.replace(path)

@@ -34,6 +34,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import selecting
+from selecting import Place, Reach
+
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 TARGET = "impl/flexflash"
@@ -104,16 +107,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--sample and --workers are at least 1, --budget is above 0, --least from 0 to 1")
     out: Path = asked.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
-    lines, durations = reached(out)
+    reach = reached(out)
     sample = sampled(out, asked.sample, asked.seed)
     done = {r.ident: r for r in results(out)}
     left = [m for m in sample if m.ident not in done]
     print(f"{len(sample)} mutants, {len(done)} of them done", flush=True)
-    breadth = Counter(t for module in lines.values() for tests in module.values() for t in tests)
-    chosen = {m.ident: tests_for(m, lines, durations, breadth, asked.budget) for m in left}
+    sources = {str(path.relative_to(ROOT)): path.read_text() for path in sorted((ROOT / TARGET).rglob("*.py"))}
+    chosen = {m.ident: chosen_for(m, sources, reach, asked.budget) for m in left}
+    seconds = {ident: sum(reach.seconds[t] for t in tests) for ident, tests in chosen.items()}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(asked.workers, mp_context=context, initializer=_stage) as pool:
-        waiting = [pool.submit(_try, m, chosen[m.ident], sum(durations[t] for t in chosen[m.ident])) for m in left]
+        waiting = [pool.submit(_try, m, chosen[m.ident], seconds[m.ident]) for m in left]
         for number, future in enumerate(as_completed(waiting), 1):
             result = future.result()
             done[result.ident] = result
@@ -126,8 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # ------------------------------------------------------------------------------------------- lines and their tests
 
 
-def reached(out: Path) -> tuple[dict[str, dict[str, list[str]]], dict[str, float]]:
-    """({module: {line: tests}}, {test: seconds}): every test run once, under coverage.py."""
+def reached(out: Path) -> Reach:
+    """What every test reaches, from running each once under coverage.py."""
     path = out / MAP
     if not path.exists():
         with tempfile.TemporaryDirectory() as folder:
@@ -141,56 +145,24 @@ def reached(out: Path) -> tuple[dict[str, dict[str, list[str]]], dict[str, float
                     f"the tests have to pass before anything is changed; pytest ended with {ended.returncode}"
                 )
     found = json.loads(path.read_text())
-    return found["lines"], found["seconds"]
+    return Reach(found["lines"], found["seconds"], found["uses"])
 
 
-def tests_for(
-    mutant: Mutant,
-    lines: dict[str, dict[str, list[str]]],
-    durations: dict[str, float],
-    breadth: Mapping[str, int],
-    budget: float,
-) -> list[str]:
-    """The tests that reach its line: the most specific ones first, as many as the budget allows, and one at least.
-
-    `breadth` is how many lines each test reaches.
-    """
-    module = lines.get(mutant.module, {})
-    tests: set[str] = set()
-    for line in range(mutant.start[0], mutant.end[0] + 1):
-        tests |= set(module.get(str(line), ()))
-    if not tests:
-        tests |= set(module.get(str(_statement(mutant)), ()))
-    if not tests and _is_compiled(mutant):
-        # CuTe runs a text of its own making: no line of the function is seen, only those of what calls it.
-        tests |= {t for reaching in module.values() if len(reaching) < len(durations) for t in reaching}
-    # Ties, as between the cases of the catalogue, are broken by chance, the same in every run.
-    order = sorted(tests, key=lambda t: (breadth[t] // 50, random.Random(t + mutant.ident).random()))
-    chosen: list[str] = []
-    for test in order:
-        if chosen and sum(durations[t] for t in chosen) + durations[test] > budget:
-            continue
-        chosen.append(test)
-        if len(chosen) >= 150:
-            break
-    return sorted(chosen, key=lambda t: durations[t])
+def chosen_for(mutant: Mutant, sources: Mapping[str, str], reach: Reach, budget: float) -> list[str]:
+    """The tests that a mutant is tried with."""
+    helpers = None
+    if mutant.module == selecting.PRELUDE:
+        helpers = selecting.changed_helpers(sources[mutant.module], _mutated(mutant, sources[mutant.module]))
+    place = Place(mutant.module, mutant.start[0], mutant.end[0], helpers)
+    return selecting.tests_for(place, sources, reach, budget, mutant.ident)
 
 
-def _statement(mutant: Mutant) -> int:
-    """The first line of the statement that a mutant is in; a test that reaches the statement reaches all of it."""
-    best = mutant.start[0]
-    for node in ast.walk(ast.parse((ROOT / mutant.module).read_text())):
-        if isinstance(node, ast.stmt) and node.lineno <= mutant.start[0] <= (node.end_lineno or node.lineno):
-            best = node.lineno if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) else best
-    return best
+def _mutated(mutant: Mutant, text: str) -> str:
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator
 
-
-def _is_compiled(mutant: Mutant) -> bool:
-    """Whether it is in a function that CuTe compiles."""
-    for node in ast.walk(ast.parse((ROOT / mutant.module).read_text())):
-        if isinstance(node, ast.FunctionDef) and node.lineno <= mutant.start[0] <= (node.end_lineno or 0):
-            return any("cute." in ast.unparse(d) for d in node.decorator_list)
-    return False
+    operator = get_operator(mutant.operator)(**mutant.arguments)
+    return str(mutate_code(text, operator, mutant.occurrence) or text)
 
 
 # ------------------------------------------------------------------------------------------------------ the sample
