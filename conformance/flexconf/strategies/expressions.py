@@ -229,8 +229,8 @@ def cast_to(draw: Draw, x: Term, target: str) -> Term:
 
 
 def condition(draw: Draw, scope: Scope, depth: int) -> Term:
-    """A bool: a comparison with a number or between terms, or two of them together."""
-    form = draw(st.integers(0, 4 if depth > 0 else 1))
+    """A bool: a comparison with a number or between terms, one of them inverted, or two of them together."""
+    form = draw(st.integers(0, 5 if depth > 0 else 1))
     if form == 0:
         return compared(draw, integer(draw, scope, min(depth, 1)))
     if form == 1:
@@ -240,6 +240,8 @@ def condition(draw: Draw, scope: Scope, depth: int) -> Term:
     if form == 2:
         a, b = condition(draw, scope, depth - 1), condition(draw, scope, depth - 1)
         return Term(f"(({a.text}) {draw(st.sampled_from('&|^'))} ({b.text}))", "bool", 0, 1)
+    if form == 3:
+        return Term(f"~({condition(draw, scope, depth - 1).text})", "bool", 0, 1)
     found = term(draw, scope, depth - 1)
     return found if found.dtype == "bool" else compared(draw, found)
 

@@ -25,6 +25,8 @@ _FAMILIES = (
     "h % 2 == b % 2",
     "q < {n}",
     "h < 1",
+    "b < 1",
+    "kv >= {n} * b",
     *["torch.zeros_like(q, dtype=torch.bool)"] * 2,
     "torch.ones_like(kv, dtype=torch.bool)",
 )
