@@ -21,7 +21,7 @@ from flexconf.errors import InputError
 from flexconf.fuzz import cli as fuzz
 from flexconf.gate import cli as gate
 from flexconf.golden import cli as golden
-from flexconf.options import finite
+from flexconf.options import Json, finite
 from flexconf.sanitize import cli as sanitize
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ fuzz.register(app)
 _ATTRIBUTED = 20  # failures of a run that are attributed; each takes a few more cases
 _INTERRUPTED = 130  # what typer itself makes of a Ctrl-C
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one a CPU.")]
 SubjectName = Annotated[str, typer.Option(help="What to test; `flexconf subjects` lists what there is.")]
 FastMath = Annotated[

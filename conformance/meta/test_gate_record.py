@@ -169,8 +169,9 @@ def _begun(root: Path) -> subprocess.Popen[bytes]:
     cases = [part for name in REAL for part in ("--case", name)]
     command = [sys.executable, "-W", "ignore", "-m", "flexconf", "gate", "record", "--out", str(root), *cases]
     return subprocess.Popen(
-        [*command, "--subject", "reference.host", "--workers", "1", "--no-timings", "--allow-dirty", "--json"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        [*command, "--subject", "reference.host", "--workers", "1", "--no-timings", "--json"],
+        # git does not find a checkout: one that is being worked on may record here.
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "GIT_DIR": os.devnull},
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
@@ -318,8 +319,10 @@ def _another_digest(root: Path) -> None:
     _reseal(root)
 
 
-def _dirty(root: Path) -> None:
+def _dirty(root: Path, allowed: bool = False) -> None:
     _edit(root / files.PLAN, '"git": null', '"git": {"changes": "5eed", "commit": "c0ffee"}')
+    if allowed:
+        _edit(root / files.PLAN, '"allow_dirty": false', '"allow_dirty": true')
     _reseal(root)
 
 
@@ -345,6 +348,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a line twice": (_a_line_twice, "is there twice"),
     "another case": (_another_digest, "of roots on reference.host is about another version"),
     "a dirty checkout": (_dirty, plan.DIRTY),
+    "a dirty checkout, which was allowed": (lambda p: _dirty(p, True), plan.DIRTY),
 }
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from flexconf.options import Json
+
 if TYPE_CHECKING:
     from flexconf.bench.record import Measurement, Recording
     from flexconf.bench.workloads import Workload
@@ -23,8 +25,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Speed: the lowering's kernels beside PyTorch's, flash-attn-4's own and cuDNN's.",
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
 @app.command()

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flexconf.errors import InputError
-from flexconf.options import finite
+from flexconf.options import Json, finite
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 _WORDS = "A run's folder, or `rerun ID`, or `close ID`."
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flexconf.options import finite
+from flexconf.options import Json, finite
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Is a new version fit to ship? Record two bundles, and compare them.")
 
 _SHOWN = 20
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
 @app.command()
@@ -41,7 +39,10 @@ def record(
     repeats: Annotated[int, typer.Option(min=1, help="Launches of a case, which must agree bit for bit.")] = 5,
     timings: Annotated[bool, typer.Option("--timings/--no-timings", help="Time launches, in a second pass.")] = True,
     allow_dirty: Annotated[
-        bool, typer.Option("--allow-dirty", help="Record from a checkout with uncommitted changes.")
+        bool,
+        typer.Option(
+            "--allow-dirty", help="Record from a checkout with uncommitted changes, to look at: it is never a PASS."
+        ),
     ] = False,
     time_limit: Annotated[
         float | None, typer.Option(callback=finite, min=0.1, help="Seconds a case; by default 60, or 180 on a GPU.")

@@ -80,7 +80,7 @@ def make(
         if git.changes and not allow_dirty:
             raise InputError(
                 "this checkout has uncommitted changes, so that nobody could say what was recorded; "
-                "commit them, or give --allow-dirty"
+                "commit them, or give --allow-dirty for a bundle to look at, which is never a PASS"
             )
     plan = Plan(
         label=label,

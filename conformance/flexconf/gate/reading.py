@@ -120,7 +120,7 @@ def _consistent(begun: Plan, attempts: Attempts) -> list[str]:
     """What the plan and the results say of each other."""
     problems = []
     git: Any = begun.environment.get("git")
-    if isinstance(git, Mapping) and git.get("changes") and not begun.options.get("allow_dirty"):
+    if isinstance(git, Mapping) and git.get("changes"):
         problems.append(f"{files.PLAN}: {plan.DIRTY}")
     problems += record.foreign(begun, attempts.found)
     absent = [key for key in begun.asked() if key not in attempts.found]

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flexconf.options import Json
+
 if TYPE_CHECKING:
     from flexconf.golden.folder import Comparison
 
 app = typer.Typer(no_args_is_help=True, help="What the oracle says of the must-pass cases, kept in a folder.")
 
 Folder = Annotated[Path | None, typer.Option("--folder", help="The folder; by default the checkout's `golden`.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 _SHOWN = 20
 
 
