@@ -89,7 +89,7 @@ def _operations() -> tuple[Operation, ...]:
     nn = "torch.nn.functional."
     return (
         *_binary({"add": "x + y", "add/alpha": "torch.add(x, y, alpha=3)", "mul": "x * y"}, NUMBERS),
-        *_binary({"sub": "x - y", "rsub": "1 - x"}, NUMBERS),
+        *_binary({"sub": "x - y", "sub/alpha": "torch.sub(x, y, alpha=3)", "rsub": "1 - x"}, NUMBERS),
         *_binary({"add": "x + y", "mul": "x * y"}, ("bool",)),
         *_binary({"div": "x / y"}, ALL),
         *_binary({"floor_divide": "x // y", "remainder": "x % y", "fmod": "torch.fmod(x, y)"}, INTEGERS, "nonzero"),
@@ -104,6 +104,7 @@ def _operations() -> tuple[Operation, ...]:
         *_binary({"pow": "torch.pow(x, y)"}, INTEGERS, "power"),
         *_binary({"pow/square": "x ** 2", "pow/cube": "x ** 3", "square": "torch.square(x)"}, NUMBERS),
         *_binary({"pow/half": "x ** 0.5", "pow/minus half": "x ** -0.5", "pow/two": "2.0 ** x"}, ALL),
+        *_binary({"pow/minus one": "x ** -1"}, FLOATS),
         *_binary({name: f"torch.{name}(x, y)" for name in ["eq", "ne", "lt", "le", "gt", "ge"]}, ALL),
         *_binary({"lt/const": "x < 3", "eq/const": "x == 0"}, ALL),
         *_unary("logical_not", ALL),
@@ -118,10 +119,15 @@ def _operations() -> tuple[Operation, ...]:
         *_binary({"minimum": "torch.minimum(x, y)", "maximum": "torch.maximum(x, y)"}, ALL),
         *_binary({"fmin": "torch.fmin(x, y)", "fmax": "torch.fmax(x, y)"}, NUMBERS),
         *_binary({"clamp": "torch.clamp(x, -2, 3)", "clamp_min": "torch.clamp(x, min=1)"}, (*FLOATS, *SIGNED)),
-        *_binary({"clamp_max": "torch.clamp(x, max=1)"}, NUMBERS),
+        *_binary({"clamp_max": "torch.clamp(x, max=1)", "clamp_max/overload": "torch.clamp_max(x, 1)"}, NUMBERS),
+        *_binary({"clamp/tensor": "torch.clamp(x, max=y)", "clamp_min/tensor": "torch.clamp_min(x, y)"}, NUMBERS),
         *_unary("relu", NUMBERS),
         *_unary("leaky_relu relu6 hardtanh", FLOATS, nn),
+        *_binary(
+            {"leaky_relu/slope": f"{nn}leaky_relu(x, 0.25)", "hardtanh/bounds": f"{nn}hardtanh(x, -0.5, 2)"}, FLOATS
+        ),
         *_unary("floor ceil trunc round", NUMBERS),
+        *_binary({f"round/{n}": f"torch.round(x, decimals={n})" for n in (1, -1)}, FLOATS),
         *_unary("frac", FLOATS),
         *_unary("exp exp2 expm1 log log1p log2 log10 sqrt rsqrt", ALL),
         *_unary("sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh", ALL),
@@ -130,6 +136,9 @@ def _operations() -> tuple[Operation, ...]:
         *_unary("sigmoid erf", ALL),
         *_unary("erfc", tuple(d for d in ALL if d != "float64")),
         *_unary("silu gelu softplus elu", FLOATS, nn),
+        *_binary({"softplus/beta": f"{nn}softplus(x, 2, 5)", "elu/alpha": f"{nn}elu(x, 0.5)"}, FLOATS),
+        *_binary({"log_sigmoid": f"{nn}logsigmoid(x)"}, FLOATS),
+        *_binary({f"lerp/{weight}": f"torch.lerp(x, y, {weight})" for weight in (0.25, 0.75)}, FLOATS),
         *_binary({"gelu/tanh": f'{nn}gelu(x, approximate="tanh")'}, FLOATS),
         *_unary("isnan isinf isfinite", ALL),
         *(Operation("_to_copy", f"x.to(torch.{target})", ("bool", "uint8", *SIGNED), "any") for target in FLOATS),
@@ -141,7 +150,7 @@ def _operations() -> tuple[Operation, ...]:
 
 
 OPERATIONS = _operations()
-_ALIASES = {"relu6": "hardtanh"}
+_ALIASES = {"relu6": "hardtanh", "log_sigmoid": "log_sigmoid_forward"}
 
 
 @dataclass(frozen=True)

@@ -336,3 +336,103 @@ def test_unsupported_operation_is_named_with_the_users_line() -> None:
     with pytest.raises(UnsupportedOperation, match=r"aten\.special_bessel_j0.*test_mods\.py:\d+: return torch"):
         lower(Q, K, V, mod)
     assert issubclass(UnsupportedOperation, flexflash.FlexFlashError)
+
+
+_COMPLEX = torch.zeros(4, dtype=torch.complex64)
+_WHOLE = torch.zeros(4, 5, dtype=torch.int32)
+_LINE = torch.zeros(5)
+_UNWRITABLE: dict[str, tuple[Mod, str]] = {
+    "several values": (lambda s, b, h, q, kv: (_TABLE2 * 2)[h, 0], r"gives a tensor of shape \[4, 5\]"),
+    "complex": (lambda s, b, h, q, kv: s.to(torch.complex64).abs(), "gives torch.complex64"),
+    "complex capture": (lambda s, b, h, q, kv: s + _COMPLEX[h].real, "reads `_?COMPLEX` of torch.complex64"),
+    "row as index": (lambda s, b, h, q, kv: _LINE[_WHOLE[h]][kv], "takes `_?WHOLE` with 1 dimensions not indexed"),
+    "skipped": (lambda s, b, h, q, kv: torch.ops.aten.index.Tensor(_TABLE2, [None, kv])[h], "skips a dimension"),
+    "too large": (lambda s, b, h, q, kv: s + (q + 2**40), "1099511627776, which torch.int32 cannot hold"),
+    "just too large": (lambda s, b, h, q, kv: s + (q + 2**31), "2147483648, which torch.int32 cannot hold"),
+    "just too small": (lambda s, b, h, q, kv: s + (q + (-(2**31) - 1)), "-2147483649, which torch.int32 cannot hold"),
+    "selu": (lambda s, b, h, q, kv: torch.nn.functional.selu(s), "scale or input_scale other than 1"),
+    "rsub": (lambda s, b, h, q, kv: torch.rsub(s, 1, alpha=3), "alpha other than 1"),
+    "double erfc": (lambda s, b, h, q, kv: torch.erfc(s.double()), "float64; cast to float32 first"),
+    "decimals": (lambda s, b, h, q, kv: s + torch.round(q, decimals=1), "this use of decimals"),
+}
+
+
+@pytest.mark.clause("L7.7")
+@pytest.mark.parametrize("name", _UNWRITABLE)
+def test_what_cannot_be_written_is_refused_while_lowering(name: str) -> None:
+    mod, message = _UNWRITABLE[name]
+    with pytest.raises(UnsupportedOperation, match=rf"aten\.\w+\.\w+ in the score_mod .*{message}.*test_mods\.py:\d+"):
+        lower(Q, K, V, mod)
+
+
+@pytest.mark.clause("L7.7")
+def test_the_largest_and_the_smallest_number_are_taken() -> None:
+    assert torch.equal(*_both(lambda s, b, h, q, kv: torch.where(kv < 2**31 - 1, 3.0, 0.0)))
+    assert torch.equal(*_both(lambda s, b, h, q, kv: torch.where(kv > -(2**31), 3.0, 0.0)))
+
+
+@pytest.mark.clause("L7.7")
+def test_a_capture_without_values_is_refused() -> None:
+    empty = torch.zeros(4, device="meta")
+    with pytest.raises(TraceError, match="a capture on the meta device has no values"):
+        lower(Q, K, V, lambda s, b, h, q, kv: s + empty[h])
+
+
+# --- what a mod may be made of besides operations -------------------------------------------------------------------
+
+
+@pytest.mark.clause("L7.1")
+@pytest.mark.parametrize("number", [2.5, -3, True, False])
+def test_a_python_number_is_a_score(number: float) -> None:
+    graph = trace(lambda s, b, h, q, kv: number, "score")  # type: ignore[arg-type,return-value]
+    assert graph.output.meta["val"].dtype is torch.float32
+    seen = _evaluate(lambda s, b, h, q, kv: number)  # type: ignore[arg-type,return-value]
+    assert torch.equal(seen, torch.full_like(seen, float(number)))
+
+
+@pytest.mark.clause("L7.1", "L7.7")
+def test_a_python_bool_is_a_mask_and_another_number_is_not() -> None:
+    for value in (True, False):
+        graph = trace(lambda b, h, q, kv: value, "mask")  # type: ignore[arg-type,return-value]
+        assert graph.output.meta["val"].dtype is torch.bool
+        assert graph.output.args[1] is value
+    with pytest.raises(TraceError, match="returned int64, not bool"):
+        trace(lambda b, h, q, kv: 1, "mask")  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.clause("L7.1", "L6.3")
+def test_a_tensor_made_in_the_mod_is_a_constant_or_a_capture() -> None:
+    assert trace(lambda s, b, h, q, kv: s * torch.tensor(2.0), "score").captures == ()
+    assert torch.equal(*_both(lambda s, b, h, q, kv: s + torch.tensor(7) * q + torch.tensor(True) * 5))
+    made = trace(lambda s, b, h, q, kv: s + torch.tensor([1.0, 2.0, 3.0, 4.0])[h], "score")
+    assert [t.tolist() for t in made.captures] == [[1.0, 2.0, 3.0, 4.0]]
+    assert torch.equal(*_both(lambda s, b, h, q, kv: s + torch.tensor([1.0, 2.0, 3.0, 4.0])[h]))
+
+
+@pytest.mark.clause("L7.1")
+def test_views_and_copies_of_the_score_are_the_score() -> None:
+    scores = torch.randn(B, H, M, N, generator=torch.Generator().manual_seed(3))
+    for mod in (
+        lambda s, b, h, q, kv: s.clone(),
+        lambda s, b, h, q, kv: s.clone(memory_format=torch.preserve_format) * 1.0,
+        lambda s, b, h, q, kv: s.detach()[...] * 1.0,
+        lambda s, b, h, q, kv: +s * 1.0,
+    ):
+        assert torch.equal(_evaluate(mod, scores), scores)
+
+
+@pytest.mark.clause("L6.3")
+def test_captures_of_one_name_are_told_apart() -> None:
+    """Three tensors that are all called `table` where they are read."""
+
+    def reader(table: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda index: table[index]
+
+    readers = [reader(torch.arange(4.0) * n) for n in (1, 10, 100)]
+    first, second, third = readers
+
+    def mod(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        return first(h) + second(h) + third(h)
+
+    assert trace(mod, "score").names == ("table", "table_1", "table_2")
+    assert torch.equal(_evaluate(mod), (111 * torch.arange(4.0)).view(H, 1, 1).expand(B, H, M, N))

@@ -18,7 +18,6 @@ from typing import Any
 
 import sympy
 import torch
-from sympy.printing.str import StrPrinter
 from torch.fx import Node
 from torch.fx.node import map_aggregate
 
@@ -237,8 +236,7 @@ class _Call:
         tensor, indices = self.node.args
         assert isinstance(tensor, Node) and isinstance(indices, (list, tuple))
         base = self.values[tensor]
-        if not isinstance(base, _Partial):
-            raise self._unsupported("indexes a value computed inside the mod; only captured tensors can be indexed")
+        assert isinstance(base, _Partial), "an operation that gives more than a scalar was refused where it is"
         given: list[Value] = []
         for index in indices:
             if not isinstance(index, Node):
@@ -360,24 +358,6 @@ def literal(number: Scalar, dtype: torch.dtype) -> str:
     return text if target is torch.int32 else f"{cute_name(target)}({number})"
 
 
-class _IndexPrinter(StrPrinter):  # type: ignore[misc]  # sympy ships no types
-    """Prints the sum that the indexer built; `Identity` is transparent, a zero term is left out."""
-
-    def __init__(self, texts: dict[str, str], long: bool) -> None:
-        super().__init__()
-        self.texts = texts
-        self.long = long
-
-    def _print_Symbol(self, expr: sympy.Symbol) -> str:  # noqa: N802
-        return self.texts[expr.name]
-
-    def _print_Identity(self, expr: sympy.Expr) -> str:  # noqa: N802
-        return str(self._print(expr.args[0]))
-
-    def _print_Integer(self, expr: sympy.Integer) -> str:  # noqa: N802
-        return f"cutlass.Int64({int(expr)})" if self.long else str(int(expr))
-
-
 def _is_colexicographic(linear: sympy.Expr, symbols: Sequence[sympy.Expr], size: Sequence[object]) -> bool:
     """Whether `linear` is i0 + s0*i1 + s0*s1*i2 + ..., the index from which CuTe finds these very coordinates again."""
     wanted, runner = sympy.Integer(0), sympy.Integer(1)
@@ -389,23 +369,25 @@ def _is_colexicographic(linear: sympy.Expr, symbols: Sequence[sympy.Expr], size:
 
 
 def _print_index(linear: sympy.Expr, texts: dict[str, str], long: bool) -> str:
-    # Terms are printed in the order of their dimensions, which sympy's own order need not be.
-    terms = sympy.Add.make_args(linear)
-    printer = _IndexPrinter(texts, long)
+    """The sum that the indexer built, in the order of the dimensions, which sympy's own order need not be."""
+
+    def number(value: int) -> str:
+        return f"cutlass.Int64({value})" if long else str(value)
+
     constant = 0
     printed: list[tuple[int, str]] = []
-    for term in terms:
+    for term in sympy.Add.make_args(linear):
         weight, atom = term.as_coeff_Mul()
         inner = atom.args[0] if atom.func.__name__ == "Identity" else atom
         if inner.is_Integer:
             constant += int(weight) * int(inner)
             continue
-        text = printer.doprint(inner)
+        text = texts[inner.name]
         dimension = int(inner.name.removeprefix("i"))
-        printed.append((dimension, text if weight == 1 else f"{printer.doprint(sympy.Integer(weight))} * {text}"))
+        printed.append((dimension, text if weight == 1 else f"{number(int(weight))} * {text}"))
     parts = [text for _, text in sorted(printed)]
     if constant or not parts:
-        parts.append(printer.doprint(sympy.Integer(constant)))
+        parts.append(number(constant))
     return " + ".join(parts)
 
 

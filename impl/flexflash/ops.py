@@ -8,6 +8,7 @@ width, because a `Value` is either a Python constant or a vector with one elemen
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, TypeAlias
@@ -30,6 +31,7 @@ CUTE_NAMES: Final[dict[torch.dtype, str]] = {
 Scalar: TypeAlias = bool | int | float
 _FLT_MIN: Final = 2.0**-126
 _EXACT: Final = 2**24  # float32 has every integer up to here
+_WIDE: Final = 32  # bits of the integers of which the dtype alone tells nothing
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -48,8 +50,8 @@ class Value:
 
     `dtype` is PyTorch's nominal dtype; a vector holds `compute_dtype(dtype)`. `uniform`: the same in every lane, since
     it depends on nothing but b, h and q. `nonnegative`: certainly not below zero, so that an index needs no wrapping.
-    `limit`: an integer's largest magnitude, where it is known. `difference`: the two integers that this is the
-    difference of, one of them uniform, where all three are at most 2^24.
+    `limit`: an integer's largest magnitude, where more is known of it than its dtype says. `difference`: the two
+    integers that this is the difference of, one of them uniform, where all three are at most 2^24.
     """
 
     text: str
@@ -156,6 +158,44 @@ def _nonnegative(argument: Argument) -> bool:
     return _at_least(argument, 0)
 
 
+def _limit(argument: Argument) -> int | None:
+    """An integer's largest magnitude; None where its dtype alone would bound it, and for floats."""
+    number = constant_of(argument)
+    if number is not None:
+        return None if isinstance(number, float) else abs(int(number))
+    if not isinstance(argument, Value):
+        return None
+    if argument.limit is not None or argument.dtype.is_floating_point:
+        return argument.limit
+    if argument.dtype is torch.bool:
+        return 1
+    info = torch.iinfo(argument.dtype)
+    return max(info.max, -info.min) if info.bits < _WIDE else None
+
+
+def _limited(value: Value, limit: Callable[..., int], *arguments: Argument) -> Value:
+    """`value` with `limit` of the arguments' limits as its own, if its dtype holds that.
+
+    Where it may not, the integer may wrap around, and then a signed one is not known to be `nonnegative`.
+    """
+    if value.dtype.is_floating_point or value.dtype is torch.bool:
+        return value
+    limits = [_limit(a) for a in arguments]
+    most = None if None in limits else limit(*limits)
+    fits = most is not None and most <= torch.iinfo(value.dtype).max
+    nonnegative = _is_unsigned(value.dtype) or (value.nonnegative and fits)
+    return replace(value, limit=most if fits else None, nonnegative=nonnegative)
+
+
+def _within(value: Value, *limits: int | None) -> Value:
+    """`value`, which cannot wrap around, with the largest of the `limits` as its own, if all of them are known."""
+    if value.dtype.is_floating_point or value.dtype is torch.bool:
+        return value
+    known = [limit for limit in limits if limit is not None]
+    fits = len(known) == len(limits) and max(known) <= torch.iinfo(value.dtype).max
+    return replace(value, limit=max(known) if fits else None)
+
+
 def constant_of(argument: Argument) -> Scalar | None:
     """The Python number behind an argument, if it is one."""
     if isinstance(argument, Value):
@@ -172,18 +212,20 @@ def _add(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: to
     if dtype is torch.bool:
         return _combine(w, "|", x, y, dtype)
     nonnegative = _nonnegative(x) and _nonnegative(y)
-    return _binary(w, "{x} + {y}", x, y, dtype, nonnegative, "add")
+    return _limited(_binary(w, "{x} + {y}", x, y, dtype, nonnegative, "add"), operator.add, x, y)
 
 
 @_spell("sub.Tensor sub.Scalar")
 def _sub(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
     x, y = args[0], _scaled(w, args, kw, dtype)
     result = _binary(w, "{x} - {y}", x, y, dtype, False, "sub")
-    if dtype.is_floating_point or not (isinstance(x, Value) and isinstance(y, Value)):
+    if dtype.is_floating_point or _is_unsigned(dtype):
         return result
-    limit = None if x.limit is None or y.limit is None else x.limit + y.limit
-    exact = limit is not None and limit <= _EXACT and x.dtype is y.dtype is dtype
-    return replace(result, limit=limit, difference=(x, y) if exact and x.uniform != y.uniform else None)
+    result = _limited(result, operator.add, x, y)
+    if dtype not in (torch.int32, torch.int64) or not (isinstance(x, Value) and isinstance(y, Value)):
+        return result
+    exact = result.limit is not None and result.limit <= _EXACT and x.dtype is y.dtype is dtype
+    return replace(result, difference=(x, y) if exact and x.uniform != y.uniform else None)
 
 
 @_spell("rsub.Tensor rsub.Scalar")
@@ -198,7 +240,8 @@ def _mul(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: to
     x, y = args[0], args[1]
     if dtype is torch.bool:
         return _combine(w, "&", x, y, dtype)
-    return _binary(w, "{x} * {y}", x, y, dtype, _nonnegative(x) and _nonnegative(y), "mul")
+    result = _binary(w, "{x} * {y}", x, y, dtype, _nonnegative(x) and _nonnegative(y), "mul")
+    return _limited(result, operator.mul, x, y)
 
 
 @_spell("div.Tensor div.Scalar")
@@ -238,9 +281,14 @@ def _approximate(w: Writer, dtype: torch.dtype) -> bool:
 
 @_spell("div.Tensor_mode div.Scalar_mode floor_divide.default floor_divide.Scalar", "div")
 def _rounded_div(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-    x, y, mode = args[0], args[1], kw.get("rounding_mode", "floor")
+    mode = kw.get("rounding_mode", "floor")
     if mode is None:
         return _div(w, args, {}, dtype)
+    return _within(_quotient(w, args, mode, dtype), _limit(args[0]))
+
+
+def _quotient(w: Writer, args: Sequence[Argument], mode: Argument, dtype: torch.dtype) -> Value:
+    x, y = args[0], args[1]
     positive = _nonnegative(x) and _at_least(y, 1)
     if dtype.is_floating_point:
         if mode == "floor":
@@ -265,7 +313,10 @@ def _rounded_div(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], d
 
 @_spell("remainder.Tensor remainder.Scalar remainder.Scalar_Tensor")
 def _remainder(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-    x, y = args[0], args[1]
+    return _within(_floor_remainder(w, args[0], args[1], dtype), _limit(args[1]))
+
+
+def _floor_remainder(w: Writer, x: Argument, y: Argument, dtype: torch.dtype) -> Value:
     if dtype.is_floating_point:
         text = f"{w.use('remainder')}({w.vector(x, dtype)}, {w.vector(y, dtype)})"
         return _result(w, text, dtype, "remainder", (x, y), _at_least(y, 0))
@@ -286,19 +337,23 @@ def _remainder(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dty
 
 @_spell("fmod.Tensor fmod.Scalar")
 def _fmod(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-    return _binary(w, "{x} % {y}", args[0], args[1], dtype, _nonnegative(args[0]), "fmod")
+    result = _binary(w, "{x} % {y}", args[0], args[1], dtype, _nonnegative(args[0]), "fmod")
+    return _within(result, _limit(args[1]))
 
 
 @_spell("neg.default")
 def _neg(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-    return _result(w, f"-{w.vector(args[0], dtype)}", dtype, "neg", args)
+    result = _result(w, f"-{w.vector(args[0], dtype)}", dtype, "neg", args)
+    return result if _is_unsigned(dtype) else _limited(result, lambda x: x, args[0])
 
 
 @_spell("abs.default")
 def _abs(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
     if _is_unsigned(dtype) or (_nonnegative(args[0]) and not dtype.is_floating_point):
         return _same(w, args[0], dtype)
-    return _result(w, f"cute.math.abs({w.vector(args[0], dtype)})", dtype, "abs", args, True)
+    # The smallest integer of a dtype has no positive counterpart, and stays as it is.
+    result = _result(w, f"cute.math.abs({w.vector(args[0], dtype)})", dtype, "abs", args, True)
+    return _limited(result, lambda x: x, args[0])
 
 
 @_spell("sign.default sgn.default")
@@ -320,11 +375,13 @@ def _pow(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: to
     x, y = args[0], args[1]
     exponent = constant_of(y)
     if exponent in (1, 2, 3):
-        text = " * ".join([w.vector(x, dtype)] * int(exponent))
-        return _result(w, text, dtype, "pow", (x,), exponent == 2 or _nonnegative(x))
+        times = int(exponent)
+        text = " * ".join([w.vector(x, dtype)] * times)
+        result = _result(w, text, dtype, "pow", (x,), exponent == 2 or _nonnegative(x))
+        return _limited(result, lambda most: most**times, x)
     if not dtype.is_floating_point:
         text = f"{w.use('integer_power')}({w.vector(x, dtype)}, {w.vector(y, dtype)})"
-        return _result(w, text, dtype, "pow", (x, y), _nonnegative(x))
+        return _result(w, text, dtype, "pow", (x, y), _is_unsigned(dtype))
     if exponent == 0.5:
         return _result(w, f"{_named(w, 'sqrt', dtype)}({w.vector(x, dtype)})", dtype, "pow", (x,), True)
     if exponent == -0.5:
@@ -407,7 +464,8 @@ def _shift(helper: str, symbol: str) -> Emitter:
             text = f"cute.TensorSSA({vector} {symbol} {_amount(w, amount, dtype)}, {vector}.shape, {vector}.dtype)"
         else:
             text = f"{w.use(helper)}({vector}, {w.vector(y, dtype)})"
-        return _result(w, text, dtype, helper, (x, y), nonnegative)
+        result = _result(w, text, dtype, helper, (x, y), nonnegative)
+        return _within(result, _limit(x)) if symbol == ">>" else result
 
     return emit
 
@@ -429,7 +487,8 @@ _spell(_SHIFTS.format("right") + " __rshift__.Tensor __rshift__.Scalar")(_shift(
 def _where(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
     condition, x, y = args
     text = f"cute.where({w.vector(condition, torch.bool)}, {w.vector(x, dtype)}, {w.vector(y, dtype)})"
-    return _result(w, text, dtype, "where", args, _nonnegative(x) and _nonnegative(y))
+    result = _result(w, text, dtype, "where", args, _nonnegative(x) and _nonnegative(y))
+    return _within(result, _limit(x), _limit(y))
 
 
 @_spell("masked_fill.Scalar masked_fill.Tensor")
@@ -448,7 +507,8 @@ def _extremum(name: str, symbol: str, *, drop_nan: bool) -> Emitter:
         else:
             text = f"{w.use(name)}({a}, {b})"
         either, both = (_nonnegative(x) or _nonnegative(y)), (_nonnegative(x) and _nonnegative(y))
-        return _result(w, text, dtype, name, (x, y), both if symbol == "<" else either)
+        result = _result(w, text, dtype, name, (x, y), both if symbol == "<" else either)
+        return _within(result, _limit(x), _limit(y))
 
     return emit
 
@@ -723,8 +783,12 @@ def _to_copy(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype
     text = w.vector(source, dtype)
     if dtype in (torch.float16, torch.bfloat16) and source.dtype is not dtype:
         text = w.assign(f"{text}.to({cute_name(dtype)}).to(cutlass.Float32)", "rounded")
-    nonnegative = source.nonnegative and _keeps_sign(source.dtype, dtype)
-    return Value(text, dtype, None, source.uniform, nonnegative)
+    limit = _limit(source)
+    integer = not dtype.is_floating_point and dtype is not torch.bool
+    fits = integer and limit is not None and limit <= torch.iinfo(dtype).max
+    fits = fits and (source.nonnegative or not _is_unsigned(dtype))
+    nonnegative = source.nonnegative and (fits or _keeps_sign(source.dtype, dtype))
+    return Value(text, dtype, None, source.uniform, nonnegative, limit if fits else None)
 
 
 @_spell("clone.default")
@@ -755,7 +819,8 @@ def _result(
 
 def _same(w: Writer, argument: Argument, dtype: torch.dtype) -> Value:
     nonnegative = _nonnegative(argument)
-    return Value(w.vector(argument, dtype), dtype, None, _uniform(argument), nonnegative)
+    limit = None if dtype.is_floating_point else _limit(argument)
+    return Value(w.vector(argument, dtype), dtype, None, _uniform(argument), nonnegative, limit)
 
 
 def _binary(
@@ -768,15 +833,22 @@ def _binary(
 def _combine(w: Writer, symbol: str, x: Argument, y: Argument, dtype: torch.dtype) -> Value:
     spread = w.vector if dtype is torch.bool else w.operand
     text = f"{spread(x, dtype)} {symbol} {spread(y, dtype)}"
-    nonnegative = (_nonnegative(x) and _nonnegative(y)) or (symbol == "&" and (_nonnegative(x) or _nonnegative(y)))
-    return _result(w, text, dtype, "", (x, y), nonnegative)
+    positive = [a for a in (x, y) if _nonnegative(a)]
+    if len(positive) < (1 if symbol == "&" else 2):
+        return _result(w, text, dtype, "", (x, y))
+    limits = [limit for limit in map(_limit, positive) if limit is not None]
+    result = _result(w, text, dtype, "", (x, y), True)
+    if symbol == "&":  # has no bit that the positive one has not
+        return _within(result, min(limits, default=None))
+    return _within(result, (1 << max(limits).bit_length()) - 1 if len(limits) == 2 else None)
 
 
 def _scaled(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Argument:
     alpha = constant_of(args[2]) if len(args) > 2 else constant_of(kw.get("alpha", 1))
     if alpha == 1:
         return args[1]
-    return _binary(w, "{x} * {y}", args[1], alpha, dtype, False, "scaled")
+    result = _binary(w, "{x} * {y}", args[1], alpha, dtype, False, "scaled")
+    return result if _is_unsigned(dtype) else _limited(result, operator.mul, args[1], alpha)
 
 
 def _erf_name(w: Writer, dtype: torch.dtype) -> str:

@@ -19,7 +19,7 @@ from flexconf.oracles.operation import (
     straddles_zero,
     times,
 )
-from flexconf.oracles.selection import stepped
+from flexconf.oracles.selection import step, stepped
 from flexconf.oracles.shadow import Shadow, doubt, exact_result, rounded, scalar
 
 
@@ -146,6 +146,7 @@ def remainder(op: Operation) -> Shadow:
 def composed(op: Operation) -> Shadow:
     """addcmul: self + value * t1 * t2; lerp: self + weight * (end - self)."""
     n = op.nominal
+    open_ends = torch.zeros((), dtype=torch.bool)
     if op.name == "addcmul":
         x, y, z = op.operand("self"), op.operand("tensor1"), op.operand("tensor2")
         w = scalar(op.args.get("value", 1), n)
@@ -154,13 +155,31 @@ def composed(op: Operation) -> Shadow:
         end = op.operand("end")
         y = rounded(end.v - x.v, plus(end.e, x.e), n, (end, x), ulps=0.5, ieee=True)
         w = scalar(1, n)
+        # From the nearer end, as PyTorch does, an infinite span may give another result than from the other end.
+        open_ends = ~y.v.isfinite()
     first = multiplied(y, z, n)
     second = multiplied(first, w, n)
     v = x.v + second.v
     # lerp may be written end - (end - self) * (1 - weight): the same parts, so at most their magnitudes'
     # roundings.
     extra = 4 * em.U32 * (x.v.abs() + y.v.abs() + second.v.abs())
-    return rounded(v, plus(x.e, second.e), n, (x, second), ulps=op.model.ulps, extra=extra)
+    extra = torch.where(open_ends, INF, extra)
+    total = plus(x.e, second.e)
+    return rounded(v, total, n, (x, second), ulps=op.model.ulps, extra=extra, unsure=lambda: open_ends | doubt(total))
+
+
+def rounding(op: Operation) -> Shadow:
+    """round: to a whole number, which is exact, or to decimals: a product, that, and a quotient."""
+    decimals = op.args.get("decimals", 0)
+    if not decimals:
+        return step(op)
+    power = scalar(10.0 ** abs(decimals), op.nominal)
+    into, back = (multiplied, divided) if decimals > 0 else (divided, multiplied)
+    return back(stepped(op, into(op.operand("self"), power, op.nominal), torch.round), power, op.nominal)
+
+
+def divided(a: Shadow, b: Shadow, nominal: torch.dtype) -> Shadow:
+    return rounded(a.v / b.v, quotient_error(a.v / b.v, a, b), nominal, (a, b), ulps=2.0)
 
 
 def multiplied(a: Shadow, b: Shadow, nominal: torch.dtype) -> Shadow:

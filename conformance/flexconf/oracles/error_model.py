@@ -145,7 +145,8 @@ def _table() -> dict[str, OpModel]:
     put("leaky_relu", 1.5, COMPOSED.format("one product with the rounded slope, or exact"), "monotone")
 
     # Rounding to integers
-    put("floor ceil trunc round", 0.0, EXACT, "step", True)
+    put("floor ceil trunc", 0.0, EXACT, "step", True)
+    put("round", 0.5, EXACT + "; to decimals, two IEEE operations around it", "round", True)
     put("sign sgn", 0.0, EXACT, "step", True)
     put("frac", 0.0, EXACT, "frac", True)
 

@@ -20,6 +20,7 @@ from flexconf.oracles.arithmetic import (
     product,
     quotient,
     remainder,
+    rounding,
     square,
     sum,
 )
@@ -69,6 +70,7 @@ RULES: dict[str, Callable[[Operation], Shadow]] = {
     "order": order,
     "monotone": monotone,
     "step": step,
+    "round": rounding,
     "frac": frac,
     "exp": lambda op: exponential(op, 1.0, 2.0),
     "exp2": lambda op: exponential(op, LN2, 0.0),
@@ -97,6 +99,7 @@ _DISCRETE: dict[str, Callable[[Operation], Shadow]] = {
     "order": integer_monotone,
     "lipschitz": integer_monotone,
     "step": integer_monotone,
+    "round": integer_monotone,
     "quotient": integer_floor,
     "floor_divide": integer_floor,
     "remainder": integer_remainder,

@@ -63,19 +63,8 @@ def catalogue(dtype: str) -> tuple[Operation, ...]:
     return _BY_DTYPE[dtype]
 
 
-# Operations, and forms of them, that take no part in `flexconf ops`: other entries of its table stand for them.
+# What does not depend on the value of x is nothing that `flexconf ops` could check.
 _MORE = (
-    Operation("lerp", "torch.lerp(x, y, 0.25)", opcheck.FLOATS),
-    Operation("clamp", "torch.clamp(x, max=y)", opcheck.NUMBERS),
-    Operation("clamp_min", "torch.clamp_min(x, y)", opcheck.NUMBERS),
-    Operation("clamp_max", "torch.clamp_max(x, 1)", opcheck.NUMBERS),
-    Operation("sub", "torch.sub(x, y, alpha=3)", opcheck.NUMBERS),
-    Operation("round", "torch.round(x, decimals=1)", opcheck.FLOATS),
-    Operation("leaky_relu", "torch.nn.functional.leaky_relu(x, 0.25)", opcheck.FLOATS),
-    Operation("softplus", "torch.nn.functional.softplus(x, 2, 5)", opcheck.FLOATS),
-    Operation("elu", "torch.nn.functional.elu(x, 0.5)", opcheck.FLOATS),
-    Operation("hardtanh", "torch.nn.functional.hardtanh(x, -0.5, 2)", opcheck.FLOATS),
-    Operation("log_sigmoid", "torch.nn.functional.logsigmoid(x)", opcheck.FLOATS),
     Operation("full_like", "torch.full_like(x, 3)", opcheck.ALL),
     Operation("zeros_like", "torch.zeros_like(x)", opcheck.ALL),
     Operation("ones_like", "torch.ones_like(x)", opcheck.ALL),
@@ -92,7 +81,7 @@ def domain(operation: Operation, dtype: str) -> Range:
     """Where its argument x has to lie."""
     if dtype == "bool":
         return (0, 1)
-    if operation.text in ("x ** 0.5", "x ** -0.5"):
+    if operation.text in ("x ** 0.5", "x ** -0.5", "x ** -1"):
         return (0.01, 1e4)
     if operation.text == "2.0 ** x":
         return (-20, 7)
@@ -248,6 +237,11 @@ def _rounded(x: Term, y: Term) -> Range:
     return (x.lo - 1, x.hi + 1) if x.is_float else (x.lo, x.hi)
 
 
+def _to_decimals(number: int) -> Callable[[Term, Term], Range]:
+    most = 10.0**-number
+    return lambda x, _: (x.lo - most, x.hi + most)
+
+
 _RANGES: dict[str, Callable[[Term, Term], Range]] = {
     "x + y": _corners(lambda a, b: a + b),
     "x - y": _corners(lambda a, b: a - b),
@@ -283,7 +277,7 @@ _RANGES: dict[str, Callable[[Term, Term], Range]] = {
     "torch.relu(x)": lambda x, _: (max(x.lo, 0), max(x.hi, 0)),
     **{f"torch.nn.functional.leaky_relu(x{slope})": lambda x, _: (x.lo, x.hi) for slope in ("", ", 0.25")},
     **{f"torch.{name}(x)": _rounded for name in ("floor", "ceil", "trunc", "round")},
-    "torch.round(x, decimals=1)": _rounded,
+    **{f"torch.round(x, decimals={n})": _to_decimals(n) for n in (1, -1)},
     "x << 3": lambda x, _: (x.lo * 8, x.hi * 8),
     "x << y": lambda x, y: (min(x.lo * 2**y.hi, x.lo), max(x.hi * 2**y.hi, x.hi)) if y.hi < 64 else _UNKNOWN,
     "x >> 3": lambda x, _: (x.lo // 8, x.hi // 8),
@@ -291,9 +285,10 @@ _RANGES: dict[str, Callable[[Term, Term], Range]] = {
     **{f"torch.bitwise_{name}(x, y)": _bits for name in ("and", "or", "xor")},
     "torch.bitwise_not(x)": lambda x, _: (0, 255) if x.dtype == "uint8" else (-x.hi - 1, -x.lo - 1),
     "torch.copysign(x, y)": lambda x, _: (-x.size, x.size),
-    "torch.lerp(x, y, 0.25)": lambda x, y: (min(x.lo, y.lo), max(x.hi, y.hi)),
+    **{f"torch.lerp(x, y, {weight})": lambda x, y: (min(x.lo, y.lo), max(x.hi, y.hi)) for weight in (0.25, 0.75)},
     "torch.hypot(x, y)": lambda x, y: (0, x.size + y.size),
     "torch.atan2(x, y)": lambda x, _: (-3.2, 3.2),
     "x / y": _corners(lambda a, b: a / b if b else math.nan),
+    "x ** -1": lambda x, _: (0, 100),
     "torch.pow(x, y)": lambda x, y: (-27, 27) if x.is_integer else (0, 1000),
 }
