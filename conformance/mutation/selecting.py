@@ -63,7 +63,7 @@ def tests_for(place: Place, sources: Mapping[str, str], reach: Reach, budget: fl
     """
     tests = reach.of_lines(place.module, range(place.first, place.last + 1))
     if not tests:
-        tests = reach.of_lines(place.module, [_statement(sources[place.module], place.first)])
+        tests = reach.of_lines(place.module, _statement(sources[place.module], place.first))
     if not tests and _is_compiled(sources[place.module], place.first):
         # CuTe runs a text of its own making: no line of the function is seen, only those of what calls it.
         reached = reach.lines.get(place.module, {}).values()
@@ -117,13 +117,20 @@ def _enclosing(text: str, line: int) -> ast.stmt | None:
     return None
 
 
-def _statement(text: str, line: int) -> int:
-    """The first line of the innermost statement there; a test that reaches the statement reaches all of it."""
-    best = line
+def _statement(text: str, line: int) -> Sequence[int]:
+    """The first line of the innermost statement there; a test that reaches the statement reaches all of it.
+
+    Of the head of a function, the lines inside: who calls it has its default values.
+    """
+    best: ast.stmt | None = None
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or node.lineno):
-            best = node.lineno if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) else best
-    return best
+            best = node  # ast.walk comes to the inner ones later
+    if best is None:
+        return [line]
+    if isinstance(best, ast.FunctionDef):
+        return range(best.body[0].lineno, (best.end_lineno or best.lineno) + 1)
+    return [best.lineno]
 
 
 def _is_compiled(text: str, line: int) -> bool:
