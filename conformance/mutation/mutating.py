@@ -59,6 +59,7 @@ TESTS = (
     "conformance/suite/test_fast_math.py",
     "conformance/suite/test_mods.py",
     "conformance/suite/test_signs.py",
+    "conformance/suite/test_functions.py",
     "conformance/suite/test_simt.py",
     "conformance/suite/test_operations.py",
     "conformance/suite/test_catalogue_cases.py",
@@ -113,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sample", type=int, default=300, help="mutants to try; 300 by default")
     parser.add_argument("--seed", type=int, default=1, help="which ones")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="copies of the project")
-    parser.add_argument("--budget", type=float, default=20.0, help="seconds of tests for a mutant")
+    parser.add_argument("--budget", type=float, default=120.0, help="seconds of tests for a mutant")
     parser.add_argument("--least", type=float, default=0.9, help="the share that has to be killed")
     parser.add_argument("--out", type=Path, default=Path(".flexconf/mutation"), help="where everything is kept")
     asked = parser.parse_args(arguments)

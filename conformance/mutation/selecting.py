@@ -16,8 +16,8 @@ from functools import cached_property
 from typing import Any
 
 PRELUDE = "impl/flexflash/prelude.py"
-_MOST = 150
-"""Tests of one mutant: more make a command line that is hard to read, and the budget is spent long before."""
+_MOST = 400
+"""Tests of one mutant."""
 
 
 @dataclass(frozen=True)

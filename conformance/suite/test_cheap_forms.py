@@ -29,12 +29,16 @@ PRODUCTS: dict[str, Mod] = {
     "softcap": lambda s, b, h, q, kv: 20.0 * torch.tanh(s / 20.0),
     "distance": lambda s, b, h, q, kv: s - (q - kv).abs() / 49,
     "chain": lambda s, b, h, q, kv: torch.where(kv > q, -torch.exp(s / 3), torch.clamp((kv - q) / 7, -2, 2) ** 2),
+    "filled": lambda s, b, h, q, kv: (s / 3).masked_fill(q > kv, 0.0),
+    "filled with": lambda s, b, h, q, kv: s.masked_fill(q > kv, q / 7),
     "eighths": lambda s, b, h, q, kv: torch.where((q - kv) / 8 == 1.0, s, torch.floor(kv / 0.25)),
 }
+BY_ELEMENT = {"filled with"}  # eager PyTorch takes a scalar there, and no tensor of many
 QUOTIENTS: dict[str, Mod] = {
     "floored": lambda s, b, h, q, kv: s + torch.floor(kv / 7),
     "compared": lambda s, b, h, q, kv: torch.where(kv / 7 == 3.0, s, 0.0),
     "to an integer": lambda s, b, h, q, kv: s + (-(kv / 7)).to(torch.int32),
+    "where to fill": lambda s, b, h, q, kv: s.masked_fill(kv / 7 == 3.0, 0.0),
     "under a root": lambda s, b, h, q, kv: s + torch.sqrt(((kv - q).abs() / 7 - 1).abs()),
     "to a pole": lambda s, b, h, q, kv: s + 1 / (kv / 7 - 1),
     "as an exponent": lambda s, b, h, q, kv: s + (q - 3.0) ** (kv / 7),
@@ -77,7 +81,7 @@ def test_the_product_is_off_by_one_and_a_half_ulp_at_most() -> None:
 
 
 @pytest.mark.clause("L7.2")
-@pytest.mark.parametrize("name", [*PRODUCTS, "floored", "compared", "to an integer"])
+@pytest.mark.parametrize("name", [*sorted(PRODUCTS.keys() - BY_ELEMENT), "floored", "compared", "to an integer"])
 @pytest.mark.parametrize("width", [1, 4])
 def test_the_values_are_the_same(name: str, width: int) -> None:
     mod = {**PRODUCTS, **QUOTIENTS}[name]
@@ -211,3 +215,12 @@ def test_a_view_that_spans_more_than_32_bits() -> None:
 def test_exp_is_exp2_of_a_product() -> None:
     assert f"cute.math.exp2(tSrS_ssa * {math.log2(math.e)!r})" in _text(lambda s, b, h, q, kv: torch.exp(s))
     assert "cute.math.exp(" in _text(lambda s, b, h, q, kv: torch.exp(s.double()).float())
+
+
+@pytest.mark.clause("L7.6")
+@pytest.mark.parametrize(
+    ("exponent", "form"), [(1, "x"), (2, "x * x"), (3, "x * x * x"), (-1, "1.0 / x"), (0.5, "cute.math.sqrt(x)")]
+)
+def test_powers_that_need_no_logarithm(exponent: float, form: str) -> None:
+    text = _text(lambda s, b, h, q, kv: s**exponent)
+    assert f"return {form.replace('x', 'tSrS_ssa').replace('etSrS_ssap', 'exp')}\n" in text

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask
 
 import flexflash
 from flexflash import TraceError, UnsupportedOperation, flex_flash_attention, lower, trace
@@ -436,3 +437,23 @@ def test_captures_of_one_name_are_told_apart() -> None:
 
     assert trace(mod, "score").names == ("table", "table_1", "table_2")
     assert torch.equal(_evaluate(mod), (111 * torch.arange(4.0)).view(H, 1, 1).expand(B, H, M, N))
+
+
+@pytest.mark.clause("L7.1", "L7.5")
+def test_a_captured_scalar_is_a_score() -> None:
+    """Whatever it is called: only the score itself is the score."""
+    tau = torch.tensor(2.5)
+    assert not trace(lambda s, b, h, q, kv: tau, "score").is_identity
+    seen = _evaluate(lambda s, b, h, q, kv: tau)
+    assert torch.equal(seen, torch.full_like(seen, 2.5))
+
+
+@pytest.mark.clause("L8.1", "L6.5")
+@pytest.mark.parametrize("width", [None, 1, 4])
+def test_a_mask_with_captures_alone(width: int | None) -> None:
+    documents = torch.arange(N, dtype=torch.int32) // 5
+    mask = create_block_mask(lambda b, h, q, kv: documents[q] == documents[kv], B, H, M, N, device="cpu")
+    scores = torch.randn(B, H, M, N, generator=torch.Generator().manual_seed(4))
+    seen = HostLauncher(width).evaluate(lower(Q, K, V, None, mask), scores)
+    passes = documents[:M, None] == documents[None, :]
+    assert torch.equal(seen, scores.masked_fill(~passes, float("-inf")))

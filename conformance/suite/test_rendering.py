@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import os
 import subprocess
 import sys
@@ -75,6 +76,7 @@ def _called(kernel: RenderedKernel) -> _Spy:
 @pytest.mark.clause("L6.1")
 def test_the_attention_call() -> None:
     kernel = _kernel()
+    assert kernel.digest == hashlib.sha256(kernel.text.encode()).hexdigest()
     spy = _called(kernel)
     assert [tuple(t.shape) for t in spy.positional] == [(2, 130, 4, 32), (2, 150, 2, 32), (2, 150, 2, 32)]
     assert [t.data_ptr() for t in spy.positional] == [Q.data_ptr(), K.data_ptr(), V.data_ptr()], "views, not copies"
