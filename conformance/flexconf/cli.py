@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,7 +21,7 @@ from flexconf.errors import InputError
 from flexconf.fuzz import cli as fuzz
 from flexconf.gate import cli as gate
 from flexconf.golden import cli as golden
-from flexconf.options import Json, finite
+from flexconf.options import Json, enter, finite
 from flexconf.sanitize import cli as sanitize
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ sanitize.register(app)
 fuzz.register(app)
 
 _ATTRIBUTED = 20  # failures of a run that are attributed; each takes a few more cases
-_INTERRUPTED = 130  # what typer itself makes of a Ctrl-C
 
 Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one a CPU.")]
 SubjectName = Annotated[str, typer.Option(help="What to test; `flexconf subjects` lists what there is.")]
@@ -66,31 +65,7 @@ Width = Annotated[
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. A bad input is one line on stderr and exit code 2, never a traceback."""
-    try:
-        code = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
-    except InputError as error:
-        _refuse(str(error))
-    except KeyboardInterrupt:
-        code = _INTERRUPTED
-    except BrokenPipeError:
-        raise SystemExit(0) from None
-    except Exception as error:
-        # typer's own errors about options and arguments; anything else is a defect and keeps its traceback.
-        if not hasattr(error, "format_message"):
-            raise
-        # It has printed the help where the command is missing, and says nothing more.
-        said = error.format_message().rstrip(".") or "a command is missing"
-        hint = "; a mod that begins with '-' goes after a '--'" if "option" in str(error).lower() else ""
-        _refuse(f"{said}{hint}; see flexconf --help")
-    if code == _INTERRUPTED:
-        print("flexconf: interrupted", file=sys.stderr)
-    raise SystemExit(code or 0)
-
-
-def _refuse(message: str) -> NoReturn:
-    line = " ".join(message.split())
-    print(f"flexconf: error: {line if len(line) <= 600 else line[:600] + ' ...'}", file=sys.stderr)
-    raise SystemExit(2) from None
+    enter(app, "flexconf", arguments)
 
 
 @app.command()

@@ -9,19 +9,16 @@ from typing import Annotated
 
 import typer
 
-from flexconf.errors import InputError
-from flexconf.options import finite
+from flexconf.options import enter, finite
 
 FOLDER = Path(".flexconf/planted")
 
 
 def main() -> None:
     """Entry point. A bad input is one line on stderr and exit code 2."""
-    try:
-        typer.run(detect)
-    except InputError as error:
-        print(f"flexconf: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(detect)
+    enter(app, "python -m flexconf.planted")
 
 
 def detect(
