@@ -122,6 +122,7 @@ OVERFLOWS: dict[str, Index] = {
     "cube": lambda q, kv: ((kv + 1300) ** 3) % 7,
     "power": lambda q, kv: torch.pow(kv + 100, q) % 9,
     "shifted": lambda q, kv: torch.abs(kv << 29) % 7,
+    "bits": lambda q, kv: ((kv | 2**30) + (q | 2**30)) % 7,
     "of the smallest": lambda q, kv: torch.abs(kv * -(2**31)) % 7,
     "int8": lambda q, kv: (torch.abs(BYTES[kv]) * 1).to(torch.int32) % 5,
     "int8 sum": lambda q, kv: (FLAGS[kv].to(torch.int8) + (BYTES[kv] & 127)) % 5,

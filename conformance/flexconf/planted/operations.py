@@ -10,7 +10,7 @@ import torch
 
 from flexconf.case import Capture
 from flexconf.planted.fault import Fault
-from flexconf.planted.patching import entries, helper, mapping, together
+from flexconf.planted.patching import attributes, entries, helper, mapping, together
 from flexconf.planted.witness import mask, score
 from flexflash import ops
 from flexflash.ops import Argument, Emitter, Value, Writer
@@ -310,6 +310,13 @@ OPERATIONS = (
         "The difference of two positions counts as not negative, so that an index made of it is not wrapped.",
         entries("sub.Tensor sub.Scalar", _never_negative),
         score("bias[q - kv]", Capture("bias", ("M+N",))),
+    ),
+    Fault(
+        "overflow-forgotten",
+        "operations",
+        "A product of numbers that are not negative counts as not negative, also where it wraps around.",
+        attributes(lambda: [(ops, "_limited", lambda value, *rest: value)]),
+        score("score + (q * 1103515245) % 7"),
     ),
     Fault(
         "logical-and-of-bits",

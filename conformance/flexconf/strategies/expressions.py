@@ -22,6 +22,7 @@ Form = Callable[[Draw, Scope, int], Term]
 _NUMBERS = (2, 3, 1, 5, 7, 16, -1, -3)
 _FRACTIONS = (0.5, 2.0, 0.1, -1.0, 0.25, 1.5, -0.7)
 _WIDE = 2**33 + 3  # what makes a position need more than 32 bits
+_MULTIPLIER = 1103515245  # of a well-known linear congruential generator
 _NICE = 1e4  # what a sum or product may grow to before it is brought back
 
 
@@ -69,12 +70,20 @@ def number(draw: Draw, scope: Scope, depth: int) -> Term:
     if x.dtype == "bool":
         return x
     whole = ["*", "+", "-", "%", "//"] + ["/"] * scope.features.functions
+    whole += ["hash"] * (scope.features.integers and x.dtype in ("int32", "int64"))
     symbol = draw(st.sampled_from(whole))
+    if symbol == "hash":
+        return hashed(x, draw(st.sampled_from((7, 2, 8, 100))))
     fraction = x.is_float and symbol not in ("%", "//")
     constant = draw(st.sampled_from(_FRACTIONS if fraction else _NUMBERS))
     if symbol in ("%", "//", "/"):
         x = kept(draw, x, (-1e3, 1e3) if x.is_float else (-math.inf, math.inf))
     return operations.with_number(symbol, x, constant) or x
+
+
+def hashed(x: Term, size: int) -> Term:
+    """What pseudo-random mods are made of: a product that wraps around, as PyTorch's integers do, and a remainder."""
+    return Term(f"((({x.text}) * {_MULTIPLIER} + 12345) % {size})", x.dtype, 0, size - 1)
 
 
 def operation(draw: Draw, scope: Scope, depth: int) -> Term:

@@ -27,6 +27,7 @@ _FAMILIES = (
     "h < 1",
     "b < 1",
     "kv >= {n} * b",
+    "(q * 1103515245 + kv * 12345) % 100 < {n} * 6",
     *["torch.zeros_like(q, dtype=torch.bool)"] * 2,
     "torch.ones_like(kv, dtype=torch.bool)",
 )
