@@ -347,6 +347,27 @@ def test_the_range_of_a_speed_holds_the_median(count: int, cut: int) -> None:
     assert (inside >= 0.95 or count < 6) and further < 0.95
 
 
+def test_several_processes_count_as_one_ratio_each() -> None:
+    """Within a process the ratio is as good as constant: only another process shows what it depends on."""
+    mine = [timed([1.0, 1.0, 1.0], code="x") for _ in range(6)]
+    rival = [timed([r, r, r], "b") for r in (0.97, 0.99, 1.0, 1.02, 1.03, 1.05)]
+    own, other = record.merged(mine), record.merged(rival)
+    assert (own.processes, len(own.turns), own.samples, own.checked, own.code) == (6, 18, 54, 384, "x")
+    seen = record.speed(own, other)
+    assert seen is not None and (seen.ratio, seen.low, seen.high) == pytest.approx((1.01, 0.97, 1.05)) and seen.equal
+    alone = record.speed(mine[0], rival[0])
+    assert alone is not None and not alone.equal
+    assert record.merged(mine[:1]) is mine[0]
+    assert record.merged([mine[0], dataclasses.replace(mine[1], code="y")]).code == ""
+
+
+def test_a_process_that_was_wrong_is_not_outvoted() -> None:
+    wrong = took(1.0, status=WRONG, reason="row 3")
+    assert record.merged([took(1.0), wrong, took(1.0)]) is wrong
+    apart = record.merged([took(1.0, graph=2.0, host=5.0), took(3.0, graph_reason="no"), took(2.0, ulp=0.9)])
+    assert (apart.median, apart.graph, apart.host, apart.ulp, apart.graph_reason) == (2.0, 2.0, 5.0, 0.9, "no")
+
+
 def test_equal_machine_code_is_known_by_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     class Kernel:
         def __init__(self, code: bytes | None) -> None:
@@ -492,6 +513,18 @@ def test_a_provider_that_dies_loses_nobody_elses_result() -> None:
     # The worker of the second workload dies where no provider is to blame: all of them fail.
     assert [found["document", n].status for n in names] == [FAILED] * 5
     assert seen == ["none", "document"] and recording.finished and not recording.ok
+
+
+def who_measures(task: Task, report: Report) -> Last[list[Measurement]]:
+    """A task that says in which process it was."""
+    return Last([took(float(os.getpid()), n, turns=(float(os.getpid()),)) for n in task.providers])
+
+
+@pytest.mark.slow
+def test_every_process_is_a_fresh_one() -> None:
+    settings = dataclasses.replace(SETTINGS, processes=3)
+    (found,) = run.run([Task(WORKLOADS["none"], ("a",), settings)], settings, function=who_measures).measurements
+    assert found.processes == 3 and len(set(found.turns)) == 3
 
 
 def test_nothing_measured_is_a_failure() -> None:
@@ -696,6 +729,9 @@ def test_the_plan_and_the_file(gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_p
     assert json.loads(ended.stdout)["measurements"][0]["provider"] == "reference"
     ended = invoke("compare", str(path), str(path))
     assert ended.exit_code == 0 and "same" in ended.output
+    asked.clear()
+    ended = invoke("gpu", "--workload", "causal", "--provider", "reference", "--processes", "3", "--json")
+    assert len(asked) == 3 and json.loads(ended.stdout)["measurements"][0]["processes"] == 3
     assert {c["verdict"] for c in json.loads(invoke("compare", str(path), str(path), "--json").stdout)} == {"same"}
 
 

@@ -34,6 +34,9 @@ def gpu(
     out: Annotated[Path | None, typer.Option(help="Also write everything to this new JSON file.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Short: lengths of at most 2048, two rounds.")] = False,
     rounds: Annotated[int | None, typer.Option(min=1, help="Turns that every provider gets; 10 by default.")] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Fresh processes that measure each workload, so that none speaks for all.")
+    ] = 1,
     graphs: Annotated[bool, typer.Option(help="Time runs as CUDA graphs too.")] = True,
     as_json: Json = False,
 ) -> None:
@@ -51,7 +54,9 @@ def gpu(
     from flexconf.errors import InputError
 
     chosen = providers.select(provider or [])
-    settings = Settings(rounds=rounds or (2 if quick else Settings.rounds), graphs=graphs, quick=quick)
+    settings = Settings(
+        rounds=rounds or (2 if quick else Settings.rounds), graphs=graphs, quick=quick, processes=processes
+    )
     tasks = []
     for w in workloads.select(workload or []):
         wanted = tuple(providers.of(w.only, chosen))

@@ -7,8 +7,8 @@ import math
 import os
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ class Settings:
     """How a bench measures.
 
     `rounds` turns of `milliseconds` for every provider; `rows` of the output are checked; with `graphs`, runs are
-    also timed as CUDA graphs. `quick`: lengths of at most 2048, not comparable with those of a whole bench.
+    also timed as CUDA graphs. `quick`: lengths of at most 2048, not comparable with those of a whole bench. All that in
+    each of `processes`, one after the other.
     """
 
     rounds: int = 10
@@ -35,18 +36,19 @@ class Settings:
     rows: int = 64
     graphs: bool = True
     quick: bool = False
+    processes: int = 1
 
 
 @dataclass(frozen=True)
 class Measurement:
     """What became of one provider on one workload.
 
-    `status` is ok, wrong, refused or failed, with a `reason`. Milliseconds of a run: `median`, and the quantiles `low`
-    (20 %) and `high` (80 %) of `samples`; `turns`, the median of each turn; `graph`, the median of a CUDA graph's
-    replay, or `graph_reason` why there is none. `host`: microseconds of CPU a run. `compile`: seconds from the call to
-    the first result. `checked` elements of the output, `ulp` and `lse` the largest errors (see `rows.Check`). `flops`:
-    useful operations of a run; `bytes`: the fewest it can move. `code`: sha256 of the machine code that flash-attn-4
-    compiled for it, "" where that compiled none.
+    `status` is ok, wrong, refused or failed, with a `reason`. Milliseconds of a run: `median`, and the quantiles
+    `low` (20 %) and `high` (80 %) of `samples`; `turns`, the median of each turn, of one of the `processes` after the
+    other; `graph`, the median of a CUDA graph's replay, or `graph_reason` why there is none. `host`: microseconds of
+    CPU a run. `compile`: seconds from the call to the first result. `checked` elements of the output, `ulp` and `lse`
+    the largest errors (see `rows.Check`). `flops`: useful operations of a run; `bytes`: the fewest it can move.
+    `code`: sha256 of the machine code that flash-attn-4 compiled for it, "" where that compiled none.
     """
 
     workload: str
@@ -68,6 +70,7 @@ class Measurement:
     flops: int = 0
     bytes: int = 0
     code: str = ""
+    processes: int = 1
 
     @property
     def ranked(self) -> bool:
@@ -115,7 +118,9 @@ class Speed:
 
     The median of the turns' own ratios: two providers' turns of one round lie seconds apart, and share clocks and heat.
     The range is of those ratios without as many of the least and of the largest as leaves at least 95 % that the median
-    is inside (by the binomial distribution, whatever theirs is); all of them where there are fewer than six.
+    is inside (by the binomial distribution, whatever theirs is); all of them where there are fewer than six. Of several
+    processes each one's median takes the place of the turns' ratios: what a process does to the speed of its providers,
+    where their tensors lie for example, is the same in all of its turns.
     """
 
     ratio: float
@@ -140,9 +145,40 @@ def speed(own: Measurement, rival: Measurement) -> Speed | None:
     if not own.turns or len(own.turns) != len(rival.turns):
         ratio = rival.median / own.median
         return Speed(ratio, ratio, ratio)
-    ratios = sorted(b / a for a, b in zip(own.turns, rival.turns, strict=True))
+    by_turn = [b / a for a, b in zip(own.turns, rival.turns, strict=True)]
+    each = len(by_turn) // own.processes if own.processes == rival.processes else 1
+    if own.processes > 1:
+        by_turn = [statistics.median(by_turn[n : n + each]) for n in range(0, len(by_turn), each)]
+    ratios = sorted(by_turn)
     cut = _outside(len(ratios))
     return Speed(statistics.median(ratios), ratios[cut], ratios[-1 - cut])
+
+
+def merged(parts: Sequence[Measurement]) -> Measurement:
+    """One provider on one workload, measured in several processes: right only where it was in all of them."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    for part in parts:
+        if part.status != OK:
+            return part
+
+    def over(reduce: Callable[[list[float]], float], names: str) -> dict[str, Any]:
+        known = {n: [v for v in (getattr(p, n) for p in parts) if v is not None] for n in names.split()}
+        return {name: reduce(values) if values else None for name, values in known.items()}
+
+    return replace(
+        first,
+        **over(statistics.median, "median low high graph host"),
+        **over(max, "ulp lse"),
+        reason=next((p.reason for p in parts if p.reason), ""),
+        graph_reason=next((p.graph_reason for p in parts if p.graph_reason), ""),
+        samples=sum(p.samples for p in parts),
+        checked=sum(p.checked for p in parts),
+        turns=tuple(turn for p in parts for turn in p.turns),
+        code=first.code if all(p.code == first.code for p in parts) else "",
+        processes=len(parts),
+    )
 
 
 def same_code(a: Measurement, b: Measurement) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from flexconf import caches, devices, environment, expectations, subjects, worker
 from flexconf.bench.clock import keep_code
-from flexconf.bench.record import FAILED, Measurement, Recording, Settings
+from flexconf.bench.record import FAILED, Measurement, Recording, Settings, merged
 from flexconf.bench.workloads import Workload
 from flexconf.outcome import Stage, Symptom
 from flexconf.worker import Crew, Last, Lost, Report
@@ -71,7 +71,8 @@ def run(
         ) as crew:
             for task in tasks:
                 on_stage(task.workload.name)
-                found = _workload(task, crew)
+                parts = [_workload(task, crew) for _ in range(task.settings.processes)]
+                found = [merged(of_one) for of_one in zip(*parts, strict=True)]
                 recording = dataclasses.replace(recording, measurements=[*recording.measurements, *found])
                 on_workload(task.workload, found)
                 on_progress(recording)
@@ -166,6 +167,7 @@ def run_task(task: Task, report: Report) -> list[Measurement] | Broken | Last[li
     built = build(task.workload, "cuda", (256, 128) if wide else (128, 128))
     chosen = [PROVIDERS[name] for name in task.providers]
     try:
-        return measure(built, chosen, DeviceTimer(), task.settings, report, task.without_graph, known)
+        found = measure(built, chosen, DeviceTimer(), task.settings, report, task.without_graph, known)
+        return Last(found) if task.settings.processes > 1 else found
     except Poisoned as error:
         return Last(Broken(error.provider, error.phase, str(error)))

@@ -69,8 +69,8 @@ def summary(recording: Recording) -> RenderableType:
         "columns",
         "ms: median of single runs, L2 cleared, +- half of the distance from the 20 % to the 80 % quantile; TFLOP/s: "
         "useful work; vs flash, vs triton: torch-flash's or torch-triton's ms over the provider's, the median of the "
-        "turns' own ratios, above 1 is faster; +- half of the range that holds that median with 95 %, and = where that "
-        "range holds 1, so that no difference was seen; "
+        "turns' own ratios (with --processes: the processes'), above 1 is faster; +- half of the range that holds that "
+        "median with 95 %, and = where that range holds 1, so that no difference was seen; "
         "graph: the run as a CUDA graph; host: CPU time of a run; ulp: largest error of the output, at the size of the "
         "row's sum of p |v|",
     )
