@@ -224,3 +224,15 @@ def test_exp_is_exp2_of_a_product() -> None:
 def test_powers_that_need_no_logarithm(exponent: float, form: str) -> None:
     text = _text(lambda s, b, h, q, kv: s**exponent)
     assert f"return {form.replace('x', 'tSrS_ssa').replace('etSrS_ssap', 'exp')}\n" in text
+
+
+@pytest.mark.clause("L7.3")
+@pytest.mark.parametrize("amount", [0, 3, 31])
+def test_a_shift_by_a_number_needs_no_helper(amount: int) -> None:
+    for symbol, mod in {
+        "<<": lambda s, b, h, q, kv: s + (q << amount),
+        ">>": lambda s, b, h, q, kv: s + (q >> amount),
+    }.items():
+        text = _text(mod)
+        assert f" {symbol} {amount}" in text and "shift_" not in text.partition("def score_mod")[0]
+    assert "def shift_left" in _text(lambda s, b, h, q, kv: s + (q << 32))

@@ -136,8 +136,9 @@ def test_switch_indexer_docstring() -> None:
 
 @pytest.mark.clause("L2.6")
 def test_layout_offset_is_refused() -> None:
-    with pytest.raises(InputError, match="offset 3"):
-        fixed_indexer_cute((4, 8), offset=3)([sympy.Integer(0), sympy.Integer(0)])
+    for offset in (3, -3):
+        with pytest.raises(InputError, match=f"offset {offset}"):
+            fixed_indexer_cute((4, 8), offset=offset)([sympy.Integer(0), sympy.Integer(0)])
 
 
 @pytest.mark.clause("L2.6")
