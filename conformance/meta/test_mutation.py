@@ -109,7 +109,7 @@ def test_a_number_that_makes_no_sense(arguments: list[str], tmp_path: Path, caps
     with pytest.raises(SystemExit) as stopped:
         mutating.main([*arguments, "--out", str(tmp_path / "out")])
     assert stopped.value.code == 2
-    assert "--budget is above 0, --least from 0 to 1" in capsys.readouterr().err
+    assert "--budget is above 0 and finite, --least from 0 to 1" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -141,4 +141,5 @@ def test_where_a_file_is_in_the_way(tmp_path: Path, capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit) as stopped:
         mutating.main(["--out", str(tmp_path / "out")])
     assert stopped.value.code == 2
-    assert str(tmp_path / "out") in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert str(tmp_path / "out") in message and "name a folder for --out" in message

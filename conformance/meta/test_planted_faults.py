@@ -11,7 +11,7 @@ from flexconf.cli import main
 from flexconf.errors import InputError
 from flexconf.fuzz.driver import discarded
 from flexconf.outcome import Outcome
-from flexconf.planted import FAULTS, Fault, detection, table
+from flexconf.planted import FAULTS, Fault, cli, detection, table
 from flexconf.planted.detection import Detection
 from flexconf.subjects import SUBJECTS, reference, trial
 from flexconf.subjects.trial import Options
@@ -126,3 +126,23 @@ def test_the_command_line_knows_the_faults(capsys: pytest.CaptureFixture[str]) -
 def test_a_label_comes_apart_again() -> None:
     assert planted.split(planted.labelled("reference.host", "c-remainder")) == ("reference.host", "c-remainder")
     assert planted.split(planted.labelled("reference.host")) == ("reference.host", None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["c-remainder", "--limit", "inf"], "'--limit': inf is no number of anything; give a finite one"),
+        (["c-remainder", "--seeds", "0"], "'--seeds'"),
+        (["no-such-fault"], "`python -m flexconf.planted --list` lists them"),
+        (["--bogus"], "No such option: --bogus"),
+    ],
+)
+def test_a_bad_input_is_one_line(
+    arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["planted", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    said = capsys.readouterr()
+    assert stopped.value.code == 2 and said.out == ""
+    assert said.err.count("\n") == 1 and said.err.startswith("flexconf: error: ") and says in said.err

@@ -119,14 +119,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path(".flexconf/mutation"), help="where everything is kept")
     asked = parser.parse_args(arguments)
     if asked.sample < 1 or asked.workers < 1 or not 0 < asked.budget < math.inf or not 0 <= asked.least <= 1:
-        parser.error("--sample and --workers are at least 1, --budget is above 0, --least from 0 to 1")
+        parser.error("--sample and --workers are at least 1, --budget is above 0 and finite, --least from 0 to 1")
     out: Path = asked.out.absolute()
     try:
         out.mkdir(parents=True, exist_ok=True)
         reach = reached(out)
         sample = sampled(out, asked.sample, asked.seed)
         done = {r.ident: r for r in results(out)}
-    except (OSError, Broken) as error:
+    except OSError as error:
+        parser.error(f"{error.filename}: {error.strerror}; name a folder for --out that can be written")
+    except Broken as error:
         parser.error(str(error))
     left = [m for m in sample if m.ident not in done]
     print(f"{len(sample)} mutants, {len(done)} of them done", flush=True)

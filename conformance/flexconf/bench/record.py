@@ -142,14 +142,14 @@ def speed(own: Measurement, rival: Measurement) -> Speed | None:
     """How much faster `own` is than `rival`; None where one of the two does not count."""
     if not (own.ranked and rival.ranked and own.median and rival.median):
         return None
-    if not own.turns or len(own.turns) != len(rival.turns):
+    if not own.turns or (len(own.turns), own.processes) != (len(rival.turns), rival.processes):
         ratio = rival.median / own.median
         return Speed(ratio, ratio, ratio)
-    by_turn = [b / a for a, b in zip(own.turns, rival.turns, strict=True)]
-    each = len(by_turn) // own.processes if own.processes == rival.processes else 1
+    ratios = [b / a for a, b in zip(own.turns, rival.turns, strict=True)]
     if own.processes > 1:
-        by_turn = [statistics.median(by_turn[n : n + each]) for n in range(0, len(by_turn), each)]
-    ratios = sorted(by_turn)
+        each = len(ratios) // own.processes
+        ratios = [statistics.median(ratios[n : n + each]) for n in range(0, len(ratios), each)]
+    ratios.sort()
     cut = _outside(len(ratios))
     return Speed(statistics.median(ratios), ratios[cut], ratios[-1 - cut])
 
