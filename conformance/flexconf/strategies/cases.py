@@ -20,7 +20,8 @@ from flexconf.strategies.scope import Scope
 from flexconf.strategies.terms import Term, result_dtype, written
 
 _DEPTHS = (1, 2, 3, 4)
-_MOST_FOCI = 8  # terms of one operation each, beside the rest: a term costs a tenth of what another example does
+_FAR = ("-300.0", "200.0")  # what moves a whole row away from 0, where a softmax without its maximum breaks down
+_MOST_FOCI = 10  # terms of one operation each, beside the rest: a term costs a tenth of what another example does
 
 
 def vector_widths() -> SearchStrategy[int]:
@@ -97,8 +98,11 @@ def _foci(draw: Draw, scope: Scope) -> str | None:
 
     It is drawn together with whether there is one, so that Hypothesis can take any of them out when it shrinks.
     """
-    if draw(st.integers(0, 5)) == 0:
+    kind = draw(st.integers(0, 7))
+    if kind == 0:
         return None
+    if kind == 7 and draw(st.integers(0, 3)) == 3:
+        return draw(st.sampled_from(_FAR))
     part = expressions.focus(draw, scope)
     return expressions.small(draw, part).text if part is not None else ""
 

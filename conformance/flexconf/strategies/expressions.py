@@ -123,22 +123,41 @@ def focus(draw: Draw, scope: Scope) -> Term | None:
     if not wanted:
         return None
     chosen, dtype = draw(st.sampled_from(wanted))
-    x = kept(draw, operand(draw, scope, dtype), operations.domain(chosen, dtype))
+    x = operand(draw, scope, dtype, between=chosen.name in _ROUNDING and dtype in FLOATS)
+    x = kept(draw, x, operations.domain(chosen, dtype))
+    if chosen.text in ("x << 3", "x >> 3"):
+        return _shifted(draw, chosen, x)
     if not operations.takes_two(chosen):
         return operations.apply(chosen, x, None)
     if chosen.text in _DIVISIONS and not draw(st.booleans()):
         return operations.with_number(_DIVISIONS[chosen.text], x, draw(st.sampled_from(_NUMBERS)))
     if chosen.y == "shift" and not draw(st.booleans()):
-        # By a number; as wide as the type or wider too, which moves everything out.
-        number = draw(st.sampled_from((3, 1, 33, 32, 9, 40)))
-        return operations.shifted(chosen.text.split()[1], x, number)
+        return _shifted(draw, chosen, x)
     y = kept(draw, operand(draw, scope, dtype), operations.partner(chosen, dtype))
     return operations.apply(chosen, x, y)
 
 
+def _shifted(draw: Draw, chosen: Operation, x: Term) -> Term | None:
+    """`x << 3`; by as much as the type is wide, or more, too, which moves everything out."""
+    return operations.shifted(chosen.text.split()[1], x, draw(st.sampled_from((3, 1, 33, 32, 9, 40))))
+
+
+_ROUNDING = frozenset("round floor ceil trunc frac sign".split())
+_OFTEN = frozenset("div floor_divide remainder fmod bitwise_left_shift bitwise_right_shift".split())
+
+
 @functools.cache
 def _pairs(dtypes: tuple[str, ...]) -> tuple[tuple[Operation, str], ...]:
-    return tuple((o, d) for d in dtypes for o in operations.catalogue(d))
+    """Every operation with every dtype; several times where few arguments tell whether it is right."""
+    return tuple((o, d) for d in dtypes for o in operations.catalogue(d) for _ in range(_weight(o.name, d)))
+
+
+def _weight(name: str, dtype: str) -> int:
+    if name in _ROUNDING:
+        return 5 if dtype in FLOATS else 1
+    if name == "gelu":  # of two forms, which differ by 5e-4 at most
+        return 4
+    return 2 if name in _OFTEN else 1
 
 
 def _dtypes(scope: Scope) -> tuple[str, ...]:
@@ -153,11 +172,11 @@ def _dtypes(scope: Scope) -> tuple[str, ...]:
 _OF_NO_CAPTURE = ("float32", "int32", "bool")  # what the score, positions and comparisons are
 
 
-def operand(draw: Draw, scope: Scope, dtype: str) -> Term:
-    """A term of that dtype whose values differ: negatives, zeros and halves among them."""
+def operand(draw: Draw, scope: Scope, dtype: str, between: bool = False) -> Term:
+    """A term of that dtype whose values differ: negatives, zeros and halves among them, most often when `between`."""
     q, kv = scope.parameters()[1], scope.parameters()[0]
     difference = Term("(q - kv)", "int32", q.lo - kv.hi, q.hi - kv.lo)
-    if scope.features.captures and draw(st.integers(0, 3)) > (2 if dtype in _OF_NO_CAPTURE else 1):
+    if scope.features.captures and not between and draw(st.integers(0, 3)) > (2 if dtype in _OF_NO_CAPTURE else 1):
         loaded = tables.load_of(draw, scope, dtype, index)
         if loaded is not None:
             return loaded
@@ -167,7 +186,7 @@ def operand(draw: Draw, scope: Scope, dtype: str) -> Term:
         half = Term("(q - kv) * 0.5", "float32", difference.lo * 0.5, difference.hi * 0.5)
         own = [scope.score()] if scope.kind == "score" else []
         own += [Term("score * 0.25", "float32", x.lo * 0.25, x.hi * 0.25, x.special) for x in own]
-        own += [half, Term("kv * 0.25", "float32", 0, kv.hi * 0.25)]
+        own += [half, Term("kv * 0.25", "float32", 0, kv.hi * 0.25), *[half] * (3 * between)]
         chosen: Term = draw(st.sampled_from(own))
         return chosen
     if dtype == "int32":
@@ -175,7 +194,7 @@ def operand(draw: Draw, scope: Scope, dtype: str) -> Term:
         found: Term = draw(st.sampled_from([difference, kv, q, turned]))
         return found
     if dtype in FLOATS:
-        return cast_to(draw, operand(draw, scope, "float32"), dtype)
+        return cast_to(draw, operand(draw, scope, "float32", between), dtype)
     found = cast_to(draw, operand(draw, scope, "int32"), dtype)
     if dtype == "int64" and draw(st.booleans()):
         return operations.with_number("*", found, _WIDE) or found
@@ -348,10 +367,14 @@ def _kept_integer(x: Term, lo: float, hi: float) -> Term:
 
 
 def small(draw: Draw, x: Term) -> Term:
-    """`x` kept where it can be added to a score without drowning it: an integer by its lowest digits."""
-    if x.is_integer and not x.within(-_NICE, _NICE):
-        return operations.with_number("%", x, 1000 if x.dtype not in ("int8", "uint8") else 100) or x
-    return moderate(draw, x)
+    """`x` kept where it can be added to a score without drowning it: an integer by its lowest digits.
+
+    What is a hundred times as small beside it is drowned all the same, so most often that is the limit.
+    """
+    most = draw(st.sampled_from((100, 100, _NICE)))
+    if x.is_integer and not x.within(-most, most):
+        return operations.with_number("%", x, 1000 if most > 100 and x.dtype not in ("int8", "uint8") else 100) or x
+    return kept(draw, x, (-most, most)) if x.is_float else x
 
 
 def moderate(draw: Draw, x: Term) -> Term:

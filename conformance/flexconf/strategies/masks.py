@@ -31,6 +31,7 @@ _FAMILIES = (
     *["torch.zeros_like(q, dtype=torch.bool)"] * 2,
     "torch.ones_like(kv, dtype=torch.bool)",
 )
+_OF_THE_BATCH = ("b < 1", "kv >= {n} * b", "b % 2 == kv % 2")  # more of them where there are several
 _WITH_CAPTURES = ("document", "lengths", "keep")
 _SIZES = (4, 16, 3, 64, 7)
 BLOCKS = (128, 64, 32, 16, 256, 12, 5)
@@ -40,6 +41,7 @@ def mask(draw: Draw, scope: Scope) -> str:
     """A mask_mod's text; `scope` is of kind "mask" and receives its captures."""
     common = ["common"] * (6 if scope.captures else 0)
     names = [*_FAMILIES, *(_WITH_CAPTURES if scope.features.captures else ()), *common, *["free"] * 4]
+    names += [*_OF_THE_BATCH] * (4 if scope.problem.B > 1 else 0)
     family: str = draw(st.sampled_from(names))
     if family == "free":
         return expressions.condition(draw, scope, draw(st.integers(1, 3))).text

@@ -160,7 +160,7 @@ def _values(draw: Draw, scope: Scope, dtype: str, rank: int) -> tuple[str, float
         ("constant(0.5)", 0.5, 0.5, False),
     ]
     if rank:
-        forms.append(("arange(0, 0.125)", 0, 2100 * 0.125, False))
+        forms.append(("arange(-4, 0.25)", -4, 2100 * 0.25 - 4, False))  # halves, on either side of 0
     if scope.features.specials and dtype in FLOATS:
         forms.append(("sprinkle(-inf, 0.1)", -3.5, 3.5, True))
     found: tuple[str, float, float, bool] = draw(st.sampled_from(forms))
