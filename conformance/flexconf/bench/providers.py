@@ -40,7 +40,11 @@ class Provider(Protocol):
 
 @dataclass(frozen=True)
 class Reference:
-    """The reference lowering: rendered once, its launches are timed. They write one output and LSE in place."""
+    """The reference lowering: rendered once, its launches are timed, each into an output and an LSE of its own.
+
+    They are allocated as the other providers allocate theirs: nobody saves the allocation, and the allocator gives all
+    of them the same memory.
+    """
 
     name: str
     about: str
@@ -53,11 +57,13 @@ class Reference:
         kernel = self._lower(built, launcher, self.options)
         if self.options and kernel.text == self._lower(built, launcher, None).text:
             raise Refused("renders the same text as without the option")
-        out, lse = kernel.allocate()
-        arguments = kernel.arguments(built.q, built.k, built.v, out, lse)
 
         def call() -> tuple[Tensor, Tensor]:
-            launcher.run(kernel, arguments)
+            out = torch.empty_strided(
+                kernel.output_size, kernel.output_stride, dtype=kernel.dtype, device=kernel.device
+            )
+            lse = torch.empty(kernel.lse_size, dtype=torch.float32, device=kernel.device)
+            launcher.run(kernel, kernel.arguments(built.q, built.k, built.v, out, lse))
             return out, lse
 
         return call
