@@ -102,7 +102,8 @@ def _foci(draw: Draw, scope: Scope) -> str | None:
     if kind == 0:
         return None
     if kind == 7 and draw(st.integers(0, 3)) == 3:
-        return draw(st.sampled_from(_FAR))
+        far: str = draw(st.sampled_from(_FAR))
+        return far
     part = expressions.focus(draw, scope)
     return expressions.small(draw, part).text if part is not None else ""
 

@@ -95,6 +95,8 @@ def block(
     by_hand, by_pattern = draw(st.booleans()), draw(st.integers(0, 3)) == 3
     if not f.block_sizes:
         q = kv = 128
+    elif f.lists and by_hand:
+        q, kv = _several(draw, q, queries, p.M), _several(draw, kv, keys, p.N)
     rows, columns = -(-p.M // q), -(-p.N // kv)
     constant = text is not None and "_like(" in text  # says something only beside lists that say otherwise
     listed = (by_hand or constant) and f.lists and 0 < rows * columns <= 40 and p.B * p.H > 0
@@ -111,6 +113,12 @@ def block(
         return BlockSpec(q=q, kv=kv, kind="lists", partial=lists[0][0][0], full=lists[0][0][1])
     partial, full = (tuple(tuple(head[kind] for head in heads) for heads in lists) for kind in (0, 1))
     return BlockSpec(q=q, kv=kv, kind="lists", partial=partial, full=full)
+
+
+def _several(draw: Draw, size: int, sizes: Sequence[int], length: int) -> int:
+    """A block size of which two to six make up the length, where there is one: the order of one row says little."""
+    fitting = [n for n in sizes if n < length <= 6 * n]
+    return draw(st.sampled_from(fitting)) if fitting else size
 
 
 def _rows(draw: Draw, rows: int, columns: int) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
