@@ -24,7 +24,7 @@ from flexconf import findings, planted, subjects
 from flexconf.case import Case
 from flexconf.compare import MAX_EXCLUDED_ROWS
 from flexconf.findings import Finding
-from flexconf.fuzz import coverage, outline
+from flexconf.fuzz import coverage, cuts, outline
 from flexconf.fuzz.stream import Reader, Record, Writer, next_rounds
 from flexconf.outcome import Outcome, Stage, Symptom, merge
 from flexconf.run import run_task
@@ -36,6 +36,8 @@ SHRINK_SECONDS = 60.0
 EXAMPLES = 11
 """Of one round. After its first ten, Hypothesis makes five variations of each example, which rarely reach anything new:
 rounds of 11 give three times as many distinct graphs an hour as rounds of 250."""
+_HYPOTHESIS = 0.5
+"""The part of the time for shrinking that Hypothesis may take. The rest is for cuts, of which few make much."""
 _LEFT_OVER = 5  # failures that nothing explained, kept as they are at the end
 _LIFE = 2000  # examples of one worker process: compilers do not give back all their memory
 _REMEMBERED = 20_000  # examples whose outcome is remembered
@@ -255,6 +257,7 @@ class Driver:
         except OutOfTime:
             pass
         if turn.best is not None:
+            turn.cut()
             self._keep(turn.best, minimised=turn.finished)
 
     def judge(self, case: Case, width: int, shrinking: bool) -> Judged:
@@ -398,7 +401,8 @@ class _Round:
         self.best: Failure | None = None
         self.least: tuple[int, ...] = ()
         self.first: tuple[int, float] = (0, 0.0)
-        self.deadline = 0.0
+        self.began = 0.0
+        self.part = _HYPOTHESIS
         self.finished = True
 
     def example(self, case: Case, width: int) -> None:
@@ -407,8 +411,7 @@ class _Round:
         after = self.best is not None
         if not after and driver._over():
             raise OutOfTime
-        if after and (case.digest(), width) not in driver.seen and time.monotonic() > self.deadline:
-            self.finished = False
+        if after and (case.digest(), width) not in driver.seen and self._out_of_time():
             return  # nothing new is tried: Hypothesis soon has nothing left
         found = driver.judge(case, width, shrinking=after)
         if found.verdict not in ("failed", "duplicate"):
@@ -420,7 +423,7 @@ class _Round:
             if driver.explained(found):
                 return
             self.family = found.family
-            self.deadline = time.monotonic() + driver.plan.shrink_seconds
+            self.began = time.monotonic()
             self.first = (driver.examples, time.monotonic() - driver.began)
         if found.family != self.family or driver.explained(found):
             return
@@ -431,6 +434,28 @@ class _Round:
             self.best = dataclasses.replace(failure, record=record, examples=self.first[0], seconds=self.first[1])
             self.least = least
         raise defect_type(self.family)(found.outcome.message)
+
+    def _out_of_time(self) -> bool:
+        """Whether the part of the time for shrinking that is now spent is over."""
+        return time.monotonic() > self.began + self.part * self.driver.plan.shrink_seconds
+
+    def cut(self) -> None:
+        """Cut out of the smallest example what it fails without, until there is nothing more, or no more time."""
+        self.part, cut = 1.0, True
+        while cut and self.best is not None:
+            cut = False
+            width, least = self.best.width, self.least
+            for case in cuts.of(self.best.case):
+                if self._out_of_time():
+                    self.finished = False
+                    return
+                if findings.size(case, width) >= least:
+                    continue
+                try:
+                    self.example(case, width)
+                except Defect:
+                    cut = True
+                    break
 
 
 def round_seed(seed: int, driver: int, turn: int) -> int:

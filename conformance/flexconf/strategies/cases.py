@@ -65,7 +65,7 @@ def cases(
         "fuzz",
         score_mod=score,
         mask_mod=mask,
-        captures=_used(scope.captures, score, mask),
+        captures=used(scope.captures, score, mask),
         problem=problem,
         block=block,
         seed=draw(st.integers(0, 3)),
@@ -129,8 +129,8 @@ def _as_score(draw: Draw, x: Term) -> str:
     return f"score + ({x.text})"
 
 
-def _used(captures: list[Capture], *texts: str | None) -> tuple[Capture, ...]:
-    """The captures that the mods read, and those whose storage they share; a draw may have dropped a read."""
+def used(captures: Sequence[Capture], *texts: str | None) -> tuple[Capture, ...]:
+    """The captures that the mods read, and those whose storage they share."""
     names = {name for text in texts if text is not None for name in modtext.free_names(text)}
     for c in reversed(captures):
         of = layouts.parse(c.layout).of

@@ -1,0 +1,118 @@
+"""What a failing case is cut down to: everything smaller that is still legal, the largest cuts first."""
+
+from __future__ import annotations
+
+import ast
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from flexconf.case import BlockSpec, Capture, Case, Problem
+from flexconf.fuzz import cuts
+from flexconf.fuzz.driver import Driver, Plan, _Round
+from flexconf.fuzz.stream import Reader, Writer
+from flexconf.outcome import Outcome, Stage, Symptom
+from flexconf.strategies import cases
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "expected"),
+    [
+        ("score + q + kv + h", "score", ["score + q", "kv + h", "score", "q", "q + kv + h", "score + q + kv"]),
+        (
+            "x = q * 3\nscore + x",
+            "score",
+            ["score", "x = q * 3\nx", "score + q * 3", "score + score", "x = q\nscore + x"],
+        ),
+        ("torch.tanh(score) * 2", "score", ["score", "torch.tanh(score)", "score * 2"]),
+        ("(q - kv).to(torch.float32)", "score", ["q - kv", "q.to(torch.float32)"]),
+        ("-(score / 3)", "score", ["score / 3", "-score"]),
+        ("score + bias[q - kv, h]", "score", ["score + (q - kv)", "score + h", "score + q", "bias[q - kv, h]"]),
+        ("~(kv < 2) & (q > kv)", "mask", ["~(kv < 2)", "q > kv", "(kv < 2) & (q > kv)"]),
+        ("torch.where(q > 3, score, -inf)", "score", ["score", "torch.where(q, score, -inf)"]),
+    ],
+)
+def test_parts_of_sums_and_operands_in_the_place_of_operations(text: str, kind: str, expected: list[str]) -> None:
+    left = list(cuts.texts(text, kind))
+    assert [e for e in expected if e not in left] == []
+
+
+def test_half_of_a_sum_comes_first() -> None:
+    text = " + ".join(["score", *(f"q * {n}" for n in range(1, 8))])
+    assert next(cuts.texts(text, "score")) == "score + q * 1 + q * 2 + q * 3"
+
+
+def test_no_index_is_touched_nor_what_one_is_computed_from() -> None:
+    text = "i = (q - kv) % 4\ny = kv * 2\nscore + bias[i] * y"
+    for left in cuts.texts(text, "score"):
+        if "bias[" in left:
+            assert "i = (q - kv) % 4" in left and "bias[i]" in left
+        assert "bias[q" not in left
+
+
+def _indices(text: str | None) -> set[str]:
+    tree = ast.parse(text) if text is not None else ast.Module([], [])
+    return {ast.unparse(n.slice) for n in ast.walk(tree) if isinstance(n, ast.Subscript)}
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(cases())
+def test_what_is_left_is_a_case_with_the_same_indices_and_captures(case: Case) -> None:
+    there = {c.name for c in case.captures}
+    for left in cuts.of(case):
+        assert {c.name for c in left.captures} <= there
+        for mod in ("score_mod", "mask_mod"):
+            assert _indices(getattr(left, mod)) <= _indices(getattr(case, mod))
+        if case.captures or case.block.kind == "lists":
+            sizes = ("B", "H", "Hkv", "M", "N", "D", "Dv")
+            assert [getattr(left.problem, s) for s in sizes] == [getattr(case.problem, s) for s in sizes]
+
+
+def _round(tmp_path: Path, fails: Any, shrink_seconds: float) -> tuple[_Round, Case]:
+    """A round that has just found a large failing case; `fails` says what else does."""
+
+    class Runs:
+        def run(self, case: Case, subject: str, options: Any = None, keep: Any = None) -> Outcome:
+            symptom = Symptom.WRONG if fails(case) else Symptom.OK
+            return Outcome(case.name, case.digest(), subject, Stage.OUTPUT, symptom, "")
+
+    plan = Plan("reference.host", tmp_path, 60.0, shrink_seconds=shrink_seconds)
+    driver = Driver(plan, 0, Runs(), time.monotonic() + 60.0)
+    tmp_path.mkdir(exist_ok=True)
+    driver.writer = Writer(tmp_path, 0)
+    terms = [f"torch.sin(q * {n})" for n in range(2, 9)]
+    big = Case(
+        "big",
+        score_mod=" + ".join(["x = kv * 2\nscore", *terms, "torch.exp(torch.round(x / 4)) * t[q]"]),
+        mask_mod="q >= kv",
+        captures=(Capture("t", ("M",)),),
+        problem=Problem(B=2, H=2, Hkv=1, M=9, N=7, D=8, Dv=8, scale=0.5, layout="bmhd"),
+        block=BlockSpec(q=4, kv=4),
+    )
+    turn = _Round(driver)
+    with pytest.raises(AssertionError):
+        turn.example(big, 4)
+    return turn, big
+
+
+def test_a_large_case_is_cut_to_what_it_fails_for(tmp_path: Path) -> None:
+    turn, _ = _round(tmp_path, lambda case: "torch.round" in (case.score_mod or ""), 60.0)
+    turn.cut()
+    assert turn.best is not None and turn.finished
+    left = turn.best.case
+    assert (left.score_mod, left.mask_mod, left.captures) == ("torch.round(score)", None, ())
+    assert left.problem == Problem(B=1, H=1, Hkv=1, M=16, N=16, D=16, Dv=16) and left.block == BlockSpec()
+    assert turn.driver.examples < 80
+    assert all(r.shrinking for r in list(Reader(tmp_path).new())[1:])
+
+
+def test_a_cut_that_ends_the_failure_is_not_kept_and_time_ends_cutting(tmp_path: Path) -> None:
+    turn, big = _round(tmp_path / "a", lambda case: case.mask_mod is not None and len(case.captures) == 1, 60.0)
+    turn.cut()
+    assert turn.best is not None and turn.best.case.mask_mod is not None and len(turn.best.case.captures) == 1
+    turn, big = _round(tmp_path / "b", lambda case: True, 0.0)
+    turn.cut()
+    assert turn.best is not None and turn.best.case == big and not turn.finished
