@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from flexconf import layouts
@@ -26,15 +26,34 @@ _MANNERS = ("layout", "scale", "qkv", "dtype")
 _Item = TypeVar("_Item")
 
 
-def of(case: Case) -> Iterator[Case]:
-    """Cases with less in them, the largest cuts first: whole mods, parts of sums, operations, then all else."""
-    for mod in ("mask_mod", "score_mod"):
-        if getattr(case, mod) is not None:
-            yield from _with(case, **{mod: None}, block=BlockSpec() if mod == "mask_mod" else case.block)
+def mods(case: Case) -> Iterator[Case]:
+    """The case without its mask_mod, and without its score_mod."""
+    if case.mask_mod is not None:
+        yield from _with(case, mask_mod=None, block=BlockSpec())
+    if case.score_mod is not None:
+        yield from _with(case, score_mod=None)
+
+
+def sums(case: Case) -> Iterator[Case]:
+    """The case with a part of the sum that its score_mod ends with: a half, a quarter, ..., one term, all but one."""
+    if case.score_mod is not None:
+        statements = parse(case.score_mod)
+        last = statements[-1]
+        assert isinstance(last, ast.Expr)
+        for some in _parts(_addends(last.value)):
+            yield from _with(case, score_mod=_text([*statements[:-1], ast.Expr(_sum(some))]))
+
+
+def operations(case: Case) -> Iterator[Case]:
+    """The case with an operand, or a position, in the place of one of its operations; the outermost first."""
     for mod, kind in (("score_mod", "score"), ("mask_mod", "mask")):
         text = getattr(case, mod)
         for less in texts(text, kind) if text is not None else ():
             yield from _with(case, **{mod: less})
+
+
+def manners(case: Case) -> Iterator[Case]:
+    """The case with plainer lists, strides, sizes, scale and values."""
     yield from _with(case, block=BlockSpec())
     for position, capture in enumerate(case.captures):
         if layouts.parse(capture.layout).of is None and capture.layout != "contiguous":
@@ -43,14 +62,13 @@ def of(case: Case) -> Iterator[Case]:
     yield from _problems(case)
 
 
+PASSES: tuple[Callable[[Case], Iterator[Case]], ...] = (mods, sums, operations, manners)
+"""The largest cuts first. Each is tried until it gets no further before the next is: what failed mostly fails again."""
+
+
 def texts(text: str, kind: str) -> Iterator[str]:
-    """The texts of a mod of that kind, "score" or "mask", that are left when one thing is cut out of `text`."""
+    """The texts of a mod of that kind, "score" or "mask", with one operation or assignment less than `text`."""
     statements = parse(text)
-    last = statements[-1]
-    assert isinstance(last, ast.Expr)
-    terms = _addends(last.value)
-    for some in _parts(terms):
-        yield _text([*statements[:-1], ast.Expr(_sum(some))])
     fixed = _in_indices(statements)
     for position, statement in enumerate(statements):
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):

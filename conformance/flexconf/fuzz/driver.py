@@ -442,20 +442,26 @@ class _Round:
     def cut(self) -> None:
         """Cut out of the smallest example what it fails without, until there is nothing more, or no more time."""
         self.part, cut = 1.0, True
-        while cut and self.best is not None:
+        while cut and self.finished:
             cut = False
-            width, least = self.best.width, self.least
-            for case in cuts.of(self.best.case):
-                if self._out_of_time():
-                    self.finished = False
-                    return
-                if findings.size(case, width) >= least:
-                    continue
+            for cuts_of in cuts.PASSES:
+                while self._cut(cuts_of):
+                    cut = True
+
+    def _cut(self, cuts_of: Callable[[Case], Iterable[Case]]) -> bool:
+        """Whether one of the cuts leaves a smaller case that fails."""
+        assert self.best is not None
+        width = self.best.width
+        for case in cuts_of(self.best.case):
+            if self._out_of_time():
+                self.finished = False
+                return False
+            if findings.size(case, width) < self.least:
                 try:
                     self.example(case, width)
                 except Defect:
-                    cut = True
-                    break
+                    return True
+        return False
 
 
 def round_seed(seed: int, driver: int, turn: int) -> int:
