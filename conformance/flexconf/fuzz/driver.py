@@ -412,7 +412,7 @@ class _Round:
         if not after and driver._over():
             raise OutOfTime
         if after and (case.digest(), width) not in driver.seen and self._out_of_time():
-            return  # nothing new is tried: Hypothesis soon has nothing left
+            raise OutOfTime  # without it, Hypothesis would go on drawing for as long again
         found = driver.judge(case, width, shrinking=after)
         if found.verdict not in ("failed", "duplicate"):
             return
@@ -453,14 +453,14 @@ class _Round:
         assert self.best is not None
         width = self.best.width
         for case in cuts_of(self.best.case):
-            if self._out_of_time():
-                self.finished = False
-                return False
             if findings.size(case, width) < self.least:
                 try:
                     self.example(case, width)
                 except Defect:
                     return True
+                except OutOfTime:
+                    self.finished = False
+                    break
         return False
 
 
