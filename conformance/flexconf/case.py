@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -244,6 +244,21 @@ class BlockSpec:
             raise InputError("a block has either a pattern or partial and full lists, not both")
 
 
+def used(captures: Sequence[Capture], *mods: str | None) -> tuple[Capture, ...]:
+    """Those of the captures that the mods read, and those whose storage they share. Raises ModTextError."""
+    return _named(captures, {name for text in mods if text is not None for name in modtext.free_names(text)})
+
+
+def _named(captures: Sequence[Capture], names: Set[str]) -> tuple[Capture, ...]:
+    """Those of these names, and those whose storage they share, which come before them."""
+    wanted = set(names)
+    for capture in reversed(captures):
+        of = layouts.parse(capture.layout).of
+        if capture.name in wanted and of is not None:
+            wanted.add(of)
+    return tuple(c for c in captures if c.name in wanted)
+
+
 @dataclass(frozen=True)
 class Case:
     """One mod or two on one problem.
@@ -307,11 +322,8 @@ class Case:
                 hint = f"did you mean {close[0]!r}?" if close else f"give it as a buffer: {name}=SHAPE:DTYPE"
                 raise InputError(f"{what}: {kind} reads {name!r}, which is not given; {hint}")
             needed |= names
-        for capture in self.captures:
-            shared = layouts.parse(capture.layout).of
-            if shared is not None and capture.name in needed:
-                needed.add(shared)
-        for name in sorted(given - needed):
+        read = {capture.name for capture in _named(self.captures, needed)}
+        for name in sorted(given - read):
             raise InputError(f"{what}: capture {name!r} is given, but no mod reads it")
         if self.mask_mod is None and self.block.kind == "from_mask" and self.block != BlockSpec():
             raise InputError(f"{what}: a block size needs a mask_mod, or a block of kind 'lists'")

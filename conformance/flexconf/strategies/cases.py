@@ -9,8 +9,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from flexconf import layouts, modtext
-from flexconf.case import Capture, Case
+from flexconf.case import Case, used
 from flexconf.modtext.syntax import LIMITS
 from flexconf.strategies import expressions, masks, problems
 from flexconf.strategies import features as switches
@@ -127,13 +126,3 @@ def _as_score(draw: Draw, x: Term) -> str:
     if x.text == "score" or not draw(st.booleans()):
         return x.text
     return f"score + ({x.text})"
-
-
-def used(captures: Sequence[Capture], *texts: str | None) -> tuple[Capture, ...]:
-    """The captures that the mods read, and those whose storage they share."""
-    names = {name for text in texts if text is not None for name in modtext.free_names(text)}
-    for c in reversed(captures):
-        of = layouts.parse(c.layout).of
-        if c.name in names and of is not None:
-            names.add(of)
-    return tuple(c for c in captures if c.name in names)
