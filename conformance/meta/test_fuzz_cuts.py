@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import ast
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 
 from flexconf.case import BlockSpec, Capture, Case, Problem
 from flexconf.fuzz import cuts
-from flexconf.fuzz.driver import Driver, Plan, _Round
+from flexconf.fuzz.driver import Driver, Plan, _Round, discarded
 from flexconf.fuzz.stream import Reader, Writer
+from flexconf.isolated import Isolated
 from flexconf.outcome import Outcome, Stage, Symptom
 from flexconf.strategies import cases
+from flexconf.subjects.trial import Options
 
 
 @pytest.mark.parametrize(
@@ -31,7 +34,7 @@ from flexconf.strategies import cases
         ("-(score / 3)", "score", ["score / 3", "-score"]),
         ("score + bias[q - kv, h]", "score", ["score + (q - kv)", "score + h", "score + q", "bias[q - kv, h]"]),
         ("~(kv < 2) & (q > kv)", "mask", ["~(kv < 2)", "q > kv", "(kv < 2) & (q > kv)"]),
-        ("torch.where(q > 3, score, -inf)", "score", ["score", "torch.where(q, score, -inf)"]),
+        ("torch.where(q - kv > 3, score, -inf)", "score", ["score", "torch.where(q > 3, score, -inf)"]),
     ],
 )
 def test_operands_and_positions_take_the_place_of_operations(text: str, kind: str, expected: list[str]) -> None:
@@ -51,6 +54,60 @@ def test_no_index_is_touched_nor_what_one_is_computed_from() -> None:
         if "bias[" in left:
             assert "i = (q - kv) % 4" in left and "bias[i]" in left
         assert "bias[q" not in left
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("score + q % torch.clamp(kv - q, 1, 20)", "torch.clamp(kv - q, 1, 20)"),
+        ("(score + q) / torch.clamp(score, 1, 9)", "torch.clamp(score, 1, 9)"),
+        ("score + torch.fmod(q, torch.clamp(kv, 1, 20))", "torch.clamp(kv, 1, 20)"),
+        ("score + (q << torch.clamp(kv, 0, 3))", "torch.clamp(kv, 0, 3)"),
+        ("score + torch.clamp(score, -9, 9).to(torch.int8)", "torch.clamp(score, -9, 9)"),
+        ("score + torch.log(torch.clamp(score, 1, 9))", "torch.clamp(score, 1, 9)"),
+        ("x = torch.clamp(kv, 1, 20)\nscore + q % x", "torch.clamp(kv, 1, 20)"),
+        ("x = kv * 2\ny = torch.clamp(x, 1, 20)\nscore + q // y", "kv * 2"),
+    ],
+)
+def test_what_has_to_lie_in_a_range_stays(text: str, kept: str) -> None:
+    """Whatever divides, shifts or is cast does so by the same term as before, or not at all."""
+    whole = [
+        left for left in cuts.texts(text, "score") if any(o in left for o in ("%", "/", "fmod", "<<", ".to", "log"))
+    ]
+    assert whole and all(kept in left for left in whole)
+
+
+def test_a_condition_stays_one() -> None:
+    left = set(cuts.texts("~(q < 3) & (kv > q + 1)", "mask"))
+    assert left == {"~(q < 3)", "kv > q + 1", "(q < 3) & (kv > q + 1)", "~(q < 3) & (kv > q)"}
+    left = set(cuts.texts("torch.where((q > 3) | (kv < 2), score, 0.0)", "score"))
+    assert "torch.where(kv < 2, score, 0.0)" in left
+    assert not left & {"torch.where(q, score, 0.0)", "torch.where(q | (kv < 2), score, 0.0)"}
+
+
+def test_a_cut_brings_no_failure_of_its_own() -> None:
+    """On the healthy reference everything that is left of generated cases is right, or no case at all."""
+    ran: Counter[str] = Counter()
+    with Isolated() as isolated:
+        for case in _generated(12):
+            for number, left in enumerate(c for one in cuts.PASSES for c in one(case)):
+                if number % 9 == 0:
+                    outcome = isolated.run(left, "reference.host", Options(vector_width=2))
+                    assert outcome.ok or discarded(outcome) or outcome.symptom is Symptom.REFUSED, left.to_toml()
+                    ran["right" if outcome.ok else "other"] += 1
+    assert ran["right"] > 30
+
+
+def _generated(count: int) -> list[Case]:
+    found: list[Case] = []
+
+    @settings(max_examples=11, phases=[Phase.generate], database=None, deadline=None, derandomize=True)
+    @given(cases())
+    def collect(case: Case) -> None:
+        found.append(case)
+
+    collect()
+    return found[-count:]
 
 
 def _indices(text: str | None) -> set[str]:
@@ -104,7 +161,7 @@ def test_a_large_case_is_cut_to_what_it_fails_for(tmp_path: Path) -> None:
     assert turn.best is not None and turn.finished
     left = turn.best.case
     assert (left.score_mod, left.mask_mod, left.captures) == ("torch.round(score)", None, ())
-    assert left.problem == Problem(B=1, H=1, Hkv=1, M=16, N=16, D=16, Dv=16) and left.block == BlockSpec()
+    assert left.problem == Problem(B=1, H=1, Hkv=1, M=9, N=7, D=8, Dv=8, scale=0.5) and left.block == BlockSpec()
     assert turn.driver.examples < 80
     assert all(r.shrinking for r in list(Reader(tmp_path).new())[1:])
 

@@ -2,8 +2,12 @@
 
 Hypothesis shrinks what a case was drawn from, one choice after the other; that takes hundreds of examples, and ends
 where no single choice can be less. A text can be cut where it was never drawn: half of a sum at once, an operand in the
-place of its operation, a position in the place of an element. What a cut leaves is a legal case if the one before was:
-no index is touched, nor what one is computed from, nor a size that a capture goes by.
+place of its operation, a position in the place of an element.
+
+What a cut leaves is a legal case if the one before was; otherwise a failure of its own would be taken for the one that
+is being made small. An operand is changed only where an operation takes every number: no index, no divisor, no distance
+of a shift, nothing that is cast to an integer, nor what one of these is computed from; and no size that a capture goes
+by. Scale and values of q, k and v stay, since the range of a score goes by them.
 """
 
 from __future__ import annotations
@@ -21,7 +25,18 @@ from flexconf.modtext.syntax import parse
 _LEAVES = {"score": ("score", "q"), "mask": ("q",)}
 _PLAIN = Problem(B=1, H=1, Hkv=1, M=16, N=16, D=16, Dv=16)
 _SIZES = ("B", "M", "N", "D", "Dv")
-_MANNERS = ("layout", "scale", "qkv", "dtype")
+_MANNERS = ("layout", "dtype")  # not what scores are made of: an operand's range may go by it
+_EVERY = frozenset(
+    "abs ceil eq erf floor fmax fmin frac full_like ge gt isfinite isinf isnan le logical_and logical_not logical_or "
+    "logical_xor lt maximum minimum ne neg ones_like relu round sigmoid sign tanh trunc where zeros_like".split()
+)
+"""The functions of torch that take every number and make a finite one of a finite one."""
+_WIDE = (
+    "torch.float32",
+    "torch.float64",
+    "torch.bfloat16",
+    "torch.bool",
+)  # dtypes that hold every number, more or less
 _Item = TypeVar("_Item")
 
 
@@ -52,7 +67,7 @@ def operations(case: Case) -> Iterator[Case]:
 
 
 def manners(case: Case) -> Iterator[Case]:
-    """The case with plainer lists, strides, sizes, scale and values."""
+    """The case with plainer lists and strides, smaller sizes, in bfloat16."""
     yield from _with(case, block=BlockSpec())
     for position, capture in enumerate(case.captures):
         if layouts.parse(capture.layout).of is None and capture.layout != "contiguous":
@@ -68,14 +83,15 @@ PASSES: tuple[Callable[[Case], Iterator[Case]], ...] = (mods, sums, operations, 
 def texts(text: str, kind: str) -> Iterator[str]:
     """The texts of a mod of that kind, "score" or "mask", with one operation or assignment less than `text`."""
     statements = parse(text)
-    fixed = _in_indices(statements)
+    fixed = _particular(statements)
     for position, statement in enumerate(statements):
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
             name = statement.targets[0].id
             if name in fixed:
                 continue
             rest = [*statements[:position], *statements[position + 1 :]]
-            for value in (*(_name(leaf) for leaf in _LEAVES[kind]), statement.value):
+            inlined = [] if isinstance(statement.value, ast.Constant) else [statement.value]
+            for value in (*(_name(leaf) for leaf in _LEAVES[kind]), *inlined):
                 yield _text([_replaced(s, name, value) for s in rest])
         if isinstance(statement, ast.Assign | ast.Expr):
             for value in _less(statement.value, kind):
@@ -95,6 +111,7 @@ def _problems(case: Case) -> Iterator[Case]:
     if not sized:
         groups += [{"H": 1, "Hkv": 1}, {"H": p.Hkv}]
     for changes in groups:
+        changes = {k: v for k, v in changes.items() if k not in _SIZES or v < getattr(p, k)}  # no range grows
         try:
             problem = Problem(**{**vars(p), **changes})
         except InputError:
@@ -131,41 +148,75 @@ def _parts(items: list[_Item]) -> Iterator[list[_Item]]:
 
 def _less(node: ast.expr, kind: str) -> Iterator[ast.expr]:
     """The expression with one of its operations replaced by an operand, or by a leaf; the outermost first."""
-    waiting: list[tuple[ast.expr, _Path]] = [(node, ())]
-    for inner, path in waiting:
-        operands = list(_operands(inner))
-        if not operands:
-            continue
-        for leaf in _LEAVES[kind]:
-            yield _put(node, path, _name(leaf))
-        for operand, _ in operands:
-            yield _put(node, path, operand)
-        if not isinstance(inner, ast.Subscript):
-            waiting += [(operand, (*path, step)) for operand, step in operands]
+    waiting: list[tuple[ast.expr, _Path, bool]] = [(node, (), kind == "mask")]
+    for inner, path, logical in waiting:
+        operands = _operands(inner)
+        # Of a constant alone PyTorch makes no tensor.
+        less = [
+            *map(_name, _LEAVES[kind] if operands else ()),
+            *(o for o in operands if not isinstance(o, ast.Constant)),
+        ]
+        for value in less:
+            # A condition takes a bool; and a number is not replaced by one, of which there is no difference.
+            if _is_logical(value) if logical else _is_logical(inner) or not _is_logical(value):
+                yield _put(node, path, value)
+        waiting += [(operand, (*path, step), must) for operand, step, must in _free(inner)]
 
 
 _Step = tuple[str, int | None]
 _Path = tuple[_Step, ...]
 
 
-def _operands(node: ast.expr) -> Iterator[tuple[ast.expr, _Step]]:
-    """The operands of an operation that could stand in its place, each with the field that holds it."""
-    if isinstance(node, ast.BinOp):
-        yield node.left, ("left", None)
-        yield node.right, ("right", None)
-    elif isinstance(node, ast.UnaryOp) and not isinstance(node.operand, ast.Constant):
-        yield node.operand, ("operand", None)
-    elif isinstance(node, ast.Compare):
-        yield node.left, ("left", None)
-        yield node.comparators[0], ("comparators", 0)
-    elif isinstance(node, ast.Call):
-        if isinstance(node.func, ast.Attribute) and node.func.attr == "to" and not _is_module(node.func.value):
-            yield node.func.value, ("func.value", None)
-        else:
-            yield from ((argument, ("args", n)) for n, argument in enumerate(node.args))
-    elif isinstance(node, ast.Subscript):
-        inner = node.slice
-        yield from ((i, ("slice", None)) for i in (inner.elts if isinstance(inner, ast.Tuple) else [inner]))
+def _operands(node: ast.expr) -> list[ast.expr]:
+    """The operands of an operation that could stand in its place."""
+    match node:
+        case ast.BinOp():
+            return [node.left, node.right]
+        case ast.UnaryOp() if not isinstance(node.operand, ast.Constant):
+            return [node.operand]
+        case ast.Compare():
+            return [node.left, *node.comparators]
+        case ast.Call(func=ast.Attribute(value=value, attr="to")) if not _is_module(value):
+            return [value]
+        case ast.Call():
+            return node.args
+        case ast.Subscript():
+            return node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+    return []
+
+
+def _free(node: ast.expr) -> Iterator[tuple[ast.expr, _Step, bool]]:
+    """The operands that an operation takes every number for, where each is, and whether it has to be a bool."""
+    match node:
+        case ast.BinOp(op=ast.Add() | ast.Sub() | ast.Mult()):
+            yield node.left, ("left", None), False
+            yield node.right, ("right", None), False
+        case ast.BinOp(op=ast.Div() | ast.FloorDiv() | ast.Mod()):
+            yield node.left, ("left", None), False
+        case ast.BinOp(op=ast.BitAnd() | ast.BitOr() | ast.BitXor()) if _is_logical(node):
+            yield node.left, ("left", None), True
+            yield node.right, ("right", None), True
+        case ast.UnaryOp():
+            yield node.operand, ("operand", None), isinstance(node.op, ast.Invert)
+        case ast.Compare():
+            yield node.left, ("left", None), False
+            yield node.comparators[0], ("comparators", 0), False
+        case ast.Call(func=ast.Attribute(value=value, attr="to")) if not _is_module(value):
+            if ast.unparse(node.args[0]) in _WIDE:
+                yield value, ("func.value", None), False
+        case ast.Call(func=ast.Attribute(value=value, attr=name)) if _is_module(value) and name in _EVERY:
+            for n, argument in enumerate(node.args):
+                yield argument, ("args", n), name == "where" and n == 0
+
+
+def _is_logical(node: ast.expr) -> bool:
+    """Whether it is a bool by its looks: what is made of comparisons."""
+    match node:
+        case ast.BinOp(op=ast.BitAnd() | ast.BitOr() | ast.BitXor()):
+            return _is_logical(node.left) and _is_logical(node.right)
+        case ast.UnaryOp(op=ast.Invert()):
+            return _is_logical(node.operand)
+    return isinstance(node, ast.Compare)
 
 
 def _is_module(node: ast.expr) -> bool:
@@ -192,18 +243,29 @@ def _put(node: ast.expr, path: _Path, new: ast.expr) -> ast.expr:
     return changed
 
 
-def _in_indices(statements: list[ast.stmt]) -> frozenset[str]:
-    """The names that an index reads, and what they are assigned from."""
+def _particular(statements: list[ast.stmt]) -> frozenset[str]:
+    """The names that are read where not every number will do, and those that these are assigned from."""
     found: set[str] = set()
+
+    def look(node: ast.AST, free: bool) -> None:
+        if isinstance(node, ast.Name) and not free:
+            found.add(node.id)
+        takes = [operand for operand, _, _ in _free(node)] if free and isinstance(node, ast.expr) else []
+        for child in ast.iter_child_nodes(node):
+            # A method's operand is below the attribute that names it.
+            look(child, (free and isinstance(node, ast.Attribute)) or _holds(child, takes))
+
     for statement in reversed(statements):
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Subscript):
-                found |= {n.id for n in ast.walk(node.slice) if isinstance(n, ast.Name)}
-        if isinstance(statement, ast.Assign) and any(
-            isinstance(t, ast.Name) and t.id in found for t in statement.targets
-        ):
-            found |= {n.id for n in ast.walk(statement.value) if isinstance(n, ast.Name)}
+        targets = statement.targets if isinstance(statement, ast.Assign) else []
+        particular = any(isinstance(t, ast.Name) and t.id in found for t in targets)
+        if isinstance(statement, ast.Assign | ast.Expr):
+            look(statement.value, not particular)
     return frozenset(found)
+
+
+def _holds(child: ast.AST, operands: list[ast.expr]) -> bool:
+    inner = child.value if isinstance(child, ast.Attribute) else child
+    return any(inner is operand for operand in operands)
 
 
 def _replaced(statement: ast.stmt, name: str, value: ast.expr) -> ast.stmt:
