@@ -355,6 +355,11 @@ _UNWRITABLE: dict[str, tuple[Mod, str]] = {
     "rsub": (lambda s, b, h, q, kv: torch.rsub(s, 1, alpha=3), "alpha other than 1"),
     "double erfc": (lambda s, b, h, q, kv: torch.erfc(s.double()), "float64; cast to float32 first"),
     "decimals": (lambda s, b, h, q, kv: s + torch.round(q, decimals=1), "this use of decimals"),
+    "bits of a float": (lambda s, b, h, q, kv: torch.bitwise_xor(s, q), "floating-point numbers"),
+    "shift by a float": (lambda s, b, h, q, kv: torch.bitwise_left_shift(q, s), "floating-point numbers"),
+    "not of a float": (lambda s, b, h, q, kv: torch.bitwise_not(s), "floating-point numbers"),
+    "softplus of an int": (lambda s, b, h, q, kv: s + torch.nn.functional.softplus(q), "whole numbers, as in PyTorch"),
+    "hypot of ints": (lambda s, b, h, q, kv: s + torch.hypot(q, kv), "whole numbers, as in PyTorch"),
 }
 
 

@@ -209,6 +209,7 @@ class _Call:
             return Value(repr(folded), meta.dtype, folded, True, folded >= 0)
         self.writer.hint, emit = entry
         try:
+            ops.check_dtype(target, meta.dtype)
             return emit(self.writer, args, kwargs, meta.dtype)
         except Unwritable as error:
             raise self._unsupported(f"cannot be written for {error}") from None

@@ -104,6 +104,19 @@ def lookup(target: Any) -> tuple[str, Emitter] | None:
     return _TABLE.get(target)
 
 
+_BITS = frozenset("bitwise_and bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift".split())
+_REALS = frozenset("silu gelu softplus log_sigmoid_forward leaky_relu elu hypot lerp".split())
+
+
+def check_dtype(target: Any, dtype: torch.dtype) -> None:
+    """Raise Unwritable where PyTorch, which infers a result's `dtype` all the same, has no such operation on it."""
+    name = target.overloadpacket.__name__
+    if dtype.is_floating_point and name in _BITS:
+        raise Unwritable("floating-point numbers, whose bits PyTorch does not give")
+    if not dtype.is_floating_point and name in _REALS:
+        raise Unwritable("whole numbers, as in PyTorch; cast to float32 first")
+
+
 def supported() -> tuple[str, ...]:
     """The overloads that have a spelling, as `aten.add.Tensor`, sorted."""
     return tuple(sorted(str(target) for target in _TABLE))

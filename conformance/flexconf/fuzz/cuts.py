@@ -31,12 +31,8 @@ _EVERY = frozenset(
     "logical_xor lt maximum minimum ne neg ones_like relu round sigmoid sign tanh trunc where zeros_like".split()
 )
 """The functions of torch that take every number and make a finite one of a finite one."""
-_WIDE = (
-    "torch.float32",
-    "torch.float64",
-    "torch.bfloat16",
-    "torch.bool",
-)  # dtypes that hold every number, more or less
+_WIDE = ("torch.float32", "torch.float64", "torch.bfloat16", "torch.bool")
+"""What every number can be cast to."""
 _Item = TypeVar("_Item")
 
 
