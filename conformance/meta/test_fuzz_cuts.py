@@ -32,6 +32,7 @@ from flexconf.subjects.trial import Options
         ("torch.tanh(score) * 2", "score", ["score", "torch.tanh(score)", "score * 2"]),
         ("(q - kv).to(torch.float32)", "score", ["q - kv", "q.to(torch.float32)"]),
         ("-(score / 3)", "score", ["score / 3", "-score"]),
+        ("score + torch.exp(score).to(torch.int64)", "score", ["score + q.to(torch.int64)"]),
         ("score + bias[q - kv, h]", "score", ["score + (q - kv)", "score + h", "score + q", "bias[q - kv, h]"]),
         ("~(kv < 2) & (q > kv)", "mask", ["~(kv < 2)", "q > kv", "(kv < 2) & (q > kv)"]),
         ("torch.where(q - kv > 3, score, -inf)", "score", ["score", "torch.where(q > 3, score, -inf)"]),
@@ -128,12 +129,12 @@ def test_what_is_left_is_a_case_with_the_same_indices_and_captures(case: Case) -
             assert [getattr(left.problem, s) for s in sizes] == [getattr(case.problem, s) for s in sizes]
 
 
-def _round(tmp_path: Path, fails: Any, shrink_seconds: float) -> tuple[_Round, Case]:
-    """A round that has just found a large failing case; `fails` says what else does."""
+def _round(tmp_path: Path, fails: Any, shrink_seconds: float, others: Symptom = Symptom.OK) -> tuple[_Round, Case]:
+    """A round that has just found a large failing case; `fails` says what else does, `others` what is of the rest."""
 
     class Runs:
         def run(self, case: Case, subject: str, options: Any = None, keep: Any = None) -> Outcome:
-            symptom = Symptom.WRONG if fails(case) else Symptom.OK
+            symptom = Symptom.WRONG if fails(case) else others
             return Outcome(case.name, case.digest(), subject, Stage.OUTPUT, symptom, "")
 
     plan = Plan("reference.host", tmp_path, 60.0, shrink_seconds=shrink_seconds)
@@ -173,3 +174,13 @@ def test_a_cut_that_ends_the_failure_is_not_kept_and_time_ends_cutting(tmp_path:
     turn, big = _round(tmp_path / "b", lambda case: True, 0.0)
     turn.cut()
     assert turn.best is not None and turn.best.case == big and not turn.finished
+
+
+def test_a_failure_of_another_kind_that_cutting_brings_about_is_no_finding(tmp_path: Path) -> None:
+    turn, _ = _round(tmp_path, lambda case: "torch.round" in (case.score_mod or ""), 60.0, Symptom.CRASH)
+    turn.cut()
+    assert turn.best is not None and turn.best.case.score_mod == "torch.round(score)"
+    first, *cut = Reader(tmp_path).new()
+    assert first.verdict == "failed" and {r.verdict for r in cut} == {"failed", "discarded"}
+    assert all("brought about by cutting" in r.why and not r.toml for r in cut if r.verdict == "discarded")
+    assert list(turn.driver.aside) == ["wrong values"]

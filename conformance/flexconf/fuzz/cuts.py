@@ -6,8 +6,8 @@ place of its operation, a position in the place of an element.
 
 What a cut leaves is a legal case if the one before was; otherwise a failure of its own would be taken for the one that
 is being made small. An operand is changed only where an operation takes every number: no index, no divisor, no distance
-of a shift, nothing that is cast to an integer, nor what one of these is computed from; and no size that a capture goes
-by. Scale and values of q, k and v stay, since the range of a score goes by them.
+of a shift, nor what one of these is computed from; nothing but a position is cast to an integer that was not before;
+and no size that a capture goes by. Scale and values of q, k and v stay, since the range of a score goes by them.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ _PLAIN = Problem(B=1, H=1, Hkv=1, M=16, N=16, D=16, Dv=16)
 _SIZES = ("B", "M", "N", "D", "Dv")
 _MANNERS = ("layout", "dtype")  # not what scores are made of: an operand's range may go by it
 _EVERY = frozenset(
-    "abs ceil eq erf floor fmax fmin frac full_like ge gt isfinite isinf isnan le logical_and logical_not logical_or "
+    "abs ceil eq erf floor fmax fmin full_like ge gt isfinite isinf isnan le logical_and logical_not logical_or "
     "logical_xor lt maximum minimum ne neg ones_like relu round sigmoid sign tanh trunc where zeros_like".split()
 )
-"""The functions of torch that take every number and make a finite one of a finite one."""
+"""The functions of torch that take every number, of any dtype, and make a finite one of a finite one."""
 _WIDE = ("torch.float32", "torch.float64", "torch.bfloat16", "torch.bool")
 """What every number can be cast to."""
+_WHOLE = ("torch.int16", "torch.int32", "torch.int64")
+"""What every position can be cast to."""
 _Item = TypeVar("_Item")
 
 
@@ -156,11 +158,14 @@ def _less(node: ast.expr, kind: str) -> Iterator[ast.expr]:
             # A condition takes a bool; and a number is not replaced by one, of which there is no difference.
             if _is_logical(value) if logical else _is_logical(inner) or not _is_logical(value):
                 yield _put(node, path, value)
+        if _is_cast(inner, _WHOLE) and operands and not isinstance(operands[0], ast.Name):
+            yield _put(node, (*path, _CAST), _name("q"))
         waiting += [(operand, (*path, step), must) for operand, step, must in _free(inner)]
 
 
 _Step = tuple[str, int | None]
 _Path = tuple[_Step, ...]
+_CAST: _Step = ("func.value", None)  # where the operand of a cast is
 
 
 def _operands(node: ast.expr) -> list[ast.expr]:
@@ -197,12 +202,18 @@ def _free(node: ast.expr) -> Iterator[tuple[ast.expr, _Step, bool]]:
         case ast.Compare():
             yield node.left, ("left", None), False
             yield node.comparators[0], ("comparators", 0), False
-        case ast.Call(func=ast.Attribute(value=value, attr="to")) if not _is_module(value):
-            if ast.unparse(node.args[0]) in _WIDE:
-                yield value, ("func.value", None), False
-        case ast.Call(func=ast.Attribute(value=value, attr=name)) if _is_module(value) and name in _EVERY:
+        case ast.Call(func=ast.Attribute(value=value, attr="to")) if _is_cast(node, _WIDE):
+            yield value, _CAST, False
+        case ast.Call(func=ast.Attribute(value=value, attr=name), keywords=[]) if _is_module(value) and name in _EVERY:
             for n, argument in enumerate(node.args):
                 yield argument, ("args", n), name == "where" and n == 0
+
+
+def _is_cast(node: ast.expr, dtypes: tuple[str, ...]) -> bool:
+    match node:
+        case ast.Call(func=ast.Attribute(value=value, attr="to")):
+            return not _is_module(value) and ast.unparse(node.args[0]) in dtypes
+    return False
 
 
 def _is_logical(node: ast.expr) -> bool:

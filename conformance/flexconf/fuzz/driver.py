@@ -260,8 +260,12 @@ class Driver:
             turn.cut()
             self._keep(turn.best, minimised=turn.finished)
 
-    def judge(self, case: Case, width: int, shrinking: bool) -> Judged:
-        """Run an example, unless it has been, and put it on record."""
+    def judge(self, case: Case, width: int, shrinking: bool, cutting: str = "") -> Judged:
+        """Run an example, unless it has been, and put it on record.
+
+        `cutting`: the family of failures that the case has been cut for. A failure of any other is one that cutting has
+        brought about, and no finding.
+        """
         key = (case.digest(), width)
         found = self.seen.get(key)
         if found is not None:
@@ -276,6 +280,8 @@ class Driver:
         outcome = self._run(case, width)
         seconds = time.monotonic() - started
         found = self._judged(case, width, outcome, sketch)
+        if cutting and found.verdict == "failed" and found.family != cutting:
+            found = Judged(outcome, "discarded", f"brought about by cutting: {found.family}")
         self.seen[key] = found
         compared = outcome.comparison
         failed = found.verdict in ("failed", "duplicate")
@@ -404,6 +410,7 @@ class _Round:
         self.began = 0.0
         self.part = _HYPOTHESIS
         self.finished = True
+        self.cutting = False
 
     def example(self, case: Case, width: int) -> None:
         """One example. Raises a Defect for the failure that this round is after."""
@@ -413,7 +420,7 @@ class _Round:
             raise OutOfTime
         if after and (case.digest(), width) not in driver.seen and self._out_of_time():
             raise OutOfTime  # without it, Hypothesis would go on drawing for as long again
-        found = driver.judge(case, width, shrinking=after)
+        found = driver.judge(case, width, shrinking=after, cutting=self.family if self.cutting else "")
         if found.verdict not in ("failed", "duplicate"):
             return
         if self.best is None:
@@ -441,7 +448,7 @@ class _Round:
 
     def cut(self) -> None:
         """Cut out of the smallest example what it fails without, until there is nothing more, or no more time."""
-        self.part, cut = 1.0, True
+        self.part, self.cutting, cut = 1.0, True, True
         while cut and self.finished:
             cut = False
             for cuts_of in cuts.PASSES:
