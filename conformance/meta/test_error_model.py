@@ -320,6 +320,24 @@ def test_an_inexact_quotient_leaves_floor_open() -> None:
     assert (shadow.error() <= 1.001).all()
 
 
+def test_an_index_that_is_open_into_a_table_of_more_dimensions() -> None:
+    """`bias[i][kv]`, where PyTorch reads a row first, has the error of `bias[i, kv]`."""
+    score = torch.tensor([0.2, 0.999, 1.001, 1.5, 2.3])
+    bias = torch.arange(35.0).view(7, 5) ** 2
+    error = torch.full((5,), 0.01).double()
+    real, chained = audited(lambda s, kv: bias[torch.floor(s).to(torch.int64)][kv], score, error)
+    _, direct = audited(lambda s, kv: bias[torch.floor(s).to(torch.int64), kv], score, error)
+    assert torch.equal(chained.v, direct.v) and torch.equal(chained.error(), direct.error())
+    assert torch.equal(real, chained.v) and (chained.error() > 0).tolist() == [False, True, True, False, False]
+
+
+def test_which_of_two_zeros_is_taken_is_open() -> None:
+    zeros = torch.tensor([0.0, -0.0])
+    for f in (torch.fmin, torch.fmax):
+        _, shadow = audited(lambda s, kv, f=f: torch.copysign(s, f(zeros[kv], zeros[kv * 0])), torch.ones(2))
+        assert shadow.error().gt(1).tolist() == [False, True]
+
+
 def test_unmodelled_operations_are_named() -> None:
     with pytest.raises(math64.UnmodelledOperation, match="digamma"):
         audited(lambda s, kv: torch.digamma(s), torch.ones(3))

@@ -155,7 +155,7 @@ def log1p(x):
     u = 1.0 + x
     lost = x - (u - 1.0)
     correction = cute.where((lost == lost) & (lost != 0), lost / u, cute.zeros_like(x))
-    return cute.math.log(u) + correction
+    return cute.where(x == 0, x, cute.math.log(u) + correction)  # of -0 it is -0
 '''
 
 # Coefficients of (exp(x) - 1 - x) / x**2 on [-1, 1]: Chebyshev interpolation in 40 digits, 2.5e-10 and 8e-24.
@@ -199,7 +199,8 @@ def expm1{suffix}(x):
     t = cute.where(small, x, cute.zeros_like(x))
     p = cute.full_like(t, {last})
 {horner}
-    return cute.where(small, x + t * t * p, cute.math.exp(x) - 1.0)
+    near = cute.where(x == 0, x, x + t * t * p)  # -0 plus 0 would be 0
+    return cute.where(small, near, cute.math.exp(x) - 1.0)
 '''
 
 _ASINH = '''

@@ -160,6 +160,8 @@ def composed(op: Operation) -> Shadow:
     first = multiplied(y, z, n)
     second = multiplied(first, w, n)
     v = x.v + second.v
+    if op.name != "addcmul":  # so may a zero another sign
+        v = torch.where((x.v == 0) & (end.v == 0) & (z.v.abs() >= 0.5), end.v - y.v * (1.0 - z.v), v)
     # lerp may be written end - (end - self) * (1 - weight): the same parts, so at most their magnitudes'
     # roundings.
     extra = 4 * em.U32 * (x.v.abs() + y.v.abs() + second.v.abs())

@@ -26,9 +26,12 @@ def gather(op: Operation) -> Shadow:
     if not open_:
         real = table.real and all(i is None or i.real for i in indices)
         return Shadow(v, e, op.nominal, table.mixed, table.wild, real)
+    # What is read of a table that has more dimensions than indices has those left over last.
+    left = (1,) * (table.v.dim() - len(indices))
     reach = torch.zeros((), dtype=torch.float64)
     for n in open_:
         reach = torch.maximum(reach, indices[n].error())
+    reach = reach.reshape(*reach.shape, *left)
     # Advanced indices broadcast together and stand where the first one stands; only a plain layout is
     # covered.
     plain = (
@@ -53,6 +56,7 @@ def gather(op: Operation) -> Shadow:
         shifted = centre + offset
         # An index outside the table is undefined behaviour that no case has: the candidate does not exist.
         exists = (shifted >= 0) & (shifted < size) & (indices[n].error() >= abs(offset))
+        exists = exists.reshape(*exists.shape, *left)
         other = read(table.v, [shifted.clamp(0, size - 1) if m == n else i for m, i in enumerate(at)])
         own = (
             base

@@ -48,11 +48,20 @@ def order(op: Operation) -> Shadow:
     names = [n for n in ("self", "other", "min", "max", "min_val", "max_val") if op.args.get(n) is not None]
     operands = {n: op.operand(n) for n in names}
     v = op.on(**{n: x.v for n, x in operands.items()})
+    e = _either_zero(*operands.values()) if op.name in ("fmin", "fmax") and op.nominal.is_floating_point else None
     if all(x.exact for x in operands.values()):
-        return Shadow(v, None, op.nominal)
+        return Shadow(v, e, op.nominal)
     low = op.on(**{n: x.v - x.error() for n, x in operands.items()})
     high = op.on(**{n: x.v + x.error() for n, x in operands.items()})
-    return exact_op(op, v, spread(v, low, high), *operands.values())
+    width = spread(v, low, high)
+    return exact_op(op, v, width if e is None else torch.maximum(width, e), *operands.values())
+
+
+def _either_zero(a: Shadow, b: Shadow) -> Tensor | None:
+    """An error too small to matter but for its sign where the operands are 0 and -0: IEEE 754 leaves open which of them
+    is taken, and atan2 or a division by it may tell."""
+    either = (a.v == 0) & (b.v == 0) & (torch.signbit(a.v) != torch.signbit(b.v))
+    return torch.where(either, 2.0**-149, 0.0).double() if bool(either.any()) else None
 
 
 def stepped(op: Operation, x: Shadow, f: Callable[[Tensor], Tensor]) -> Shadow:
