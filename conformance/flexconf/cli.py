@@ -123,7 +123,8 @@ def run(
             expectations=in_force,
             on_result=take,
         )
-    review = expectations.review(in_force, results_seen, [c.name for c in catalogued])
+    whole = catalogue.load() if file and in_force else catalogued  # what an expectation names is there, not in a file
+    review = expectations.review(in_force, results_seen, [c.name for c in whole])
     failed.sort(key=lambda r: r.case.name)
     blamed: dict[str, Attribution] = {}
     if attribute and failed:

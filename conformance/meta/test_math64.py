@@ -330,6 +330,22 @@ def test_an_infinity_that_a_probability_below_the_dtype_of_v_multiplies(dtype: t
     assert certified.out_bound[0, 0, :, :3].isfinite().all()
 
 
+@pytest.mark.parametrize("open_", [True, False])
+def test_an_infinity_whose_probability_others_may_push_out_of_sight(open_: bool) -> None:
+    """exp(-16) of 1.4 is visible in float16, of 2.7, which it may be where another score is off by 1, it is not."""
+
+    def mod(s: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        step = torch.floor(torch.exp(torch.log(s * 0 + 3.0))) - 3.0 if open_ else s * 0  # 0 or -1
+        return torch.where(kv == 0, step, torch.where(kv == 2, -1.0 - step, torch.where(kv == 1, -16.0, -20.0)))
+
+    q, k, v = (t.half() for t in problem(H=1, M=2, N=4))
+    v[0, 0, 1, 3] = -INF
+    certified = math64.attention(q, k, v, score_mod=mod)
+    assert certified.out_bound[0, 0, :, 3].isinf().all() == open_
+    assert open_ or (certified.out[0, 0, :, 3] == -INF).all()
+    assert certified.out_bound[0, 0, :, :3].isfinite().all()
+
+
 def test_scores_beyond_float32_overflow() -> None:
     scores = torch.tensor([1e20, -1e20, 1.0]).double().reshape(1, 1, 1, 3)
     result = math64.evaluate(lambda s, b, h, q, kv: s * 1e20, "score", (scores, scores.abs() * 1e-7), 1, 1, 1, 3)

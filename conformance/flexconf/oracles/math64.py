@@ -261,7 +261,8 @@ def _softmax(
     lse_bound = lse_bound * em.ORACLE_SLACK
 
     if special_v:
-        out, bound = _special_values(out, bound, s, p, et, v64, visited, Hkv, _VISIBLE.get(v.dtype, 1e-20))
+        least = p * torch.exp(-et) / inflate.unsqueeze(-1)
+        out, bound = _special_values(out, bound, least, et, v64, visited, Hkv, _VISIBLE.get(v.dtype, 1e-20))
     row = open_ended.unsqueeze(-1)
     out = torch.where(row, math.nan, out)
     bound = torch.where(row, 0.0, bound)
@@ -298,8 +299,7 @@ def _output_rounding(magnitude: Tensor, dtype: torch.dtype) -> Tensor:
 def _special_values(
     out: Tensor,
     bound: Tensor,
-    s: Tensor,
-    p: Tensor,
+    least: Tensor,
     et: Tensor,
     v: Tensor,
     visited: Tensor | None,
@@ -308,9 +308,10 @@ def _special_values(
 ) -> tuple[Tensor, Tensor]:
     """Infinities and NaNs in V. One that a visible probability multiplies must show; one at a masked or
     vanishing probability within a visited block is 0 * inf in some implementations, so that element is not
-    compared; one in a block that is not visited does not exist (L8.4)."""
+    compared; one in a block that is not visited does not exist (L8.4). `least` is what each probability is at least,
+    by the error `et` of its own score and by what those of the others may add to the sum."""
     B, H, M, Dv = out.shape
-    seen = (p * torch.exp(-et) > visible) & (et < 10)
+    seen = (least > visible) & (et < 10)
     present = torch.ones_like(seen) if visited is None else visited.expand_as(seen)
     vague = present & ~seen
 
