@@ -14,7 +14,7 @@ from flexconf import findings, inputs, modtext, strategies
 from flexconf.case import DISTRIBUTIONS, Case, Problem
 from flexconf.errors import InputError
 from flexconf.fuzz import coverage, cuts, outline
-from flexconf.strategies import Features, terms
+from flexconf.strategies import Features, operations, terms
 from flexconf.strategies.scope import Scope
 from flexconf.strategies.terms import Term, result_dtype, substitute, written
 
@@ -150,6 +150,15 @@ def test_shrinking_leaves_little(says: str, tokens: int) -> None:
     count = len(re.findall(r"[\w.]+|[^\w\s()\[\],]+", case.score_mod or ""))
     assert count <= tokens, (count, case.score_mod)
     assert case.mask_mod is None and case.problem.B == case.problem.H == 1 and len(case.captures) <= 1
+
+
+def test_what_may_be_infinite_becomes_no_integer() -> None:
+    score = Term("score", "float32", -3, 3, special=True)
+    found = {o.text: operations.apply(o, score, score) for o in operations.catalogue("float32")}
+    assert found["torch.clamp(x, 0, 100).to(torch.int64)"] is None
+    made = [term for term in found.values() if term is not None]
+    assert len(made) > 50 and not any(term.is_integer for term in made)
+    assert all(term.special == term.is_float for term in made)
 
 
 def test_terms() -> None:

@@ -122,8 +122,10 @@ def apply(operation: Operation, x: Term, y: Term | None) -> Term | None:
         lo, hi = _UNKNOWN
     if dtype == "uint8" and lo < 0 and operation.name in ("neg", "sub", "rsub"):
         lo, hi = INTEGER_RANGES[dtype]  # below 0 it wraps around, which is what is known of it
-    special = x.special or (y is not None and y.special)
+    special = (x.special or (y is not None and y.special)) and dtype != "bool"
     found = Term(substitute(text, x, y), dtype, lo, hi, special)
+    if special and found.is_integer:
+        return None  # NaN and infinity have no value there, and an index may be made of it
     if len(found.text) > _LONGEST:
         return None  # an operand that a text reads twice doubles it, and a mod has a limit
     return found if found.fits() or (found.is_float and math.isinf(found.size)) else None
@@ -150,7 +152,7 @@ def with_number(symbol: str, x: Term, number: float) -> Term | None:
         lo, hi = _RANGES[f"x {symbol} y"](x, constant)
     if math.isnan(lo) or math.isnan(hi):
         lo, hi = _UNKNOWN
-    found = Term(substitute(text, x), dtype, lo, hi, x.special)
+    found = Term(substitute(text, x), dtype, lo, hi, x.special and dtype != "bool")
     return found if found.fits() or (found.is_float and math.isinf(found.size)) else None
 
 
