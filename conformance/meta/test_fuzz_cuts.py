@@ -184,3 +184,6 @@ def test_a_failure_of_another_kind_that_cutting_brings_about_is_no_finding(tmp_p
     assert first.verdict == "failed" and {r.verdict for r in cut} == {"failed", "discarded"}
     assert all("brought about by cutting" in r.why and not r.toml for r in cut if r.verdict == "discarded")
     assert list(turn.driver.aside) == ["wrong values"]
+    drawn = Case("drawn", score_mod="score")
+    assert turn.driver.judge(drawn, 1, shrinking=True, cutting="wrong values").verdict == "discarded"
+    assert turn.driver.judge(drawn, 1, shrinking=False).verdict == "failed"

@@ -112,7 +112,7 @@ def check_dtype(target: Any, dtype: torch.dtype) -> None:
     """Raise Unwritable where PyTorch, which infers a result's `dtype` all the same, has no such operation on it."""
     name = target.overloadpacket.__name__
     if dtype.is_floating_point and name in _BITS:
-        raise Unwritable("floating-point numbers, whose bits PyTorch does not give")
+        raise Unwritable("floating-point numbers, as in PyTorch; cast to an integer first")
     if not dtype.is_floating_point and name in _REALS:
         raise Unwritable("whole numbers, as in PyTorch; cast to float32 first")
 

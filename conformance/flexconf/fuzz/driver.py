@@ -282,7 +282,8 @@ class Driver:
         found = self._judged(case, width, outcome, sketch)
         if cutting and found.verdict == "failed" and found.family != cutting:
             found = Judged(outcome, "discarded", f"brought about by cutting: {found.family}")
-        self.seen[key] = found
+        else:
+            self.seen[key] = found  # drawn, what cutting brought about would be a finding
         compared = outcome.comparison
         failed = found.verdict in ("failed", "duplicate")
         ratio = _ratio(compared["max_ratio"]) if compared is not None and compared["elements"] else None

@@ -61,7 +61,7 @@ def _either_zero(a: Shadow, b: Shadow) -> Tensor | None:
     """An error too small to matter but for its sign where the operands are 0 and -0: IEEE 754 leaves open which of them
     is taken, and atan2 or a division by it may tell."""
     either = (a.v == 0) & (b.v == 0) & (torch.signbit(a.v) != torch.signbit(b.v))
-    return torch.where(either, 2.0**-149, 0.0).double() if bool(either.any()) else None
+    return either.double() * 2.0**-149 if bool(either.any()) else None
 
 
 def stepped(op: Operation, x: Shadow, f: Callable[[Tensor], Tensor]) -> Shadow:
