@@ -1,7 +1,8 @@
 """Compile caches of one run: shared by its workers, seen by no other run.
 
 A cache that outlives a run can hide what the run is for: a compiler that has changed. One folder a run, in which
-several processes may compile at once (each of these caches writes to a temporary name and renames).
+several processes may compile at once (each of these caches writes to a temporary name and renames, and removes
+nothing). The subject torch-codegen keeps what torch generates for it apart, call by call: see `torch_private`.
 """
 
 from __future__ import annotations

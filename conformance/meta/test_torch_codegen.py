@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import linecache
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -31,13 +38,13 @@ def _outcome(text: str, stages: list[str] | None = None) -> Outcome:
     return trial.run_case(_case(text), NAME, stage=stages.append if stages is not None else None)
 
 
-def _generated(case: Case, whole: bool = False) -> Generated:
+def _nothing(*tensors: torch.Tensor, out: torch.Tensor, lse: torch.Tensor, **keywords: object) -> None:
+    out.zero_()
+    lse.zero_()
+
+
+def _generated(case: Case, whole: bool = False, entry: torch_private.Entry = _nothing) -> Generated:
     given = inputs.materialize(case)
-
-    def entry(*tensors: torch.Tensor, out: torch.Tensor, lse: torch.Tensor, **keywords: object) -> None:
-        out.zero_()
-        lse.zero_()
-
     return torch_private.flex_flash(
         given.q,
         given.k,
@@ -136,6 +143,51 @@ def test_a_capture_is_read_and_not_remembered() -> None:
     """The second case has other values in a capture of the same name, shape and dtype."""
     for values in ("constant(1)", "constant(-2)", "normal"):
         assert _outcome(f'score_mod = "score * bias[kv]"\ncaptures = {{ bias = "N:float32:{values}" }}').ok
+
+
+_AND_GOES_ON = """
+import sys
+import test_torch_codegen as tests
+print(tests._digest(tests._generated(tests._case(sys.argv[1])).kernels))
+tests._generated(tests._case(sys.argv[2]))
+"""
+
+
+def _digest(kernels: list[str]) -> str:
+    return hashlib.sha256("".join(kernels).encode()).hexdigest()
+
+
+@known
+def test_another_process_that_generates_the_same_takes_no_source_away(tmp_path: Path) -> None:
+    """Between the loading of a mask and its compilation, another process generates the same, and goes on to the next.
+
+    Both are told of the same folder, as the workers of a run are. CuTe compiles a function from its file.
+    """
+    text, next_text = 'mask_mod = "q >= kv"', 'mask_mod = "q > kv"'
+    env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    sources: list[str] = []
+    others: list[str] = []
+
+    def entry(*tensors: torch.Tensor, out: torch.Tensor, lse: torch.Tensor, mask_mod: Any, **keywords: object) -> None:
+        done = subprocess.run(
+            [sys.executable, "-c", _AND_GOES_ON, text, next_text],
+            env={**env, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        others.append(done.stdout.split()[0])
+        linecache.clearcache()
+        sources.append(inspect.getsource(mask_mod))
+        out.zero_()
+        lse.zero_()
+
+    with patch.dict(os.environ, env):
+        found = _generated(_case(text), entry=entry)
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path)
+    assert others == [_digest(found.kernels)], "the two processes did not generate the same"
+    assert len(sources) == 1 and sources[0].strip() in found.kernels[0]
 
 
 @known

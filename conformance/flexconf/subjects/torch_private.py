@@ -13,8 +13,10 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import os
 import re
 import sys
+import tempfile
 import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -125,7 +127,7 @@ def flex_flash(
     lowering = importlib.import_module("torch._inductor.kernel.flex.flex_flash_attention")
     # A process runs many cases; what it compiled for one must not count against the next.
     torch.compiler.reset()
-    importlib.import_module("torch._inductor.codecache").PyCodeCache.cache_clear(purge=True)
+    importlib.import_module("torch._inductor.codecache").PyCodeCache.cache_clear()
     backend = _Backend(on_stage, found.kernels.append)
 
     @contextlib.contextmanager
@@ -136,6 +138,7 @@ def flex_flash(
 
     with (
         torch.no_grad(),
+        _own_folder(),
         _swiftly(),
         _stand_ins(entry),
         patch.object(lowering, "ensure_flash_available", lambda: True),
@@ -160,6 +163,26 @@ def flex_flash(
             kernel_options={"BACKEND": "FLASH"},
         )
     return found
+
+
+@contextlib.contextmanager
+def _own_folder() -> Iterator[None]:
+    """Let torch write its generated modules into a folder of this call's own, which is gone at its end.
+
+    Torch names a module's file after its content. CuTe reads the source of a function from that file when it compiles
+    it, so the file must stay where it is until then, whatever another process does that has generated the same.
+    """
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    before = os.environ.get(name)
+    with tempfile.TemporaryDirectory(prefix="flexconf-codegen-", ignore_cleanup_errors=True) as folder:
+        os.environ[name] = folder
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = before
 
 
 @contextlib.contextmanager
