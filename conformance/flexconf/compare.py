@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypedDict
 
@@ -10,9 +11,7 @@ import torch
 from torch import Tensor
 
 from flexconf.oracles.math64 import Certified
-
-MAX_EXCLUDED_ROWS = 0.01
-"""A case that excludes more of its rows than this is not accepted as evidence (accuracy point 3)."""
+from flexconf.outcome import MAX_EXCLUDED
 
 BASES = (math.log(2.0), 1.0 / math.log(2.0))
 """What an LSE in base e is multiplied with when ln 2 is applied once too often, and when once too little (L8.5)."""
@@ -115,7 +114,7 @@ def compare(out: Tensor | None, lse: Tensor | None, certified: Certified) -> Com
     wrong = [p for p in parts if p.special or p.over[0]]
     leading = wrong[0] if wrong else max(parts, key=lambda p: (p.max_ratio, p.worst is not None))
     max_ratio = max(p.max_ratio for p in parts)
-    symptom, reason = _verdict(elements, over_1, leading.max_ratio, rows, excluded_rows, leading)
+    symptom, reason = _verdict(elements, over_1, leading, rows, excluded_rows, parts)
     if symptom == "wrong" and leading.name == "lse":
         for factor in BASES:
             if _is_scaled(lse, certified.lse, certified.lse_bound, kept, factor):
@@ -157,7 +156,7 @@ def compare_scores(observed: Tensor, expected: Tensor, bound: Tensor) -> Compari
         reason = f"the problem has no scores (shape {tuple(expected.shape)}); there is nothing to compare"
         return Comparison(True, "ok", reason, 0, 0, rows, 0, 0.0, 0, 0, 0, 0, None, empty=True)
     part = _part("scores", observed, expected, bound, torch.ones(()).bool())
-    symptom, reason = _verdict(part.elements, part.over[0], part.max_ratio, rows, 0, part)
+    symptom, reason = _verdict(part.elements, part.over[0], part, rows, 0, [part])
     return Comparison(
         passed=symptom == "ok",
         symptom=symptom,
@@ -216,8 +215,9 @@ def _part(
 
 
 def _verdict(
-    elements: int, over_1: int, max_ratio: float, rows: int, excluded_rows: int, leading: _Part
+    elements: int, over_1: int, leading: _Part, rows: int, excluded_rows: int, parts: Sequence[_Part]
 ) -> tuple[Symptom, str]:
+    """Wrong outranks open: what exceeds its bound does so however much was left out beside it."""
     if elements == 0:
         return "missing", f"nothing was compared: all {rows} rows are excluded"
     w = leading.worst
@@ -226,12 +226,13 @@ def _verdict(
     if leading.special:
         return "nonfinite", f"{leading.special} of {elements} elements are NaN or infinite on one side only; {at}"
     if over_1:
-        beyond = f"{at} +- {w['bound']:.3g}; ratio {max_ratio:.3g}"
+        beyond = f"{at} +- {w['bound']:.3g}; ratio {leading.max_ratio:.3g}"
         return "wrong", f"{over_1} of {elements} elements exceed their bound; {beyond}"
-    if excluded_rows > MAX_EXCLUDED_ROWS * rows:
-        share = f"{excluded_rows} of {rows}"
-        return (
-            "missing",
-            f"{share} rows are indeterminate, more than {MAX_EXCLUDED_ROWS:.0%}: not accepted as evidence",
-        )
-    return "ok", f"{elements} elements within their bounds (max ratio {max_ratio:.3g})"
+    limit = f"more than {MAX_EXCLUDED:.0%}: not accepted as evidence"
+    if excluded_rows > MAX_EXCLUDED * rows:
+        return "missing", f"{excluded_rows} of {rows} rows are indeterminate, {limit}"
+    for part in parts:  # each by itself: an LSE without any bound is few elements beside an output
+        whole = part.elements + part.excluded
+        if part.excluded > MAX_EXCLUDED * whole:
+            return "missing", f"{part.excluded} of {whole} elements of {part.name} have no bound, {limit}"
+    return "ok", f"{elements} elements within their bounds (max ratio {leading.max_ratio:.3g})"

@@ -11,6 +11,12 @@ from typing import Any
 from flexconf.errors import InputError
 
 
+MAX_EXCLUDED = 0.01
+"""A comparison that leaves out more of its rows, or of its elements, than this is no evidence (accuracy point 3)."""
+
+_BAD_INPUT = "InputError"
+
+
 class Stage(enum.StrEnum):
     """The stages of a case, in order."""
 
@@ -67,9 +73,27 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        """Whether the case ran, elements were compared (or there are none to compare), and all are within bounds."""
+        """Whether the case ran, enough elements were compared (or there are none), and all are within bounds."""
         compared = self.comparison or {}
-        return self.symptom is Symptom.OK and bool(compared.get("elements") or compared.get("empty"))
+        if self.symptom is not Symptom.OK or _left_out(compared):
+            return False
+        return bool(compared.get("elements") or compared.get("empty"))
+
+    @property
+    def open(self) -> str:
+        """Why too little was compared for a verdict; "" when enough was, and for every failure.
+
+        What is certainly wrong is wrong however little was compared beside it.
+        """
+        if self.symptom not in (Symptom.OK, Symptom.MISSING):
+            return ""
+        return _left_out(self.comparison or {})
+
+    @property
+    def bad_input(self) -> str:
+        """What is wrong with the case itself, so that nothing is known of the subject; "" for nothing."""
+        told = self.symptom is Symptom.MISSING and self.message.startswith(_BAD_INPUT)
+        return self.message.partition(": ")[2] if told else ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -112,6 +136,23 @@ class Outcome:
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"not a recorded outcome: {type(error).__name__}: {error}") from None
+
+
+def _left_out(compared: Mapping[str, Any]) -> str:
+    """Whether a comparison leaves out more than it may (accuracy point 3), in words; "" when it does not.
+
+    A result that is missing or of another shape is compared in no element and leaves none out.
+    """
+    elements, excluded = int(compared.get("elements", 0)), int(compared.get("excluded_elements", 0))
+    if not excluded:
+        return ""
+    if not elements:
+        return "no element has a bound"
+    if int(compared.get("excluded_rows", 0)) > MAX_EXCLUDED * int(compared.get("rows", 0)):
+        return "more than 1 % of the rows are indeterminate"
+    if excluded > MAX_EXCLUDED * (elements + excluded) or compared.get("symptom") == "missing":
+        return "more than 1 % of the elements have no bound"
+    return ""
 
 
 def missing(case: str, case_digest: str, subject: str, message: str) -> Outcome:

@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from flexconf.compare import compare
+from flexconf.compare import compare, compare_scores
 from flexconf.oracles.math64 import Certified
 
 INF, NAN = math.inf, math.nan
@@ -134,12 +134,49 @@ def test_excluded_rows_are_not_compared_but_counted() -> None:
 
 
 def test_elements_without_a_bound_are_not_compared() -> None:
-    bound = certified().out_bound.clone()
+    bound = certified(rows=200).out_bound.clone()
     bound[0, 0, 0, 0] = INF
-    out, lse = results()
+    out, lse = results(rows=200)
     out[0, 0, 0, 0] = NAN
-    result = compare(out, lse, dataclasses.replace(certified(), out_bound=bound))
+    result = compare(out, lse, dataclasses.replace(certified(rows=200), out_bound=bound))
     assert result.passed and result.excluded_elements == 1
+
+
+def test_more_than_one_percent_of_elements_without_a_bound_is_no_evidence() -> None:
+    """Rows in which some elements have no bound are not open, so that elements have a limit of their own."""
+    sure = certified(rows=100)
+    out, lse = results(rows=100)
+    for excluded, passed in ((8, True), (9, False), (799, False)):
+        bound = sure.out_bound.clone()
+        bound.view(-1)[:excluded] = INF
+        result = compare(out, lse, dataclasses.replace(sure, out_bound=bound))
+        assert (result.passed, result.excluded_rows, result.excluded_elements) == (passed, 0, excluded)
+        assert passed or (result.symptom == "missing" and "elements of out have no bound" in result.reason)
+    # The LSE is few elements beside the output, and is judged by itself.
+    result = compare(out, lse, dataclasses.replace(sure, lse_bound=torch.full((1, 1, 100), INF)))
+    assert result.symptom == "missing" and "100 of 100 elements of lse" in result.reason
+
+
+def test_scores_without_a_bound_have_the_same_limit() -> None:
+    scores, bound = torch.zeros(1, 1, 10, 20), torch.zeros(1, 1, 10, 20, dtype=torch.float64)
+    for excluded, passed in ((2, True), (3, False), (199, False), (200, False)):
+        bound.view(-1)[:excluded] = INF
+        result = compare_scores(scores, scores.double(), bound)
+        assert result.passed is passed and result.excluded_elements == excluded
+    bound.fill_(INF)[0, 0, 0, 0] = 0.0
+    assert compare_scores(scores + 1, scores.double(), bound).symptom == "wrong", "wrong outranks open"
+
+
+def test_wrong_outranks_open() -> None:
+    """One certified element that is wrong decides, however many rows and elements are open."""
+    excluded = torch.ones(1, 1, 4, dtype=torch.bool)
+    excluded[0, 0, 3] = False
+    out, lse = results()
+    out[0, 0, 3, 0] = 1.5
+    result = compare(out, lse, dataclasses.replace(certified(), excluded=excluded))
+    assert (result.symptom, result.elements, result.excluded_rows) == ("wrong", 9, 3)
+    out[0, 0, 3, 0] = NAN
+    assert compare(out, lse, dataclasses.replace(certified(), excluded=excluded)).symptom == "nonfinite"
 
 
 def test_missing_and_malformed_results() -> None:

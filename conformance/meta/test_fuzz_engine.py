@@ -347,7 +347,13 @@ def test_what_production_refuses_is_counted_and_what_the_reference_refuses_is_fo
     ("stage", "symptom", "message", "comparison", "why"),
     [
         (Stage.OUTPUT, Symptom.MISSING, "m", compared(0, 9, 0), "bound"),
-        (Stage.OUTPUT, Symptom.WRONG, "m", compared(5, 9, 1), "rows"),
+        (Stage.OUTPUT, Symptom.MISSING, "m", compared(990, 10, 0), ""),
+        (Stage.OUTPUT, Symptom.MISSING, "m", compared(989, 11, 0), "elements"),
+        (Stage.OUTPUT, Symptom.MISSING, "m", compared(5, 9, 1), "rows"),
+        # What is certainly wrong is wrong, whatever else is open.
+        (Stage.OUTPUT, Symptom.WRONG, "m", compared(5, 9, 1), ""),
+        (Stage.OUTPUT, Symptom.NONFINITE, "m", compared(5, 9, 1), ""),
+        (Stage.LSE, Symptom.WRONG_BASE, "m", compared(5, 9, 1), ""),
         (Stage.ELIGIBILITY, Symptom.REFUSED, "grad", None, "eligibility"),
         (Stage.TRACE, Symptom.MISSING, "InputError during inputs: no", None, "not a case: no"),
         (Stage.RENDER, Symptom.REFUSED, "no exp", None, ""),

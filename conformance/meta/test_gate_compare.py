@@ -668,11 +668,39 @@ def test_options_that_make_one_bundle_laxer_than_the_other(name: str, value: obj
 
 
 def test_an_oracle_that_looks_at_less_hides_what_it_does_not_look_at() -> None:
-    fewer = outcome("alibi", comparison={**COMPARED, "elements": 10, "excluded_elements": 990})
+    fewer = outcome("alibi", comparison={**COMPARED, "elements": 991, "excluded_elements": 9})
     found = decided(Made(), Made().attempts("alibi", fewer))
     assert (found.verdict, row(found).change) == (OPEN, Change.MISSING)
-    assert "10 of its elements were compared, and 1,000 before" in row(found).why
+    assert "991 of its elements were compared, and 1,000 before" in row(found).why
     assert decided(Made().attempts("alibi", fewer), Made()).verdict is PASS
+
+
+@pytest.mark.parametrize("symptom", ["ok", "missing"])
+@pytest.mark.parametrize(
+    ("excluded", "says"),
+    [
+        ({"elements": 10, "excluded_elements": 990}, "more than 1 % of the elements have no bound"),
+        ({"elements": 0, "excluded_elements": 1000}, "no element has a bound"),
+        ({"elements": 900, "excluded_elements": 100, "rows": 100, "excluded_rows": 10}, "rows are indeterminate"),
+    ],
+)
+def test_too_little_compared_is_no_result_in_either_bundle(
+    symptom: str, excluded: dict[str, int], says: str
+) -> None:
+    """It is neither right nor wrong: whatever the bundle calls it, there is nothing to ship on."""
+    hardly = outcome("alibi", at=f"output/{symptom}", comparison={**COMPARED, **excluded})
+    found = decided(Made().attempts("alibi", hardly), Made().attempts("alibi", hardly))
+    assert (found.verdict, row(found).change, row(found).effect) == (OPEN, Change.MISSING, Effect.OPEN)
+    assert says in row(found).why
+
+
+def test_a_wrong_repeat_is_not_excused_by_one_that_is_open() -> None:
+    """Wrong outranks open: repeats of which one is wrong and none is right fail, whatever the baseline was."""
+    hardly = outcome("alibi", at="output/missing", comparison={**COMPARED, "excluded_elements": 990})
+    wrong = outcome("alibi", at="output/wrong", comparison=COMPARED)
+    for before in (Made(), Made().without("alibi"), Made().attempts("alibi", wrong, hardly)):
+        found = decided(before, Made().attempts("alibi", hardly, wrong))
+        assert (found.verdict, row(found).effect) == (FAIL, Effect.FAILS), row(found).why
 
 
 @pytest.mark.parametrize("changes", [{"driver": "590.12.01"}, {"flash_attn_4": "4.0.0b37"}, {"triton": "3.7.0"}])

@@ -115,7 +115,7 @@ def test_the_summarys_figures() -> None:
     cases = [replace(PLAIN, name=f"case{i}") for i in range(5)]
     results = [
         judge(cases[0], outcome(cases[0], comparison=compared(100, 0.2), trace=1.0, launch=1.0)),
-        judge(cases[1], outcome(cases[1], comparison=compared(200, 0.9, 7, 2), trace=3.0, launch=0.5)),
+        judge(cases[1], outcome(cases[1], comparison=compared(900, 0.9, 7, 2) | {"rows": 300}, trace=3.0, launch=0.5)),
         judge(cases[2], outcome(cases[2], "wrong", comparison=compared(50, 1.5), trace=2.0)),
         judge(cases[3], outcome(cases[3], "timeout", "compile")),
         judge(cases[4], outcome(cases[4], comparison=compared(0, 0.0) | {"empty": True})),
@@ -124,7 +124,7 @@ def test_the_summarys_figures() -> None:
     s = summarize(results, "reference.host", 2, 1.5)
     assert (s.cases, s.passed, s.refused_as_expected, s.ok) == (6, 4, 1, False)
     assert s.failures == {"compile/timeout": 1, "output/wrong": 1}
-    assert (s.elements, s.excluded, s.excluded_rows) == (350, 7, 2)
+    assert (s.elements, s.excluded, s.excluded_rows) == (1050, 7, 2)
     assert (s.worst, s.worst_at) == (1.5, "case2 out[0, 1, 2, 3]")
     assert s.median == 0.9, "an empty problem has no ratio"
     assert s.stage_medians["trace"] == 1.5, "of 1, 3, 2 and, for the empty problem, 0"

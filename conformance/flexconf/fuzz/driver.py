@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from flexconf import findings, planted, subjects
 from flexconf.case import Case
-from flexconf.compare import MAX_EXCLUDED_ROWS
 from flexconf.findings import Finding
 from flexconf.fuzz import coverage, cuts, outline
 from flexconf.fuzz.stream import Reader, Record, Writer, next_rounds
@@ -134,18 +133,12 @@ class Failure:
 
 
 def discarded(outcome: Outcome) -> str:
-    """Why an example proves nothing; "" when it does."""
-    compared = outcome.comparison
-    if compared is not None:
-        if int(compared["excluded_rows"]) > MAX_EXCLUDED_ROWS * int(compared["rows"]):
-            return "more than 1 % of the rows are indeterminate"
-        if not compared["elements"] and int(compared["excluded_elements"]):
-            return "no element has a bound"
+    """Why an example proves nothing; "" when it does. A result that is certainly wrong always proves something."""
+    if outcome.open:
+        return outcome.open
     if outcome.symptom is Symptom.REFUSED and outcome.stage is Stage.ELIGIBILITY:
         return "refused by the eligibility rules"
-    if outcome.symptom is Symptom.MISSING and outcome.message.startswith("InputError"):
-        return f"not a case: {outcome.message.partition(': ')[2][:120]}"
-    return ""
+    return f"not a case: {outcome.bad_input[:120]}" if outcome.bad_input else ""
 
 
 @dataclass

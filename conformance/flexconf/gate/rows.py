@@ -96,14 +96,18 @@ def graded(planned: Planned, outcome: Outcome) -> tuple[Grade | None, str]:
     symptom = outcome.symptom
     if symptom is Symptom.NONDETERMINISTIC:
         seen = [(Stage(s), Symptom(y)) for s, _, y in (o.partition("/") for o in outcome.observed)]
-        if any(y in (Symptom.OK, Symptom.NONDETERMINISTIC, Symptom.MISSING) for _, y in seen):
+        failing = [(s, y) for s, y in seen if y is not Symptom.MISSING]
+        if not failing or any(y in (Symptom.OK, Symptom.NONDETERMINISTIC) for _, y in failing):
             return Grade.FLAKY, ""
-        # Every repeat fails, if in different ways or with other bits each time: that is no flake.
-        return max(_failure(planned, s, y) for s, y in seen), ""
+        # No repeat is right, and some fail, if in different ways or with other bits each time: that is no flake. One
+        # that gave nothing, or too little to judge, excuses none that failed.
+        return max(_failure(planned, s, y) for s, y in failing), ""
     if symptom is Symptom.MISSING and outcome.stage not in _VALUES:
         return None, f"there is no result: {quoted(outcome)}"
     if planned.expect == "ok" and outcome.ok:
         return Grade.RIGHT, ""
+    if planned.expect == "ok" and outcome.open:
+        return None, f"too little was compared: {outcome.open}"
     if planned.expect == f"refused:{outcome.stage}" and symptom is Symptom.REFUSED:
         return Grade.RIGHT, ""
     if planned.expect == "ok" and symptom is Symptom.OK:
