@@ -88,7 +88,7 @@ def task(
 def check(what: CheckTask, time_limit: float | None = None) -> Result:
     """Run the task in an isolated worker. Raises InputError when the mods or the problem are at fault."""
     subject = subjects.require(what.subject)
-    if what.functions and subject.device != "cpu":
+    if what.functions and subject.on_gpu:
         raise InputError(
             "a function reads its own tensors, which are where its module put them; "
             f"for {what.subject} give the mod as text, with --buffer, so that its tensors are made on the GPU"
@@ -135,13 +135,11 @@ def _in_a_worker(
 
 def run_check(what: CheckTask, report: Report) -> Outcome:
     """In the worker: import the functions, make the inputs, run."""
-    from flexconf.subjects import trial
-
     report("inputs")
     given = _inputs(what)
     report("a trial in PyTorch")
     _refuse_indices_out_of_range(given)
-    return trial.run_case(what.case, what.subject, what.options, report, given=given)
+    return subjects.get(what.subject).run(what.case, what.options, report, given=given)
 
 
 def run_render(what: CheckTask, report: Report) -> str:

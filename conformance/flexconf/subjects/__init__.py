@@ -15,6 +15,7 @@ from flexconf.errors import InputError
 
 if TYPE_CHECKING:
     from flexconf.case import Case
+    from flexconf.inputs import Inputs
     from flexconf.outcome import Outcome
     from flexconf.subjects.trial import Attend, Options
 
@@ -62,6 +63,11 @@ class Subject:
         return self.device == "cuda"
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether it runs on a GPU here."""
+        return self.device == "cuda" or (self.device == "any" and devices.count() > 0)
+
+    @property
     def is_reference(self) -> bool:
         """Whether it runs the text that the reference lowering renders."""
         return self.name.startswith("reference.")
@@ -83,9 +89,16 @@ class Subject:
         found: Attend = _named(self.function)
         return found
 
-    def run(self, case: Case, options: Options | None, report: Callable[[str], None], keep: Path | None) -> Outcome:
-        """The outcome of a case, in this process."""
-        outcome: Outcome = _named(self.life)(case, self.name, options, report, keep=keep)
+    def run(
+        self,
+        case: Case,
+        options: Options | None,
+        report: Callable[[str], None],
+        keep: Path | None = None,
+        given: Inputs | None = None,
+    ) -> Outcome:
+        """The outcome of a case, in this process; `given` are its inputs, on the CPU, for mods that are no text."""
+        outcome: Outcome = _named(self.life)(case, self.name, options, report, keep=keep, given=given)
         return outcome
 
 

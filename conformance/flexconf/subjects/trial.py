@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from flexconf import compare, devices, inputs, kept, planted
+from flexconf import compare, inputs, kept, planted
 from flexconf.case import Case
 from flexconf.inputs import Inputs
 from flexconf.oracles import math64
@@ -119,11 +119,10 @@ def run_case(
     what = get(subject)
     what.check(options)
     subject = planted.labelled(subject)
-    on_gpu = what.device == "cuda" or (what.device == "any" and devices.count() > 0)
     clock = StageClock(stage)
     clock.enter("inputs")
     exact = given if given is not None else inputs.materialize(case)
-    theirs = inputs.materialize(case, "cuda") if on_gpu else exact
+    theirs = inputs.materialize(case, "cuda") if what.on_gpu else exact
 
     def ended(where: str, symptom: Symptom, message: str, digests: Mapping[str, str]) -> Outcome:
         clock.close()
