@@ -10,7 +10,6 @@ from typing import Any
 
 from flexconf.errors import InputError
 
-
 MAX_EXCLUDED = 0.01
 """A comparison that leaves out more of its rows, or of its elements, than this is no evidence (accuracy point 3)."""
 

@@ -684,9 +684,7 @@ def test_an_oracle_that_looks_at_less_hides_what_it_does_not_look_at() -> None:
         ({"elements": 900, "excluded_elements": 100, "rows": 100, "excluded_rows": 10}, "rows are indeterminate"),
     ],
 )
-def test_too_little_compared_is_no_result_in_either_bundle(
-    symptom: str, excluded: dict[str, int], says: str
-) -> None:
+def test_too_little_compared_is_no_result_in_either_bundle(symptom: str, excluded: dict[str, int], says: str) -> None:
     """It is neither right nor wrong: whatever the bundle calls it, there is nothing to ship on."""
     hardly = outcome("alibi", at=f"output/{symptom}", comparison={**COMPARED, **excluded})
     found = decided(Made().attempts("alibi", hardly), Made().attempts("alibi", hardly))

@@ -57,6 +57,37 @@ def test_means_what_python_means(text: str, expected: float) -> None:
     assert score(text, **captures).item() == expected
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_every_line_end_of_python_is_one(end: str) -> None:
+    """A lone carriage return within brackets ended a line for Python, and not for what put the function together."""
+    assert score(f"x = (score{end}     + q * 100){end}x").item() == 300.5
+    assert score(f"({end}score{end}+ q{end})").item() == 3.5
+    mod = compile_mod(f"x = (score{end}     + q){end}x", "score", {}, SIZES)
+    assert inspect.getsource(mod).count("\n") == 4 and "\r" not in inspect.getsource(mod)
+
+
+def test_a_function_that_is_not_the_checked_one_never_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever puts the source together wrongly is caught before anything runs."""
+    lines = [
+        "def make_mod():",
+        "    def score_mod(score, b, h, q, kv):",
+        "        return score",
+        "    return score_mod",
+    ]
+    monkeypatch.setattr("flexconf.modtext.function._source", lambda *_: "\n".join(lines))
+    assert score("score").item() == 0.5
+    with pytest.raises(AssertionError, match="what was checked is not what would run"):
+        compile_mod("score + q", "score", {}, SIZES)
+
+
+@pytest.mark.parametrize("code", [0x0B, 0x0C, 0x1C, 0x1D, 0x1E, 0x85, 0x2028, 0x2029, 0x00, 0x1A, 0x7F, 0xD800])
+@pytest.mark.parametrize("text", ["score {}+ q", "(score # a comment{}\n + q)", "score{}"])
+def test_what_ends_a_line_for_some_is_refused(code: int, text: str) -> None:
+    """`str.splitlines` and the tokenizer disagree about these; the refusal names the character."""
+    with pytest.raises(ModTextError, match=f"U\\+{code:04X}|null character"):
+        compile_mod(text.format(chr(code)), "score", {}, SIZES)
+
+
 REFUSED = {
     "score +": "line 1",
     "score * (q": "never closed",

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from flexconf.modtext.checker import Checker
-from flexconf.modtext.syntax import parse
+from flexconf.modtext.syntax import normalised, parse
 from flexconf.modtext.vocabulary import CONSTANTS, PARAMETERS, Kind, ModTextError, check_capture_name
 
 
@@ -72,13 +72,15 @@ def compile_mod(
             cells[used] = constants[used]
         elif used in CONSTANTS:
             cells[used] = CONSTANTS[used]
-    source = _source(text, statements, kind, list(cells))
+    source = _source(normalised(text), statements, kind, list(cells))
     digest = hashlib.sha256(source.encode()).hexdigest()[:12]
     filename = f"<flexconf {kind}_mod {name} {digest}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     # Dynamo looks the function's globals up in the module of that name, which must have them.
     namespace: dict[str, Any] = {"torch": torch, "__name__": __name__}
-    exec(compile(source, filename, "exec"), namespace)  # checked against the grammar above
+    tree = ast.parse(source, filename)
+    assert _said(_body(tree)) == _said(statements), f"{filename}: what was checked is not what would run"
+    exec(compile(tree, filename, "exec"), namespace)  # checked against the grammar above
     mod: Callable[..., Tensor] = namespace["make_mod"](**cells)
     return mod
 
@@ -130,6 +132,21 @@ def _without_data(mod: Callable[..., Tensor]) -> Callable[..., Tensor]:
     }
     made: Callable[..., Tensor] = factory_globals["make_mod"](**swapped)
     return made
+
+
+def _body(factory: ast.Module) -> list[ast.stmt]:
+    """The statements of the mod within its factory."""
+    (make,) = factory.body
+    assert isinstance(make, ast.FunctionDef) and isinstance(make.body[0], ast.FunctionDef)
+    return make.body[0].body
+
+
+def _said(statements: Sequence[ast.stmt]) -> list[str]:
+    """The meaning of a mod's statements: each assignment, and the result."""
+    kept = [s for s in statements[:-1] if isinstance(s, ast.Assign)]
+    last = statements[-1]
+    assert isinstance(last, ast.Expr | ast.Return) and last.value is not None
+    return [*map(ast.dump, kept), ast.dump(last.value)]
 
 
 def _source(text: str, statements: Sequence[ast.stmt], kind: Kind, cells: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ class Limits:
 LIMITS = Limits()
 
 _TOKEN = re.compile(r"[A-Za-z_]\w*|[0-9.]+|\*\*|//|<<|>>|[-+~()\[\]{}]|\S")
+_UNSEEN = frozenset({"Cc", "Cs", "Zl", "Zp"})  # controls, surrogates, separators of lines and of paragraphs
 _PREFIX = frozenset({"-", "+", "~", "not", "**", "lambda", "await"})
 
 
@@ -34,8 +36,7 @@ def parse(text: str) -> list[ast.stmt]:
         )
     if not text.strip():
         raise ModTextError("the mod is empty; the identity is the score itself: score")
-    if "\0" in text:
-        raise ModTextError("the mod holds a null character")
+    text = normalised(text)
     _check_nesting(text)
     try:
         tree = ast.parse(textwrap.dedent(text).strip())
@@ -53,6 +54,22 @@ def parse(text: str) -> list[ast.stmt]:
         if isinstance(last, ast.Assign) or last is None:
             raise ModTextError("the last line must be an expression: the mod's result")
     return tree.body
+
+
+def normalised(text: str) -> str:
+    r"""The text with the line ends "\r\n" and "\r" written as "\n".
+
+    Python's tokenizer, `str.splitlines`, `linecache` and this package do not agree on which characters end a line.
+    Where they do not, the text that is checked would not be the text that runs, so there is one line end. Raises
+    ModTextError for every other control character, line separator and lone surrogate.
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    for at, character in enumerate(text):
+        if character not in "\n\t" and unicodedata.category(character) in _UNSEEN:
+            line = text.count("\n", 0, at) + 1
+            name = "a null character" if character == "\0" else f"the character U+{ord(character):04X}"
+            raise ModTextError(f"line {line}: the mod holds {name}; write a space, or a line end")
+    return text
 
 
 def _check_nesting(text: str) -> None:
