@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import jinja2
 import pytest
 import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-from flexflash import BlockMaskUnsupported, InputError, flex_flash_attention, lower, template
+from flexconf import catalogue
+from flexconf.subjects import trial
+from flexflash import BlockMaskUnsupported, InputError, codegen, flex_flash_attention, lower, template
 from flexflash.indexing import infer_dense_strides
+from flexflash.launch.fa4 import Fa4Launcher
+from flexflash.launch.host import HostLauncher
+from flexflash.launch.simt import SimtLauncher
 from plain import qkv
 
 
@@ -39,6 +47,13 @@ def test_output_lies_in_memory_like_the_query(order: tuple[int, ...]) -> None:
 def test_dense_strides_of_a_padded_query() -> None:
     assert infer_dense_strides((2, 4, 8, 64), (4096, 32, 1024, 1)) == (2048, 64, 256, 1)
     assert infer_dense_strides((2, 4, 8, 64), (2048, 512, 64, 1)) == (2048, 512, 64, 1)
+
+
+@pytest.mark.clause("L5.1")
+def test_a_dimension_of_size_one_is_placed_by_its_stride() -> None:
+    assert infer_dense_strides((2, 1, 3), (3, 100, 1)) == (3, 6, 1)
+    assert infer_dense_strides((2, 1, 3), (3, 1, 1)) == (3, 3, 1), "a tie: the later dimension is the inner one"
+    assert "(3, 6, 1)" in (infer_dense_strides.__doc__ or "")
 
 
 @pytest.mark.clause("L5.2")
@@ -84,6 +99,19 @@ def test_template_failure_is_a_runtime_error_with_its_cause(monkeypatch: pytest.
     monkeypatch.setattr(template, "_environment", lambda: broken)
     with pytest.raises(RuntimeError, match=r"CuteDSL template failed.*nothing_of_that_name"):
         lower(*qkv(1, 2, 2, 8, 8))
+
+
+@pytest.mark.clause("L5.3")
+def test_a_bug_of_the_generator_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("planted")
+
+    monkeypatch.setattr(codegen._Call, "value", broken)
+    with pytest.raises(KeyError, match="planted"):
+        lower(*qkv(1, 2, 2, 8, 8), lambda s, *_: s * 2.0)
+    (case,) = catalogue.select(catalogue.load(), ["alibi"])
+    outcome = trial.run_case(case)
+    assert (outcome.stage, outcome.symptom, outcome.message) == ("render", "crash", "KeyError: 'planted'")
 
 
 @pytest.mark.clause("L5.3")
@@ -150,3 +178,122 @@ def test_unknown_kernel_option_is_refused() -> None:
         lower(*qkv(1, 2, 2, 8, 8), kernel_options={"BLOCK_M": 64})
     with pytest.raises(InputError, match="1, 2, 4 or 8, not 3"):
         lower(*qkv(1, 2, 2, 8, 8), kernel_options={"SCORE_MOD_VEC_SIZE": 3})
+
+
+@pytest.mark.clause("L5.5")
+@pytest.mark.parametrize("which", ["q", "k", "v", "q, k, v"])
+@pytest.mark.parametrize("launcher", [HostLauncher, SimtLauncher, Fa4Launcher])
+def test_tensors_that_require_grad_are_refused(which: str, launcher: Callable[[], Any]) -> None:
+    tensors = dict(zip("qkv", qkv(1, 2, 2, 8, 8), strict=True))
+    for name in which.split(", "):
+        tensors[name] = tensors[name].detach().requires_grad_()
+    message = rf"^{which} requires? grad, but gradients are not implemented \(L5.5\).*torch.no_grad\(\).*detach"
+    with pytest.raises(InputError, match=message):
+        flex_flash_attention(*tensors.values(), lambda s, *_: s * 0.0, launcher=launcher())
+    with pytest.raises(InputError, match=message):
+        lower(*tensors.values())
+    q, k, v = tensors.values()
+    kernel = lower(q.detach(), k.detach(), v.detach())
+    arguments = kernel.arguments(q, k, v, *kernel.allocate())
+    with pytest.raises(InputError, match=r"requires? grad, but gradients"):
+        launcher().run(kernel, arguments)
+
+
+@pytest.mark.clause("L5.5")
+def test_without_grad_mode_tensors_that_require_grad_are_taken() -> None:
+    q, k, v = qkv(1, 2, 2, 8, 8)
+    expected = flex_flash_attention(q, k, v)
+    with torch.no_grad():
+        result = flex_flash_attention(q.detach().requires_grad_(), k, v)
+    assert all(torch.equal(a, b) and not a.requires_grad for a, b in zip(result, expected, strict=True))
+
+
+@pytest.mark.clause("L5.5")
+def test_an_output_a_scale_and_scores_that_require_grad_are_refused() -> None:
+    q, k, v = qkv(1, 2, 2, 8, 8)
+    kernel = lower(q, k, v)
+    out, lse = kernel.allocate()
+    with pytest.raises(InputError, match="LSE requires grad"):
+        HostLauncher().run(kernel, kernel.arguments(q, k, v, out, lse.requires_grad_()))
+    with pytest.raises(InputError, match="scale requires grad"):
+        lower(q, k, v, scale=torch.tensor(0.5, requires_grad=True))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="scores requires grad"):
+        HostLauncher().evaluate(kernel, torch.zeros(1, 2, 8, 8, requires_grad=True))
+
+
+@pytest.mark.clause("L5.5")
+@pytest.mark.parametrize("scale", ["half", [1.0, 2.0], torch.ones(2)])
+def test_scale_must_be_a_number(scale: object) -> None:
+    with pytest.raises(InputError, match="scale must be a number, not"):
+        lower(*qkv(1, 2, 2, 8, 8), scale=scale)  # type: ignore[arg-type]
+
+
+@pytest.mark.clause("L5.5")
+@pytest.mark.parametrize("launcher", ["host", HostLauncher, 4])
+def test_what_is_no_launcher_is_refused(launcher: Any) -> None:
+    with pytest.raises(
+        InputError, match=r"launcher must be a launcher, such as flexflash.launch.host.HostLauncher\(\)"
+    ):
+        flex_flash_attention(*qkv(1, 2, 2, 8, 8), launcher=launcher)
+
+
+@pytest.mark.clause("L5.5")
+def test_what_is_no_tensor_is_refused() -> None:
+    q, k, _ = qkv(1, 2, 2, 8, 8)
+    with pytest.raises(InputError, match="v must be a tensor, not NoneType"):
+        lower(q, k, None)  # type: ignore[arg-type]
+
+
+def _listed(**changes: torch.Tensor) -> BlockMask:
+    """Two rows of two blocks of 128: the first row's block 0 is partial, every other block is full."""
+    lists: Mapping[str, torch.Tensor] = {
+        "kv_num_blocks": torch.tensor([[[1, 0]]], dtype=torch.int32),
+        "kv_indices": torch.tensor([[[[0, 1], [0, 1]]]], dtype=torch.int32),
+        "full_kv_num_blocks": torch.tensor([[[1, 2]]], dtype=torch.int32),
+        "full_kv_indices": torch.tensor([[[[1, 0], [1, 0]]]], dtype=torch.int32),
+        **changes,
+    }
+    return BlockMask.from_kv_blocks(**lists, seq_lengths=(200, 200))  # type: ignore[arg-type]
+
+
+def _row(*blocks: int) -> torch.Tensor:
+    return torch.tensor([[[blocks, (0, 1)]]], dtype=torch.int32)
+
+
+_BAD_LISTS: dict[str, tuple[dict[str, torch.Tensor], str]] = {
+    "a partial block twice": (
+        {"kv_num_blocks": torch.tensor([[[2, 0]]]), "kv_indices": _row(0, 0)},
+        r"names block 0 twice in row 0 of \(b, h\) = \(0, 0\).*each of the 2 blocks once \(L8.4\)",
+    ),
+    "a full block twice": ({"full_kv_indices": torch.tensor([[[[1, 0], [1, 1]]]])}, "names block 1 twice in row 1"),
+    "partial and full": ({"full_kv_indices": _row(0, 1)}, "names block 0 twice in row 0"),
+    "beyond the keys": ({"full_kv_indices": _row(2, 0)}, r"full_kv_indices names block 2 in row 0.*blocks 0 to 1"),
+    "below the keys": ({"kv_indices": _row(-1, 0)}, "kv_indices names block -1 in row 0"),
+    "a count too large": ({"full_kv_num_blocks": torch.tensor([[[1, 3]]])}, "full_kv_num_blocks says 3 in row 1"),
+    "a negative count": ({"kv_num_blocks": torch.tensor([[[-1, 0]]])}, "kv_num_blocks says -1 in row 0"),
+    "rows apart": ({"full_kv_indices": _row(1, 0)[:, :, :1]}, r"full_kv_indices \(1, 1, 1, 2\) must be"),
+    "another batch": (
+        {"full_kv_num_blocks": torch.tensor([[[1, 2]]] * 3), "full_kv_indices": torch.tensor([[[[1, 0], [1, 0]]]] * 3)},
+        r"\(batch, heads\) = \(3, 1\)",
+    ),
+}
+
+
+@pytest.mark.clause("L5.5", "L8.4")
+@pytest.mark.parametrize("name", _BAD_LISTS)
+@pytest.mark.parametrize("heads", [1, 2])
+def test_bad_block_lists_are_refused(name: str, heads: int) -> None:
+    changes, message = _BAD_LISTS[name]
+    tensors = qkv(1, heads, heads, 200, 200)
+    assert lower(*tensors, None, _listed()).block_lists == (), "the lists are right without the change"
+    with pytest.raises(InputError, match=message):
+        lower(*tensors, None, _listed(**changes))
+
+
+@pytest.mark.clause("L8.4")
+def test_what_lies_behind_the_end_of_a_list_does_not_count() -> None:
+    tensors = qkv(1, 1, 1, 200, 200)
+    expected = flex_flash_attention(*tensors, None, _listed())
+    behind = _listed(kv_indices=_row(0, 0), full_kv_indices=_row(1, -7))
+    result = flex_flash_attention(*tensors, None, behind)
+    assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))

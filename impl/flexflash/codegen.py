@@ -326,7 +326,11 @@ class _Call:
             return torch.full((), value.constant, dtype=value.dtype)  # type: ignore[arg-type]
 
         target: Any = self.node.target
-        result = target(*map_aggregate(self.node.args, real), **self.node.kwargs)
+        operands: Any = map_aggregate(self.node.args, real)
+        try:
+            result = target(*operands, **self.node.kwargs)
+        except Exception as error:  # PyTorch's own refusals have no common base
+            raise self._unsupported(f"of constants is refused by PyTorch: {error}") from error
         if isinstance(result, tuple):  # log_sigmoid's, whose second is never read
             result = result[0]
         number: Scalar = result.item()

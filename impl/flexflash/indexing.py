@@ -82,7 +82,11 @@ def contiguous_strides(size: Sequence[Size]) -> tuple[Size, ...]:
 def infer_dense_strides(size: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
     """Strides in elements of a dense tensor of `size` whose dimensions lie in memory in the order of `strides` (L5.1).
 
-    Ties, and dimensions of size one, keep their logical order: the later dimension is the inner one.
+    Where strides tie, the later dimension is the inner one. A dimension of size one is placed by its stride like any
+    other, and moves no other dimension:
+
+    >>> infer_dense_strides((2, 1, 3), (3, 100, 1))
+    (3, 6, 1)
     """
     order = sorted(range(len(size)), key=lambda d: (strides[d], -d))
     result = [0] * len(size)

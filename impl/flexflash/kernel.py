@@ -12,15 +12,14 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask
 
 from . import eligibility, prelude, template
+from .checks import check_block_mask, check_captures, check_scale, check_tensors
 from .codegen import RESERVED, ModBody, generate
 from .eligibility import Profile
-from .errors import BlockMaskUnsupported, FlexFlashError, Ineligible, InputError, TemplateError
+from .errors import BlockMaskUnsupported, Ineligible, InputError
 from .indexing import FixedLayout, infer_dense_strides, patch_fixed_layout_indexer_for_cutedsl
 from .trace import Mod, ModGraph, trace
 
 ENTRY = "flex_flash_attention"
-DTYPES = (torch.float16, torch.bfloat16)
-MAX_HEAD_DIM = 256
 OPTIONS = frozenset({"force_flash", "SCORE_MOD_VEC_SIZE", "fast_math"})
 
 CAPTURING_WIDTH = 2
@@ -114,12 +113,10 @@ def lower(
             f"fast_math means approximate instructions of a GPU, which the {profile.name} profile has not; "
             "use it with the simt or flash-attn-4 launcher, or leave it out"
         )
-    _check_tensors(q, k, v)
+    check_tensors(q, k, v)
     if block_mask is not None:
-        _check_block_mask(block_mask, q, k)
-    scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
-    if not math.isfinite(scale):
-        raise InputError(f"scale must be finite, not {scale}")
+        check_block_mask(block_mask, q, k)
+    scale = check_scale(scale, q.shape[-1])
     on_stage("trace")
     score_graph = trace(score_mod, "score")
     mask_graph = trace(block_mask.mask_mod if block_mask is not None else None, "mask")
@@ -130,6 +127,8 @@ def lower(
     )
     if not usable:
         raise Ineligible(f"force_flash=True but flash attention cannot be used: {reason}")
+    for graph in (score_graph, mask_graph):
+        check_captures(dict(zip(graph.names, graph.captures, strict=True)), q.device)
     on_stage("render")
     return create_flex_flash_attention_kernel(
         q, k, v, block_mask, scale, options, score_graph=score_graph, mask_graph=mask_graph, sparse_lists=sparse
@@ -197,14 +196,8 @@ def create_flex_flash_attention_kernel(
             facts=_facts(query, key, value, buffers, block_size),
         )
 
-    try:
-        text = render()
-    except FlexFlashError:
-        raise
-    except Exception as error:
-        raise TemplateError(f"CuteDSL template failed: {type(error).__name__}: {error}") from error
     return RenderedKernel(
-        text=text,
+        text=render(),
         scale=scale,
         buffers=tuple(buffers.names),
         captures=tuple(buffers.tensors),
@@ -234,12 +227,15 @@ def flex_flash_attention(
     """Lower and run: (output (B, H, M, Dv) in the query's dtype, LSE (B, H, M) float32, natural log) (L5.4, L8).
 
     `launcher` is a `launch.host.HostLauncher` by default. The output's strides are dense, in the order of the
-    query's; for B, M or N = 0 nothing is launched (L9.4). Raises what `lower` raises.
+    query's; for B, M or N = 0 nothing is launched (L9.4). Raises what `lower` raises, and InputError for what is no
+    launcher.
     """
     if launcher is None:
         from .launch.host import HostLauncher
 
         launcher = HostLauncher()
+    elif isinstance(launcher, type) or not (hasattr(launcher, "profile") and hasattr(launcher, "run")):
+        raise InputError(f"launcher must be a launcher, such as flexflash.launch.host.HostLauncher(), not {launcher!r}")
     kernel = lower(q, k, v, score_mod, block_mask, scale, kernel_options, profile=launcher.profile)
     out, lse = kernel.allocate()
     if 0 not in (*out.shape[:3], k.shape[2]):
@@ -317,49 +313,6 @@ def _vec_size(options: Mapping[str, object]) -> int | None:
         raise InputError(f"SCORE_MOD_VEC_SIZE must be 1, 2, 4 or 8, not {size!r}")
     assert isinstance(size, int)
     return size
-
-
-def _check_tensors(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
-    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
-    if any(t.dim() != 4 for t in (q, k, v)):
-        raise InputError(f"q, k and v must have rank 4 (batch, heads, length, head dim): {shapes}")
-    if len({t.device for t in (q, k, v)}) != 1:
-        raise InputError(f"q, k and v are on different devices: {q.device}, {k.device}, {v.device}")
-    if len({t.dtype for t in (q, k, v)}) != 1 or q.dtype not in DTYPES:
-        raise InputError(f"q, k and v must be all float16 or all bfloat16, not {q.dtype}, {k.dtype}, {v.dtype}")
-    if not q.shape[0] == k.shape[0] == v.shape[0]:
-        raise InputError(f"the batch sizes differ: {shapes}")
-    if k.shape[1] != v.shape[1] or k.shape[2] != v.shape[2]:
-        raise InputError(f"k and v must agree in heads and length: {shapes}")
-    if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
-        raise InputError(f"{q.shape[1]} query heads are not a multiple of {k.shape[1]} key/value heads: {shapes}")
-    if q.shape[3] != k.shape[3]:
-        raise InputError(f"q and k must have the same head dim: {shapes}")
-    for name, dim in (("q and k", q.shape[3]), ("v", v.shape[3])):
-        if not 8 <= dim <= MAX_HEAD_DIM or dim % 8:
-            raise InputError(f"head dim {dim} of {name} must be a multiple of 8 from 8 to {MAX_HEAD_DIM}: {shapes}")
-
-
-def _check_block_mask(block_mask: BlockMask, q: torch.Tensor, k: torch.Tensor) -> None:
-    lengths = tuple(int(x) for x in block_mask.seq_lengths)
-    if lengths != (q.shape[2], k.shape[2]):
-        raise InputError(
-            f"the block mask is for lengths {lengths}, the tensors have (M, N) = {(q.shape[2], k.shape[2])}"
-        )
-    batch, heads = block_mask.kv_num_blocks.shape[:2]
-    if batch not in (1, q.shape[0]) or heads not in (1, q.shape[1]):
-        raise InputError(
-            f"the block mask has (batch, heads) = {(batch, heads)}, the query {(q.shape[0], q.shape[1])}; "
-            "each must be 1 or equal"
-        )
-    rows = -(-q.shape[2] // int(block_mask.BLOCK_SIZE[0]))
-    if block_mask.kv_num_blocks.shape[2] != rows:
-        raise InputError(
-            f"the block mask has {block_mask.kv_num_blocks.shape[2]} block rows of {block_mask.BLOCK_SIZE[0]}, "
-            f"a query of length {q.shape[2]} needs {rows}"
-        )
-    if block_mask.kv_num_blocks.device != q.device:
-        raise InputError(f"the block mask is on {block_mask.kv_num_blocks.device}, the query on {q.device}")
 
 
 def _facts(

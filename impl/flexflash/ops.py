@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, TypeAlias
@@ -761,6 +762,8 @@ def _round_decimals(w: Writer, args: Sequence[Argument], kw: dict[str, Argument]
     decimals = constant_of(kw.get("decimals", 0))
     if not dtype.is_floating_point or not isinstance(decimals, int):
         raise Unwritable("this use of decimals")
+    if abs(decimals) > sys.float_info.max_10_exp:
+        raise Unwritable(f"{decimals} decimals; no float has more than {sys.float_info.max_10_exp}")
     x, power = w.vector(args[0], dtype), w.operand(10.0 ** abs(decimals), dtype)
     up, down = ("*", "/") if decimals >= 0 else ("/", "*")
     return _result(w, f"cute.math.roundeven({x} {up} {power}) {down} {power}", dtype, "round", args)

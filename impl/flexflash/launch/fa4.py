@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..checks import check_gradients
 from ..eligibility import FLASH_ATTN_4, Profile
 from ..errors import InputError
 from ..kernel import ENTRY, RenderedKernel
@@ -28,8 +29,9 @@ class Fa4Launcher:
     def run(self, kernel: RenderedKernel, arguments: Mapping[str, torch.Tensor]) -> None:
         """Fill `arguments["OUT"]` and `arguments["LSE"]` in place, on the current stream of their device (L9.2).
 
-        Raises InputError for tensors that are not on one CUDA device.
+        Raises InputError for tensors that are not on one CUDA device, or that require grad (L5.5).
         """
+        check_gradients(arguments)
         devices = {t.device for t in arguments.values()}
         device = arguments["OUT"].device
         if device.type != "cuda" or len(devices) != 1:

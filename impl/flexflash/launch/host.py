@@ -16,6 +16,7 @@ import cutlass.cute as cute
 import torch
 from cutlass.cute.runtime import from_dlpack
 
+from ..checks import check_gradients
 from ..eligibility import HOST, Profile
 from ..errors import InputError
 from ..kernel import ENTRY, RenderedKernel
@@ -45,9 +46,10 @@ class HostLauncher:
     def run(self, kernel: RenderedKernel, arguments: Mapping[str, torch.Tensor]) -> None:
         """Fill `arguments["OUT"]` (B, H, M, Dv) and `arguments["LSE"]` (B, H, M) in place, and nothing else (L9.1).
 
-        Raises InputError for a kernel with fast_math.
+        Raises InputError for a kernel with fast_math, and for tensors that require grad (L5.5).
         """
         kernel.check_cpu()
+        check_gradients(arguments)
         getattr(load(kernel.text), ENTRY)(self, **arguments)
 
     def block_sparse_tensors(
@@ -129,6 +131,7 @@ class HostLauncher:
         Reads neither Q, K, V nor block lists: every element goes through score_mod, then mask_mod.
         """
         kernel.check_cpu()
+        check_gradients({"scores": scores})
         module = load(kernel.text)
         columns = scores.shape[3]
         modified = scores.contiguous().clone()

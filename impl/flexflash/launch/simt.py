@@ -16,6 +16,7 @@ import cutlass.cute as cute
 import torch
 from cutlass.cute.runtime import from_dlpack
 
+from ..checks import check_gradients
 from ..eligibility import SIMT, Profile
 from ..errors import InputError
 from ..kernel import ENTRY, RenderedKernel
@@ -56,8 +57,9 @@ class SimtLauncher:
         """Fill `arguments["OUT"]` (B, H, M, Dv) and `arguments["LSE"]` (B, H, M) in place, and nothing else (L9.1).
 
         On a GPU it is launched on the current stream of the tensors' device (L9.2) and not waited for. Raises
-        InputError for tensors on several devices, and for fast_math on a CPU.
+        InputError for tensors on several devices or that require grad (L5.5), and for fast_math on a CPU.
         """
+        check_gradients(arguments)
         devices = {t.device for t in arguments.values()}
         if len(devices) != 1:
             raise InputError(f"all tensors must be on one device, not {sorted(map(str, devices))}")
