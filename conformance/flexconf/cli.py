@@ -197,6 +197,8 @@ def list_expectations(
 ) -> None:
     """List the known defects; with --verify, see whether each still shows in its repro.
 
+    What is known to crash outside software is listed apart, in words: it has no repro, and nothing of it is run.
+
     Exit code 0, and with --verify 1 when a repro in force does not show what its expectation says.
 
     Examples: `flexconf expectations`, `flexconf expectations torch-eager --verify`
@@ -205,13 +207,16 @@ def list_expectations(
 
     names = [subjects.get(subject).name] if subject is not None else list(subjects.SUBJECTS)
     found = [e for name in names for e in expectations.load(name)]
-    if not found:
+    crashes = [c for name in names for c in expectations.crashes(name)]
+    if not found and not crashes:
         raise InputError(f"there are no expectations for {subject or 'any subject'} in {expectations.folder()}")
     states = expectations.verify(found, workers) if verify else expectations.states(found)
     if as_json:
-        _print_json([s.to_json() for s in states])
+        _print_json([*(s.to_json() for s in states), *(c.to_json() for c in crashes)])
     else:
         _console().print(tables.expectations(states))
+        if crashes:
+            _console().print(tables.crashes(crashes))
     raise typer.Exit(1 if any(s.failed for s in states) else 0)
 
 

@@ -77,14 +77,18 @@ class Entry:
         return device
 
 
-def load_text(text: str, key: str, what: str, origin: str) -> list[Entry]:
-    """The `[[key]]` tables of a text; `what` is what each is, with its article. Raises InputError."""
+def load_text(text: str, key: str, what: str, origin: str, beside: Sequence[str] = ()) -> list[Entry]:
+    """The `[[key]]` tables of a text; `what` is what each is, with its article. Raises InputError.
+
+    Tables of the keys `beside` may stand in the text too; they are left out.
+    """
     try:
         data = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
         # A date that is none, such as the 31st of April, is a plain ValueError.
         raise InputError(f"{origin}: not valid TOML: {str(error) or 'nested too deeply'}") from None
     tables = data.pop(key, [])
+    data = {name: value for name, value in data.items() if name not in beside}
     if data or not isinstance(tables, list):
         article = "an" if key[0] in "aeiou" else "a"
         there = ", ".join(data) or f"{key} = ..."

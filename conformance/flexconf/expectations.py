@@ -2,6 +2,9 @@
 
 A file `cases/expectations/<subject>.toml` holds `[[expect]]` tables. An expectation turns a failure that it describes
 into a known one; it never hides another failure of the same case, and it is reported when it no longer holds.
+
+Beside them stand `[[crash]]` tables: what ends outside software, in words. They have no case and no repro, since an
+input that does so is not published, and they explain no failure.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from packaging.specifiers import SpecifierSet
 
-from flexconf import catalogue, entries, environment, subjects
+from flexconf import catalogue, clauses, entries, environment, subjects
 from flexconf.case import Case
 from flexconf.entries import Entry
 from flexconf.errors import InputError
@@ -25,13 +28,23 @@ from flexconf.outcome import Outcome, Stage, Symptom
 if TYPE_CHECKING:
     from flexconf.run import Result
 
-__all__ = ["Expectation", "Review", "State", "folder", "in_force", "load", "load_text", "review", "states", "verify"]
+__all__ = [
+    "CRASHES", "NOT_RUN", "Crash", "Expectation", "Review", "State", "crashes", "folder", "in_force", "load",
+    "load_crashes", "load_text", "review", "states", "verify",
+]  # fmt: skip
 
 _KEYS = ("cases", "except", "outcomes", "reason", "link", "repro", "versions", "device", "flaky")
 _REQUIRED = ("cases", "outcomes", "reason", "repro", "versions")
+CRASHES = ("illegal memory access", "end of the process", "no end")
+NOT_RUN = "not run: crashes outside software"
+_CRASH_KEYS = ("kind", "reason", "link", "versions", "device")
+_CRASH_REQUIRED = ("kind", "reason", "versions")
+# Whose input is not published: see Crash.
+_UNPUBLISHED = (Symptom.ILLEGAL_ACCESS, Symptom.TIMEOUT)
 # That a case's result is missing is nobody's known defect; that a subject returned no tensor may be.
+_NO_DEFECTS = (Symptom.OK, Symptom.MISSING, *_UNPUBLISHED)
 _OUTCOMES = (
-    *(f"{stage}/{symptom}" for stage in Stage for symptom in Symptom if symptom not in (Symptom.OK, Symptom.MISSING)),
+    *(f"{stage}/{symptom}" for stage in Stage for symptom in Symptom if symptom not in _NO_DEFECTS),
     f"{Stage.OUTPUT}/{Symptom.MISSING}",
 )
 
@@ -76,15 +89,60 @@ class Expectation:
 
     def why_not(self, packages: Mapping[str, str | None], capability: str | None) -> str:
         """Why it does not apply; "" when it does."""
-        for package, specifier in self.versions.items():
-            version = packages.get(package)
-            if version is None:
-                return f"{package} is not installed"
-            if not SpecifierSet(specifier).contains(version, prereleases=True):
-                return f"it is about {package} {specifier}, and here is {version}"
-        if self.device is not None and (capability is None or not fnmatch.fnmatchcase(capability, self.device)):
-            return f"it is about compute capability {self.device}, and here is {capability or 'no GPU'}"
-        return ""
+        return _out_of_scope(self.versions, self.device, packages, capability)
+
+
+@dataclass(frozen=True)
+class Crash:
+    """An input exists, and is not published, on which outside software ends `subject` in a way of `CRASHES`.
+
+    `reason` says in words what crashed: the library, the clause that the input falls under, and never the input. It
+    holds for `versions` and for compute capabilities that match `device`, as an `Expectation` does.
+    """
+
+    subject: str
+    kind: str
+    reason: str
+    versions: Mapping[str, str]
+    link: str | None = None
+    device: str | None = None
+
+    def why_not(self, packages: Mapping[str, str | None], capability: str | None) -> str:
+        """Why it does not apply; "" when it does."""
+        return _out_of_scope(self.versions, self.device, packages, capability)
+
+    def state(self) -> str:
+        """A few words on it, here: that it is not run, or why it does not apply."""
+        return self.why_not(*here()) or NOT_RUN
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "subject": self.subject,
+            "crash": self.kind,
+            "reason": self.reason,
+            "link": self.link,
+            "versions": dict(self.versions),
+            "device": self.device,
+            "in_force": not self.why_not(*here()),
+            "state": self.state(),
+            "failed": False,
+        }
+
+
+def _out_of_scope(
+    versions: Mapping[str, str], device: str | None, packages: Mapping[str, str | None], capability: str | None
+) -> str:
+    """Why `packages` and `capability` are not what `versions` and `device` speak of; "" when they are."""
+    for package, specifier in versions.items():
+        version = packages.get(package)
+        if version is None:
+            return f"{package} is not installed"
+        if not SpecifierSet(specifier).contains(version, prereleases=True):
+            return f"it is about {package} {specifier}, and here is {version}"
+    if device is not None and (capability is None or not fnmatch.fnmatchcase(capability, device)):
+        return f"it is about compute capability {device}, and here is {capability or 'no GPU'}"
+    return ""
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
@@ -158,15 +216,27 @@ def folder() -> Path:
 @cache
 def load(subject: str) -> tuple[Expectation, ...]:
     """All expectations of `subject`, in the order of its file; none without a file. Raises InputError."""
+    found = _text_of(subject)
+    return tuple(load_text(*found)) if found is not None else ()
+
+
+@cache
+def crashes(subject: str) -> tuple[Crash, ...]:
+    """What crashes outside software on `subject`, in the order of its file. Raises InputError."""
+    found = _text_of(subject)
+    return tuple(load_crashes(*found)) if found is not None else ()
+
+
+def _text_of(subject: str) -> tuple[str, str, str] | None:
+    """The text of a subject's file, the subject, the file's path; None without a file. Raises InputError."""
     subjects.get(subject)
     path = folder() / f"{subject}.toml"
     if not path.is_file():
-        return ()
+        return None
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8"), subject, str(path)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
-    return tuple(load_text(text, subject, str(path)))
 
 
 def in_force(subject: str) -> tuple[Expectation, ...]:
@@ -241,12 +311,47 @@ def _verified(state: State, outcome: Outcome) -> State:
 
 def load_text(text: str, subject: str, origin: str) -> list[Expectation]:
     """The expectations of one TOML text; `origin` names it in messages. Raises InputError."""
-    found = [_read(entry, subject) for entry in entries.load_text(text, "expect", "an expectation", origin)]
+    tables = entries.load_text(text, "expect", "an expectation", origin, beside=("crash",))
+    found = [_read(entry, subject) for entry in tables]
     repros = [e.repro.name for e in found]
     for name in repros:
         if repros.count(name) > 1:
             raise InputError(f"{origin}: two repros are named {name!r}")
     return found
+
+
+def load_crashes(text: str, subject: str, origin: str) -> list[Crash]:
+    """The crashes of one TOML text; `origin` names it in messages. Raises InputError."""
+    tables = entries.load_text(text, "crash", "a crash", origin, beside=("expect",))
+    return [_read_crash(entry, subject) for entry in tables]
+
+
+def _read_crash(entry: Entry, subject: str) -> Crash:
+    for key in entry.table:
+        if key in _KEYS and key not in _CRASH_KEYS:
+            raise InputError(
+                f"{entry.where}: a crash has no {key}: what crashes outside software is told in words, without an input"
+            )
+    entry.check_keys(_CRASH_KEYS, _CRASH_REQUIRED, "a crash")
+    kind = entry.string("kind")
+    if kind not in CRASHES:
+        raise InputError(f"{entry.where}: unknown kind {kind!r}; {entries.hint(kind, CRASHES, 'the kinds are')}")
+    reason = entry.string("reason")
+    if not any(f"({number})" in reason for number in _clauses()):
+        raise InputError(f"{entry.where}: reason names no clause; it ends with the one concerned, such as (L7.4)")
+    return Crash(
+        subject=subject,
+        kind=kind,
+        reason=reason,
+        versions=entry.versions(subjects.get(subject).packages, f"does not decide what {subject} does"),
+        link=entry.string("link") if "link" in entry.table else None,
+        device=entry.device(),
+    )
+
+
+@cache
+def _clauses() -> frozenset[str]:
+    return frozenset(clause.number for clause in clauses.load())
 
 
 def _read(entry: Entry, subject: str) -> Expectation:
@@ -270,6 +375,11 @@ def _read(entry: Entry, subject: str) -> Expectation:
 
 
 def _outcome(entry: Entry, text: str) -> str:
+    if text.partition("/")[2] in _UNPUBLISHED:
+        raise InputError(
+            f"{entry.where}: outcome {text!r}: an input that ends so is not published; say in words what crashed, in a "
+            "[[crash]] table"
+        )
     if text not in _OUTCOMES:
         close = difflib.get_close_matches(text, _OUTCOMES, 1)
         said = f"did you mean {close[0]!r}?" if close else "it is stage/symptom, as `flexconf run` counts them"

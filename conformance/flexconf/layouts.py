@@ -42,6 +42,7 @@ __all__ = ["LAYOUTS", "SHARED", "Layout", "Placement", "dense", "encode", "parse
 LAYOUTS = ("contiguous", "transposed", "permuted", "stepped", "padded", "expanded", "offset")
 SHARED = ("view_of", "transpose_of", "last_of")
 _GUARD = 64
+_TILE = 256
 _GUARD_MOST = 1 << 16
 _TEXT = re.compile(r"([a-z_]+)(?:\(([^()]*)\))?")
 
@@ -119,7 +120,10 @@ def dense(
             running += pad
     extent = 1 + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
     extent = extent if all(shape) else 0
-    guard = min(_GUARD_MOST, -(-(math.prod(shape) + _GUARD) // _GUARD) * _GUARD)
+    # As wide as the tensor and a tile: who counts a negative index from nowhere, or reads a tile past the last query,
+    # reads a guard, and nobody else's memory.
+    beyond = max(math.prod(shape), extent) + _TILE * max(strides, default=0)
+    guard = min(_GUARD_MOST, -(-(beyond + _GUARD) // _GUARD) * _GUARD)
     return Placement(tuple(shape), tuple(strides), guard + shift, guard + shift + extent + guard)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from flexconf.case import Case
     from flexconf.clauses import Citation
     from flexconf.environment import Environment
-    from flexconf.expectations import State
+    from flexconf.expectations import Crash, Expectation, State
     from flexconf.opcheck import Row
     from flexconf.run import Result, Summary
     from flexconf.subjects import Subject
@@ -119,11 +119,29 @@ def expectations(states: Sequence[State]) -> RenderableType:
     table.add_column("state", overflow="fold", min_width=12)
     for s in states:
         e = s.expectation
-        scope = ", ".join(f"{p} {v}" for p, v in e.versions.items())
-        reason = f"{escape(e.reason)} [dim]({escape(scope)}{f', device {escape(e.device)}' if e.device else ''})[/]"
+        reason = f"{escape(e.reason)} {_scope(e)}"
         colour = "bold red" if s.failed else "green" if s.in_force else "yellow"
         table.add_row(e.subject, e.repro.name, str(s.cases), "\n".join(e.outcomes), reason, Text(s.text, colour))
     return table
+
+
+def crashes(found: Sequence[Crash]) -> RenderableType:
+    """One line for each that outside software does not survive."""
+    from flexconf.expectations import NOT_RUN
+
+    table = _table(caption=f"{len(found)} {NOT_RUN}")
+    table.add_column("subject", style="bold", overflow="fold", min_width=11)
+    table.add_column("kind", overflow="fold", min_width=12)
+    table.add_column("what crashed", overflow="fold", ratio=1)
+    table.add_column("state", overflow="fold", min_width=12)
+    for c in found:
+        table.add_row(c.subject, c.kind, f"{escape(c.reason)} {_scope(c)}", Text(c.state(), "yellow"))
+    return table
+
+
+def _scope(e: Expectation | Crash) -> str:
+    scope = ", ".join(f"{p} {v}" for p, v in e.versions.items())
+    return f"[dim]({escape(scope)}{f', device {escape(e.device)}' if e.device else ''})[/]"
 
 
 def verdict(r: Result) -> RenderableType:

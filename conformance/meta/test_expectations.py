@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import pytest
 
 from flexconf import catalogue, devices, expectations, run, subjects
 from flexconf.case import Case
+from flexconf.cli import app
 from flexconf.errors import InputError
-from flexconf.expectations import Expectation, load_text
+from flexconf.expectations import Expectation, load_crashes, load_text
 from flexconf.outcome import Outcome, Stage, Symptom
 
 TABLE = """
@@ -85,6 +87,12 @@ def test_it_applies_to_its_versions_and_devices(
         ('"output/wrong"', '"output/wong"', "did you mean 'output/wrong'?"),
         ('"output/wrong"', '"output/ok"', "none of a failure"),
         ('"output/wrong"', '"trace/missing"', "none of a failure"),
+        (
+            '"output/wrong"',
+            '"launch/illegal-access"',
+            "an input that ends so is not published; say in words",
+        ),
+        ('"output/wrong"', '"output/timeout"', "an input that ends so is not published; say in words"),
         ('reason = "It is wrong."', "", "reason is missing"),
         ('reason = "It is wrong."', "reason = 3", "reason must be a text"),
         ("cases =", "case =", "did you mean 'cases'?"),
@@ -111,6 +119,86 @@ def test_every_mistake_is_one_sentence(old: str, new: str, says: str) -> None:
     with pytest.raises(InputError) as raised:
         one(TABLE.replace(old, new))
     assert says in str(raised.value) and str(raised.value).startswith("file.toml: ") and "\n" not in str(raised.value)
+
+
+CRASH = """
+[[crash]]
+kind = "illegal memory access"
+reason = "Some head dims (L5.1)."
+versions = { torch = "==2.13.*" }
+device = "9.*"
+"""
+
+
+def test_a_crash_is_told_in_words_beside_the_known_defects() -> None:
+    (c,) = load_crashes(TABLE + CRASH, "torch-eager", "file.toml")
+    assert one(TABLE + CRASH) == one()
+    assert load_crashes(TABLE, "torch-eager", "file.toml") == []
+    assert (c.subject, c.kind, c.reason, c.device) == (
+        "torch-eager", "illegal memory access", "Some head dims (L5.1).", "9.*",
+    )  # fmt: skip
+    assert c.why_not(HERE, "9.0") == ""
+    assert c.why_not(HERE, None) == "it is about compute capability 9.*, and here is no GPU"
+    assert c.why_not({**HERE, "torch": "2.14.0"}, "9.0") == "it is about torch ==2.13.*, and here is 2.14.0"
+    assert not {f.name for f in dataclasses.fields(c)} & {"repro", "cases", "outcomes"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("[[crash]]", "[[crash]]\nrepro = 'x'", "a crash has no repro: what crashes outside software is told in words"),
+        ("[[crash]]", "[[crash]]\ncases = ['alibi']", "a crash has no cases: what crashes outside software is told in"),
+        ("[[crash]]", "[[crash]]\noutcomes = []", "a crash has no outcomes"),
+        ("[[crash]]", "[[crash]]\nflaky = true", "a crash has no flaky"),
+        ("[[crash]]", "[[crash]]\nexcept = ['a']", "a crash has no except"),
+        ("[[crash]]", "[[crash]]\nkinds = 'x'", "did you mean 'kind'?"),
+        ("[[crash]]", "[crash]", "is a [[crash]] table"),
+        ("[[crash]]", "[[crashes]]", "is a [[crash]] table"),
+        ("illegal memory access", "illegal access", "did you mean 'illegal memory access'?"),
+        ("illegal memory access", "hot", "the kinds are illegal memory access, end of the process, no end"),
+        ("reason = ", "# ", "reason is missing"),
+        ("versions = ", "# ", "versions is missing; a crash has kind, reason, versions"),
+        ("torch =", "triton =", "'triton' does not decide what torch-eager does"),
+        ("9.*", "H200", "must be a glob of compute capabilities"),
+        (" (L5.1)", "", "reason names no clause"),
+        ("(L5.1)", "(L5.99)", "reason names no clause"),
+    ],
+)
+def test_every_mistake_in_a_crash_is_one_sentence(old: str, new: str, says: str) -> None:
+    assert old in CRASH
+    with pytest.raises(InputError) as raised:
+        load_crashes(CRASH.replace(old, new), "torch-eager", "file.toml")
+    assert says in str(raised.value) and str(raised.value).startswith("file.toml: ") and "\n" not in str(raised.value)
+
+
+def test_crashes_are_listed_and_counted_apart_and_never_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (c,) = load_crashes(CRASH, "torch-eager", "file.toml")
+    monkeypatch.setattr(expectations, "load", lambda subject: ())
+    monkeypatch.setattr(expectations, "crashes", lambda subject: (c,))
+    monkeypatch.setattr(expectations, "here", lambda: (HERE, "9.0"))
+    monkeypatch.setattr(run, "run", lambda *a, **k: pytest.fail("nothing is to be run"))
+    for arguments in ([], ["--verify"], ["--verify", "--json"]):
+        with pytest.raises(SystemExit) as ended:
+            app(["expectations", "torch-eager", *arguments])
+        assert ended.value.code == 0
+        said = capsys.readouterr().out
+        if "--json" in arguments:
+            (found,) = json.loads(said)
+            assert found == {
+                "subject": "torch-eager",
+                "crash": "illegal memory access",
+                "reason": "Some head dims (L5.1).",
+                "link": None,
+                "versions": {"torch": "==2.13.*"},
+                "device": "9.*",
+                "in_force": True,
+                "state": "not run: crashes outside software",
+                "failed": False,
+            }
+        else:
+            assert "1 not run: crashes outside software" in said and "0 known defects" in said
 
 
 def test_two_repros_of_one_name_are_refused() -> None:
@@ -144,10 +232,10 @@ def test_the_files_are_sound_and_none_is_stale() -> None:
     for path in files:
         assert path.stem in subjects.SUBJECTS, f"{path.name} names no subject"
         found = expectations.load(path.stem)
-        assert found, f"{path.name} says nothing"
+        assert found or expectations.crashes(path.stem), f"{path.name} says nothing"
         assert not expectations.review(found, [], names).stale
         assert all(e.repro.name not in names for e in found)
-    assert expectations.load("reference.host") == ()
+    assert expectations.load("reference.host") == expectations.crashes("reference.host") == ()
 
 
 def test_an_unknown_subject_has_none() -> None:

@@ -187,6 +187,8 @@ def test_layouts_and_guards(layout: str, dtype: str) -> None:
     inside.as_strided(view.shape, view.stride(), view.storage_offset()).fill_(True)
     assert inside.sum() == math.prod(where.stored_shape)
     assert not inside[:60].any() and not inside[-60:].any()
+    # A negative index that is not counted from the end reads a guard.
+    assert view.storage_offset() >= sum(n * stride for n, stride in zip(shape, view.stride(), strict=True))
     guards = storage[~inside]
     if view.dtype.is_floating_point:
         assert guards.isnan().all()

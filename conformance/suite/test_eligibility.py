@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.fx import Graph, GraphModule
 
-from flexflash import corrections, eligibility, trace
+from flexflash import corrections, eligibility, lower, trace
 from flexflash.eligibility import (
     FLASH_ATTN_4,
     HOST,
@@ -22,7 +22,7 @@ from flexflash.eligibility import (
     supports_nontrivial_mask_graphs,
     use_flex_flash_attention,
 )
-from flexflash.errors import InputError
+from flexflash.errors import Ineligible, InputError
 
 CUDA = torch.device("cuda", 0)
 IDENTITY = trace(None, "score").graph_module
@@ -166,6 +166,53 @@ def test_architectures_are_data(
 ) -> None:
     _capabilities(monkeypatch, {0: capability})
     assert supports_nontrivial_mask_graphs(CUDA, profile) is expected
+
+
+@pytest.mark.clause("L4.4")
+@pytest.mark.parametrize(
+    ("profile", "capability", "dims", "refused"),
+    [
+        (FLASH_ATTN_4, (9, 0), (64, 128), False),
+        (FLASH_ATTN_4, (9, 0), (8, 16), False),
+        (FLASH_ATTN_4, (9, 0), (192, 128), False),
+        (FLASH_ATTN_4, (9, 0), (64, 256), True),
+        (FLASH_ATTN_4, (10, 0), (64, 256), False),
+        (SOURCE, (9, 0), (64, 256), False),
+        (HOST, (9, 0), (64, 256), False),
+    ],
+)
+def test_head_dims_are_data(
+    profile: eligibility.Profile,
+    capability: tuple[int, int],
+    dims: tuple[int, int],
+    refused: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _capabilities(monkeypatch, {0: capability})
+    said = eligibility.refused_head_dims(*dims, CUDA, profile)
+    assert said == (
+        "flash-attn-4 is supported on compute capability 9.x with values up to 2 times as wide as queries and keys, "
+        "not with head dims 64 and 256"
+        if refused
+        else ""
+    )
+    assert eligibility.refused_head_dims(*dims, torch.device("cpu"), profile) == ""
+
+
+@pytest.mark.clause("L4.1", "L4.4")
+def test_head_dims_are_refused_before_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def refused(*of: object) -> str:
+        asked.append(of)
+        return "these head dims"
+
+    monkeypatch.setattr(eligibility, "refused_head_dims", refused)
+    q, v = (torch.zeros(1, 1, 4, dim, dtype=torch.bfloat16) for dim in (8, 16))
+    stages: list[str] = []
+    with pytest.raises(Ineligible, match="cannot be used: these head dims"):
+        lower(q, q, v, profile=FLASH_ATTN_4, on_stage=stages.append)
+    assert asked == [(8, 16, q.device, FLASH_ATTN_4)] and stages[-1] == "eligibility"
 
 
 @pytest.mark.clause("L4.4")

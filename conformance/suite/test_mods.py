@@ -462,3 +462,30 @@ def test_a_mask_with_captures_alone(width: int | None) -> None:
     seen = HostLauncher(width).evaluate(lower(Q, K, V, None, mask), scores)
     passes = documents[:M, None] == documents[None, :]
     assert torch.equal(seen, scores.masked_fill(~passes, float("-inf")))
+
+
+@pytest.mark.clause("L7.4")
+@pytest.mark.parametrize("width", [1, 4])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.uint8])
+def test_an_index_that_a_capture_held_stays_in_the_capture_in_a_mask(width: int, dtype: torch.dtype) -> None:
+    """As past the end of a sequence, where a tile reads what is no element; here, it leads to a neighbour at most."""
+    storage = torch.ones(16, dtype=torch.bool)
+    sees = storage[6:9]
+    sees[:] = torch.tensor([False, True, True])
+    held = torch.tensor([0, 1, 2, 3, 4, 9, 1, 0, 2, 5, 1, 1, 0], dtype=dtype)
+    if dtype.is_signed:
+        held[-3:] = torch.tensor([-1, -3, -6])
+    mask = create_block_mask(lambda b, h, q, kv: kv > 4, B, H, M, N, device="cpu")
+    by_key, by_query = (lambda b, h, q, kv: sees[held[kv].int()]), (lambda b, h, q, kv: sees[held[q].int() + 0])
+    inside = torch.where((held.int() >= -3) & (held.int() < 3), held.int(), 0).long()
+    for mask.mask_mod, passes in ((by_key, sees[inside].expand(M, N)), (by_query, sees[inside][:M, None].expand(M, N))):
+        seen = HostLauncher(width).evaluate(lower(Q, K, V, None, mask), torch.zeros(B, H, M, N))
+        assert torch.equal(torch.isfinite(seen), passes.expand(B, H, M, N))
+
+
+@pytest.mark.clause("L7.4", "L6.2")
+def test_an_index_that_no_capture_held_is_not_looked_at() -> None:
+    table = torch.arange(N, dtype=torch.int32)
+    mask = create_block_mask(lambda b, h, q, kv: table[table[h] + b] <= kv, B, H, M, N, device="cpu")
+    text = lower(Q, K, V, lambda s, b, h, q, kv: s + table[table[kv]], mask).text
+    assert text.count("cute.where") == 2, "from the end, once in each mod, and nothing else"

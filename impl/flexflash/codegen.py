@@ -59,10 +59,11 @@ class ModBody:
 
 @dataclass
 class _Partial:
-    """A capture with its first indices given: `bias[b]` of `bias[b][q]`."""
+    """A capture with its first indices given: `bias[b]` of `bias[b][q]`; `read` are those that a load decides."""
 
     position: int
     indices: tuple[Value, ...] = ()
+    read: tuple[bool, ...] = ()
 
 
 @dataclass
@@ -153,6 +154,7 @@ def generate(
     values: dict[Node, Value | _Partial] = {}
     captures = 0
     read: list[int] = []
+    led = _led_by_a_load(graph) if graph.kind == "mask" else frozenset()
     arguments = list(SIGNATURES[graph.kind])
     for node in graph.graph_module.graph.nodes:
         if node.op == "placeholder":
@@ -165,9 +167,9 @@ def generate(
                 captures += 1
         elif node.op == "call_function":
             writer.smooth = node in smooth
-            values[node] = _Call(graph, node, writer, values, layouts, names, read).value()
+            values[node] = _Call(graph, node, writer, values, layouts, names, read, led).value()
     result = values[graph.output]
-    call = _Call(graph, graph.output, writer, values, layouts, names, read)
+    call = _Call(graph, graph.output, writer, values, layouts, names, read, led)
     value = call.loaded(result)
     final = writer.vector(value, torch.float32 if graph.kind == "score" else torch.bool)
     lines = _lines(writer, final)
@@ -185,6 +187,7 @@ class _Call:
     layouts: Sequence[FixedLayout]
     names: Sequence[str]
     read: list[int]
+    led: frozenset[Node]
 
     def value(self) -> Value | _Partial:
         target = self.node.target
@@ -239,11 +242,13 @@ class _Call:
         base = self.values[tensor]
         assert isinstance(base, _Partial), "an operation that gives more than a scalar was refused where it is"
         given: list[Value] = []
+        led: list[bool] = []
         for index in indices:
             if not isinstance(index, Node):
                 raise self._unsupported("skips a dimension; index every dimension with one scalar")
             given.append(self.loaded(self.values[index]))
-        partial = _Partial(base.position, base.indices + tuple(given))
+            led.append(index in self.led)
+        partial = _Partial(base.position, base.indices + tuple(given), base.read + tuple(led))
         layout = self.layouts[partial.position]
         return self._load(partial, layout) if len(partial.indices) == len(layout.size) else partial
 
@@ -262,6 +267,8 @@ class _Call:
         texts: dict[str, str] = {}
         for dimension, (index, extent) in enumerate(zip(access.indices, layout.size, strict=True)):
             wrapped = self._wrapped(index, extent, index_dtype, buffer, dimension)
+            if access.read[dimension] and not isinstance(wrapped, int):
+                wrapped = self._held(wrapped, index, extent, index_dtype, buffer)
             indices.append(wrapped)
             if isinstance(wrapped, int):
                 symbols.append(sympy.Integer(wrapped))
@@ -312,6 +319,19 @@ class _Call:
         size = literal(int(str(extent)), dtype)
         return self.writer.assign(f"cute.where({text} < 0, {text} + {size}, {text})", f"{buffer}_index")
 
+    def _held(self, text: str, index: Value, extent: object, dtype: torch.dtype, buffer: str) -> str:
+        """The vector `text` where it lies in [0, extent), 0 elsewhere (L7.4).
+
+        A tile may reach past the last query or key. What a mask_mod reads there is nobody's, and what it returns is
+        dropped; on the way, it must not be an index that leads out of a capture.
+        """
+        zero, size = literal(0, dtype), literal(int(str(extent)), dtype)
+        for inside in (f"{text} < {size}", *(() if index.nonnegative else (f"{text} >= 0",))):
+            text = self.writer.assign(
+                f"cute.where({inside}, {text}, cute.full_like({text}, {zero}))", f"{buffer}_index"
+            )
+        return text
+
     def _folded(self, args: Sequence[Argument]) -> Scalar | None:
         """The result, when every tensor argument is a constant: PyTorch computes it here and now."""
         tensors = [a for a in args if isinstance(a, Value)]
@@ -340,6 +360,25 @@ class _Call:
         where = self.node.meta.get("where")
         line = f" (at {where[0]}:{where[1]}: {where[2][:120]})" if where else ""
         return UnsupportedOperation(f"{self.node.target} in the {self.graph.kind}_mod {what}{line}")
+
+
+def _led_by_a_load(graph: ModGraph) -> frozenset[Node]:
+    """The nodes whose value depends on what a capture holds at a query or a key."""
+    positions: set[Node] = set()
+    led: set[Node] = set()
+    arguments = list(SIGNATURES[graph.kind])
+    for node in graph.graph_module.graph.nodes:
+        if node.op == "placeholder":
+            if arguments and arguments.pop(0) in ("q", "kv"):
+                positions.add(node)
+            continue
+        if not led.isdisjoint(node.all_input_nodes):
+            led.add(node)
+        if not positions.isdisjoint(node.all_input_nodes):
+            positions.add(node)
+            if node.target is torch.ops.aten.index.Tensor:
+                led.add(node)
+    return frozenset(led)
 
 
 def literal(number: Scalar, dtype: torch.dtype) -> str:

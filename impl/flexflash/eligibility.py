@@ -28,7 +28,8 @@ class Profile:
 
     `package` is the module that must be importable; `mask_architectures` the major compute capabilities that take
     non-trivial masks, or None where the architecture does not matter (a CPU). `approximates`: whether it has a GPU's
-    approximate instructions, which the kernel option fast_math asks for.
+    approximate instructions, which the kernel option fast_math asks for. `widest_values` are pairs (major compute
+    capability, how many times as wide as queries and keys values may be); any width is supported elsewhere.
     """
 
     name: str
@@ -36,15 +37,18 @@ class Profile:
     mask_architectures: frozenset[int] | None
     mask_refusal: str = NO_MASKS
     approximates: bool = True
+    widest_values: tuple[tuple[int, int], ...] = ()
 
 
 SOURCE = Profile("source", "flash_attn.cute", frozenset({9}))
-# flash-attn-4 4.0.0b36: mask_mod with block lists on SM 9.x, 10.x and 11.x; 12.0 asserts, 8.x has no score_mod.
+# flash-attn-4 4.0.0b36: mask_mod with block lists on SM 9.x, 10.x and 11.x; 12.0 asserts, 8.x has no score_mod. Its own
+# check of head dims on SM 9.x lets more through than its kernels are made for.
 FLASH_ATTN_4 = Profile(
     "flash-attn-4",
     "flash_attn.cute",
     frozenset({9, 10, 11}),
     "flash-attn-4 takes a mask_mod with block lists on compute capability 9.x, 10.x and 11.x only",
+    widest_values=((9, 2),),
 )
 HOST = Profile("host", "cutlass", None, approximates=False)
 SIMT = Profile("simt", "cutlass", None)
@@ -104,16 +108,35 @@ def _capability_of(device_index: int) -> tuple[int, int]:
 _first_asked: dict[str, int] = {}  # only ever filled while "capability-per-device" is reverted
 
 
+def _capability_on(device: torch.device) -> tuple[int, int]:
+    """The compute capability of a CUDA device; cached per device (L4.4)."""
+    index = device.index if device.index is not None else torch.cuda.current_device()
+    if not corrections.in_force("capability-per-device"):
+        index = _first_asked.setdefault("index", index)
+    return _capability_of(index)
+
+
+def refused_head_dims(head_dim: int, value_dim: int, device: torch.device, profile: Profile) -> str:
+    """Why `profile` does not take D = `head_dim` beside Dv = `value_dim` on `device`; "" when it does (L4.4)."""
+    if device.type != "cuda" or not profile.widest_values:
+        return ""
+    major, _ = _capability_on(device)
+    for architecture, times in profile.widest_values:
+        if architecture == major and value_dim > times * head_dim:
+            return (
+                f"{profile.name} is supported on compute capability {major}.x with values up to {times} times as wide "
+                f"as queries and keys, not with head dims {head_dim} and {value_dim}"
+            )
+    return ""
+
+
 def supports_nontrivial_mask_graphs(device: torch.device, profile: Profile = SOURCE) -> bool:
     """Whether `profile` allows a non-trivial mask on `device`; the capability is cached per device (L4.4)."""
     if profile.mask_architectures is None:
         return True
     if device.type != "cuda":
         return False
-    index = device.index if device.index is not None else torch.cuda.current_device()
-    if not corrections.in_force("capability-per-device"):
-        index = _first_asked.setdefault("index", index)
-    return _capability_of(index)[0] in profile.mask_architectures
+    return _capability_on(device)[0] in profile.mask_architectures
 
 
 supports_nontrivial_mask_graphs.cache_clear = _capability_of.cache_clear  # type: ignore[attr-defined]

@@ -122,10 +122,11 @@ def lower(
     mask_graph = trace(block_mask.mask_mod if block_mask is not None else None, "mask")
     on_stage("eligibility")
     sparse = block_mask is not None and _leaves_something_out(block_mask, k.shape[2])
-    usable, reason = eligibility.can_use_flex_flash_attention(
+    _, reason = eligibility.can_use_flex_flash_attention(
         score_graph.graph_module, mask_graph.graph_module, device=q.device, profile=profile, sparse_lists=sparse
     )
-    if not usable:
+    reason = reason or eligibility.refused_head_dims(q.shape[3], v.shape[3], q.device, profile)
+    if reason:
         raise Ineligible(f"force_flash=True but flash attention cannot be used: {reason}")
     for graph in (score_graph, mask_graph):
         check_captures(dict(zip(graph.names, graph.captures, strict=True)), q.device)
