@@ -21,9 +21,9 @@ from typing import Any
 from flexconf import catalogue, layouts
 from flexconf.case import BlockSpec, Case
 from flexconf.errors import InputError
+from flexconf.files import write_json
 from flexconf.fuzz import outline
 from flexconf.fuzz.outline import Outline
-from flexconf.fuzz.stream import write_json
 from flexconf.outcome import Outcome, Stage, Symptom
 
 __all__ = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flexconf.errors import InputError
+from flexconf.files import replacing
 
 
 def path(folder: Path, case: str, subject: str) -> Path:
@@ -21,9 +21,8 @@ def path(folder: Path, case: str, subject: str) -> Path:
 def save(folder: Path, case: str, subject: str, tensors: Mapping[str, Tensor]) -> None:
     """Write out and lse, atomically."""
     target = path(folder, case, subject)
-    partial = target.with_name(f"{target.name}.{os.getpid()}.part")
-    save_file({name: t.contiguous() for name, t in tensors.items()}, partial)
-    partial.replace(target)
+    with replacing(target) as partial:
+        save_file({name: t.contiguous() for name, t in tensors.items()}, partial)
 
 
 def load(folder: Path, case: str, subject: str) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flexconf import caches, devices, figures, profiles, worker
+from flexconf import caches, devices, figures, files, profiles, worker
 from flexconf.errors import InputError
 
 if TYPE_CHECKING:
@@ -132,6 +132,4 @@ class _Clauses:
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self.path and not hasattr(session.config, "workerinput"):
-            whole = Path(f"{self.path}.{os.getpid()}")
-            whole.write_text(json.dumps(self.outcomes, indent=1, sort_keys=True))
-            whole.replace(self.path)
+            files.write(Path(self.path), json.dumps(self.outcomes, indent=1, sort_keys=True))

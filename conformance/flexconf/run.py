@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flexconf import caches, devices, planted, subjects, worker
+from flexconf import caches, devices, files, planted, subjects, worker
 from flexconf.case import Case
 from flexconf.errors import InputError
 from flexconf.outcome import Outcome, Stage, Symptom, missing
@@ -177,16 +177,18 @@ class _Stream:
     """A new file of JSON lines, whole after every write, so that a run that is killed leaves what it has."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         try:
-            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
         except FileExistsError:
             raise InputError(f"{path} exists; name a new file, so that two runs are never mixed") from None
         except OSError as error:
             raise InputError(f"{path} cannot be written: {error.strerror}") from None
 
     def write(self, outcome: Outcome) -> None:
-        """Append one outcome, in one system call."""
-        os.write(self._file, json.dumps(outcome.to_json(), sort_keys=True).encode() + b"\n")
+        """Append one outcome. Raises InputError where the disk does not take it."""
+        record = json.dumps(outcome.to_json(), sort_keys=True).encode() + b"\n"
+        files.append(self._file, record, self._path, "make room, and name a new file")
 
     def close(self) -> None:
         os.close(self._file)

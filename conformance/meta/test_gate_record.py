@@ -22,6 +22,7 @@ from flexconf import catalogue, environment, expectations
 from flexconf.attribution import Attribution
 from flexconf.cli import main
 from flexconf.errors import InputError
+from flexconf.files import PART, write
 from flexconf.gate import compare, evidence, files, fingerprint, plan, reading, record, shrink
 from flexconf.gate.bundle import Bundle
 from flexconf.gate.fingerprint import Fingerprint
@@ -224,7 +225,7 @@ def half(whole: Path, tmp_path: Path) -> Path:
     root = tmp_path / "half"
     shutil.copytree(whole, root)
     (root / files.SEAL).unlink()
-    (root / files.OUTPUTS / f".x.9{files.PART}").write_bytes(b"x")
+    (root / files.OUTPUTS / f".x.9{PART}").write_bytes(b"x")
     data = (root / files.RESULTS).read_bytes()
     (root / files.RESULTS).write_bytes(data[:-20])
     return root
@@ -413,7 +414,7 @@ def test_the_kernel_of_a_failure_stays(whole: Path, tmp_path: Path) -> None:
     root = tmp_path / "bundle"
     shutil.copytree(whole, root)
     texts = {files.sha256_of(text): text for text in ("wrong", "right")}
-    files.write(root / files.KERNELS, files.canonical(texts))
+    write(root / files.KERNELS, files.canonical(texts))
     _edit(root / WHY, '"kernel": ""', f'"kernel": "{files.sha256_of("wrong")}"')
     _reseal(root)
     shrink.shrink(root, tmp_path / "small")

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from flexconf import findings, planted, subjects
 from flexconf.case import Case
+from flexconf.errors import InputError
 from flexconf.findings import Finding
 from flexconf.fuzz import coverage, cuts, outline
 from flexconf.fuzz.stream import Reader, Record, Writer, next_rounds
@@ -296,7 +297,10 @@ class Driver:
             shrinking=shrinking,
             toml=case.to_toml() if failed or close else "",
         )
-        self.writer.write(record)
+        try:
+            self.writer.write(record)
+        except InputError as error:  # within a test of Hypothesis, which would take it for the test's failure
+            raise Broken(str(error)) from error
         self.index += 1
         self.examples += 1
         if found.verdict == "failed":
@@ -320,7 +324,6 @@ class Driver:
         return Failure(case, width, found.outcome, found.family, ident, self.examples, since)
 
     def _run(self, case: Case, width: int, keep: Path | None = None) -> Outcome:
-        from flexconf.errors import InputError
         from flexconf.subjects.trial import Options
 
         try:

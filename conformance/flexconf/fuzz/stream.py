@@ -1,7 +1,8 @@
 """What a fuzzing run has done, on disk: `run.json` says what it is a run of, one JSON line an example says the rest.
 
 Every driver appends to a file of its own, a record in one write: whatever is killed, whenever, the records that were
-written stay, and at most the last line of a file is cut. Nothing is ever rewritten.
+written stay, and at most the last line of a file is cut. A full disk ends the run, and leaves no half of a record.
+Nothing is ever rewritten.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Literal
 
 from flexconf import environment, subjects
 from flexconf.errors import InputError
+from flexconf.files import append, records, write_json
 
 FORMAT = 1
 PLANT = "FLEXCONF_PLANT"
@@ -26,6 +28,7 @@ PLANT = "FLEXCONF_PLANT"
 _RUN = "run.json"
 _LOCK = "lock"
 _FILE = "records-{:03d}.jsonl"
+_ELSEWHERE = "move the folder away, or name another with --out"
 _FILES = re.compile(r"records-(\d{3})\.jsonl")
 
 Verdict = Literal["ok", "failed", "duplicate", "discarded"]
@@ -61,13 +64,9 @@ class Record:
         return json.dumps(plain, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
     @classmethod
-    def from_line(cls, line: bytes) -> Record:
-        """The inverse of `to_line`. Raises ValueError."""
-        try:
-            data = json.loads(line)
-            return cls(**{**data, "keys": tuple(data["keys"])})
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(str(error)) from None
+    def from_json(cls, data: Mapping[str, Any]) -> Record:
+        """The inverse of `to_line`, of what the line says. Raises KeyError or TypeError."""
+        return cls(**{**data, "keys": tuple(data["keys"])})
 
     @property
     def place(self) -> tuple[int, int, int]:
@@ -80,11 +79,12 @@ class Writer:
     """Appends the records of one driver."""
 
     def __init__(self, folder: Path, driver: int) -> None:
-        self._file = os.open(folder / _FILE.format(driver), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._path = folder / _FILE.format(driver)
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
 
     def write(self, record: Record) -> None:
-        """Append, in one system call."""
-        os.write(self._file, record.to_line())
+        """Append one record. Raises InputError where the disk does not take it."""
+        append(self._file, record.to_line(), self._path, "make room; the same command goes on")
 
     def close(self) -> None:
         """Close the file."""
@@ -96,28 +96,25 @@ class Reader:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._offsets: dict[str, int] = {}
+        self._read: dict[str, tuple[int, int]] = {}  # bytes and lines of each file
 
     def new(self) -> Iterator[Record]:
-        """The records that were not read before; a line that is being written is left for the next time."""
+        """The records that were not read before; a line that is being written is left for the next time.
+
+        Raises InputError, which names the file and the line, for a damaged record.
+        """
         for path in files(self._folder):
-            offset = self._offsets.get(path.name, 0)
+            offset, lines = self._read.get(path.name, (0, 0))
             with path.open("rb") as file:
                 file.seek(offset)
                 text = file.read()
             whole = text[: text.rfind(b"\n") + 1]
-            self._offsets[path.name] = offset + len(whole)
-            for line in whole.splitlines():
-                yield _record(line, path)
-
-
-def _record(line: bytes, path: Path) -> Record:
-    try:
-        return Record.from_line(line)
-    except ValueError as error:
-        raise InputError(
-            f"{path}: damaged: {str(error)[:80]}; move the folder away, or name another with --out"
-        ) from None
+            self._read[path.name] = offset + len(whole), lines + whole.count(b"\n")
+            for line, data in records(whole, path, _ELSEWHERE, lines):
+                try:
+                    yield Record.from_json(data)
+                except (KeyError, TypeError) as error:
+                    raise InputError(f"{path}: line {line}: damaged: {str(error)[:80]}; {_ELSEWHERE}") from None
 
 
 def files(folder: Path) -> list[Path]:
@@ -225,10 +222,3 @@ def exclusively(folder: Path) -> Iterator[None]:
         except OSError:
             raise InputError(f"{folder} is in use by another run; name another folder with --out") from None
         yield
-
-
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write a file of JSON atomically."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)

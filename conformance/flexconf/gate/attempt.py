@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from flexconf import inputs, kept, mismatch
 from flexconf.case import Case
-from flexconf.gate.files import PART
+from flexconf.files import replacing
 from flexconf.golden import entry
 from flexconf.outcome import Outcome
 from flexconf.run import CaseTask, run_task
@@ -91,9 +90,8 @@ def save_rows(path: Path, observed: Mapping[str, Tensor]) -> None:
     found = {"rows": rows}
     # One of a shape of its own is a failure, and has no such rows.
     found |= {name: t[b, h, m].contiguous() for name, t in observed.items() if t.shape[:3] == shape}
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PART}")
-    save_file(found, partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file(found, partial)
 
 
 def render(what: Rendering, report: Report) -> str:

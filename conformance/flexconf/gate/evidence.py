@@ -6,6 +6,7 @@ import functools
 from collections.abc import Mapping
 
 from flexconf import attribution, expectations, planted, repro, run
+from flexconf.files import write
 from flexconf.gate import files, record
 from flexconf.gate.attempt import Rendering, render
 from flexconf.gate.files import Key
@@ -43,7 +44,7 @@ def explain(recording: Recording) -> None:
     limit = recording.plan.options["time_limit"]
     with Isolated(time_limit=limit) as isolated:
         for key, (outcome, there) in todo.items():
-            files.write(
+            write(
                 files.evidence(recording.root, key),
                 files.canonical({**_evidence(recording, key, outcome, isolated), **there, "explained": True}),
             )

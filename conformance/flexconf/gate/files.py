@@ -1,16 +1,16 @@
-"""The files of a bundle: their names, their one way of being written, and the stream of attempts."""
+"""The files of a bundle: their names, the one text of each, and the stream of attempts."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from flexconf.errors import InputError
+from flexconf.files import PART, write
 from flexconf.gate.bundle import FORMAT
 from flexconf.outcome import Outcome
 from flexconf.planted import split
@@ -18,7 +18,6 @@ from flexconf.planted import split
 PLAN, RESULTS, KERNELS, SEAL = "plan.json", "results.jsonl", "kernels.json", "bundle.json"
 OUTPUTS, EVIDENCE, LOGS = "outputs", "evidence", "logs"
 FOLDERS = (OUTPUTS, EVIDENCE, LOGS)
-PART = ".part"
 
 Key = tuple[str, str]
 """(case, subject): the subject's own name, without the fault that may be planted."""
@@ -32,13 +31,6 @@ def canonical(data: object) -> str:
 def line(data: object) -> str:
     """The one line of some JSON."""
     return json.dumps(data, sort_keys=True) + "\n"
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PART}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def seal(root: Path, shrunk: str = "") -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from flexconf import subjects
 from flexconf.errors import InputError
 from flexconf.expectations import Expectation
+from flexconf.files import write as write_file
 from flexconf.gate import files, rows
 from flexconf.gate.bundle import Bundle
 from flexconf.golden import folder as goldens
@@ -115,7 +116,7 @@ def write(folder: Path, found: Fingerprint) -> Path:
     place = folder / goldens.FINGERPRINTS
     place.mkdir(exist_ok=True)
     path = place / f"{found.slug}.json"
-    files.write(path, found.text())
+    write_file(path, found.text())
     goldens.adopt(folder, f"{goldens.FINGERPRINTS}/{path.name}")
     return path
 

@@ -18,6 +18,7 @@ from typing import Any
 from flexconf import caches, planted, run, subjects, worker
 from flexconf.case import Case
 from flexconf.errors import InputError
+from flexconf.files import append_to, write
 from flexconf.gate import files, plan
 from flexconf.gate.attempt import Attempt, Attempted, attempt
 from flexconf.gate.files import Key
@@ -77,30 +78,21 @@ class Recording:
         key = (what.task.case.name, what.task.subject)
         if isinstance(ended, Lost):
             if ended.log:
-                files.write(self.root / files.LOGS / f"{key[0]}.{key[1]}.{what.number}.txt", ended.log)
+                write(self.root / files.LOGS / f"{key[0]}.{key[1]}.{what.number}.txt", ended.log)
             ended = Attempted(run.of_lost(what.task, ended))
         place = files.evidence(self.root, key)
         if ended.map is not None and not place.exists():
             facts = {"case": key[0], "subject": key[1], "map": ended.map, "worst": list(ended.worst)}
-            files.write(place, files.canonical(facts))
+            write(place, files.canonical(facts))
         append(self.root / files.RESULTS, what.number, ended.outcome)
         self.seen.setdefault(key, []).append(ended.outcome)
         self.on_attempt(key, ended.outcome)
 
 
 def append(path: Path, number: int, outcome: Outcome) -> None:
-    """Add an attempt's line, in one write."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        data = files.line({"attempt": number, "outcome": outcome.to_json()}).encode()
-        if os.write(handle, data) != len(data):
-            raise InputError(f"{path}: the disk is full; make room and record again, it goes on where it was")
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written: {error.strerror}; record again, it goes on where it was"
-        ) from None
-    finally:
-        os.close(handle)
+    """Add an attempt's line. Raises InputError where the disk does not take it."""
+    record = files.line({"attempt": number, "outcome": outcome.to_json()}).encode()
+    append_to(path, record, "make room and record again, it goes on where it was")
 
 
 def record(
@@ -228,7 +220,7 @@ def _found(root: Path, here: Plan) -> Recording:
             raise InputError(f"{root} holds {left[0]} and no {files.PLAN}; name a new folder")
         for folder in files.FOLDERS:
             (root / folder).mkdir(exist_ok=True)
-        files.write(root / files.PLAN, files.canonical(here.to_json()))
+        write(root / files.PLAN, files.canonical(here.to_json()))
         return Recording(root, here, {})
     try:
         begun = plan.read(root / files.PLAN)
@@ -279,7 +271,7 @@ def finish(recording: Recording, variables: Mapping[str, str], on_step: Callable
     on_step("why")
     evidence.explain(recording)
     on_step("kernels")
-    files.write(recording.root / files.KERNELS, files.canonical(evidence.kernels(recording, variables)))
+    write(recording.root / files.KERNELS, files.canonical(evidence.kernels(recording, variables)))
     for name, path in files.present(recording.root).items():
         if files.is_part(name):
             path.unlink()

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from flexconf.errors import InputError
+from flexconf.files import write
 from flexconf.gate import files, reading, record
 
 
@@ -31,7 +32,7 @@ def shrink(bundle: Path, out: Path) -> dict[str, int]:
     shutil.copytree(bundle / files.EVIDENCE, out / files.EVIDENCE, dirs_exist_ok=True)
     named = {record.facts(path).get("kernel") for path in (out / files.EVIDENCE).iterdir()}
     texts = files.read_json(bundle / files.KERNELS)
-    files.write(out / files.KERNELS, files.canonical({d: text for d, text in texts.items() if d in named}))
+    write(out / files.KERNELS, files.canonical({d: text for d, text in texts.items() if d in named}))
     files.seal(out, shrunk=found.side.digest)
     return {"before": _size(bundle), "after": _size(out)}
 

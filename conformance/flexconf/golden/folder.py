@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flexconf import catalogue, expectations
+from flexconf import catalogue, expectations, files
 from flexconf.case import Case
 from flexconf.errors import InputError
+from flexconf.files import replacing
 from flexconf.golden import entry as entries
 from flexconf.golden.entry import Entry
 
@@ -119,13 +119,12 @@ def write(folder: Path, goldens: Mapping[str, Entry]) -> None:
         data = goldens[name].to_bytes()
         (new / f"{name}{SUFFIX}").write_bytes(data)
         manifest["goldens"][name] = _facts(goldens[name], data)
-    partial = folder / f".{MANIFEST}.{os.getpid()}.part"
-    partial.write_text(_text(manifest), encoding="utf-8")
-    # Between these steps the folder is not whole; a manifest that does not fit its files is named by `verify`.
-    if place.exists():
-        place.rename(old)
-    new.rename(place)
-    partial.replace(folder / MANIFEST)
+    with replacing(folder / MANIFEST) as partial:
+        partial.write_text(_text(manifest), encoding="utf-8")
+        # Between these steps the folder is not whole; a manifest that does not fit its files is named by `verify`.
+        if place.exists():
+            place.rename(old)
+        new.rename(place)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -149,9 +148,7 @@ def adopt(folder: Path, name: str) -> None:
     """
     manifest = read_manifest(folder)
     manifest["others"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-    partial = folder / f".{MANIFEST}.{os.getpid()}.part"
-    partial.write_text(_text(manifest), encoding="utf-8")
-    partial.replace(folder / MANIFEST)
+    files.write(folder / MANIFEST, _text(manifest))
 
 
 def _facts(entry: Entry, data: bytes) -> dict[str, Any]:

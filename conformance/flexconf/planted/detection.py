@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,8 +11,9 @@ from typing import Any
 
 from flexconf import catalogue, planted
 from flexconf.errors import InputError
+from flexconf.files import append_to, records, write_json
 from flexconf.findings import Finding
-from flexconf.fuzz import engine, stream
+from flexconf.fuzz import engine
 from flexconf.fuzz.driver import Plan
 from flexconf.isolated import Isolated
 from flexconf.outcome import Outcome
@@ -145,7 +145,7 @@ def detect_all(
             _append(folder / RESULTS, detection)
             on_detection(detection)
     wanted = [d for d in results(folder) if d.fault in names and d.seed in seeds and d.limit == limit]
-    stream.write_json(folder / SUMMARY, {"faults": summary(wanted), "median": overall(wanted)})
+    write_json(folder / SUMMARY, {"faults": summary(wanted), "median": overall(wanted)})
     if broken:
         raise InputError(f"the fuzzer failed {len(broken)} times; {broken[0]}; the same command tries these again")
     return wanted
@@ -164,19 +164,21 @@ def results(folder: Path) -> list[Detection]:
     path = folder / RESULTS
     if not path.exists():
         return []
-    try:
-        return [Detection.from_json(json.loads(line)) for line in path.read_bytes().splitlines()]
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: damaged: {str(error)[:80]}; name another folder with --out") from None
+    elsewhere = "name another folder with --out"
+    data, found = path.read_bytes(), []
+    for line, record in records(data, path, elsewhere):
+        try:
+            found.append(Detection.from_json(record))
+        except TypeError as error:
+            raise InputError(f"{path}: line {line}: damaged: {str(error)[:80]}; {elsewhere}") from None
+    if data and not data.endswith(b"\n"):
+        raise InputError(f"{path}: damaged: its last line is cut off; {elsewhere}")
+    return found
 
 
 def _append(path: Path, detection: Detection) -> None:
-    """One line in one write, so that a run that is killed leaves whole lines."""
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(file, json.dumps(asdict(detection), allow_nan=False).encode() + b"\n")
-    finally:
-        os.close(file)
+    record = json.dumps(asdict(detection), allow_nan=False).encode() + b"\n"
+    append_to(path, record, "make room; the same command goes on")
 
 
 def summary(detections: Iterable[Detection]) -> dict[str, dict[str, Any]]:

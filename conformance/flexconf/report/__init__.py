@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from flexconf import files
 from flexconf.errors import InputError
 from flexconf.gate.model import Decision
 from flexconf.report import page, plain
@@ -26,9 +26,7 @@ def write(decision: Decision, folder: Path) -> dict[str, Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in made.items():
-            partial = folder / f".{name}.{os.getpid()}.part"
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(folder / name)
+            files.write(folder / name, text)
     except OSError as error:
         raise InputError(f"{folder}: the report cannot be written: {error.strerror}") from None
     return {name: folder / name for name in made}

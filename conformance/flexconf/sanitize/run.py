@@ -7,7 +7,6 @@ Where reports cannot be told apart, or a process died, cases are run again, alon
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -21,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flexconf import caches, catalogue, devices, expectations, subjects
+from flexconf import caches, catalogue, devices, expectations, files, subjects
 from flexconf.case import Case
 from flexconf.errors import InputError
 from flexconf.outcome import Outcome, Symptom
@@ -320,11 +319,9 @@ class _Session:
 def _events(path: Path) -> tuple[dict[str, int], dict[str, tuple[int, Outcome]]]:
     begun: dict[str, int] = {}
     ended: dict[str, tuple[int, Outcome]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue  # the process was killed while it wrote this line
+    data = path.read_bytes() if path.exists() else b""
+    whole = data[: data.rfind(b"\n") + 1]  # a process that was killed may have been writing the rest
+    for _, event in files.records(whole, path):
         if event["event"] == "begin":
             begun[event["case"]] = event["log"]
         else:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from flexconf import files
 
 _SETTLED = 0.1  # seconds without a new report
 _SETTLE_MOST = 3.0
@@ -67,9 +68,7 @@ def _tight(attend: Any) -> Any:
 
 
 def _say(path: Path, event: dict[str, Any]) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.write(handle, json.dumps(event).encode() + b"\n")
-    os.close(handle)
+    files.append_to(path, json.dumps(event).encode() + b"\n")
 
 
 def _size(path: Path) -> int:

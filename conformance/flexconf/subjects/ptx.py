@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flexconf import caches
+from flexconf import caches, files
 
 _NOTES = "ptx"
 
@@ -80,9 +80,7 @@ class Watched:
         if place is None or not digest:
             return
         place.parent.mkdir(exist_ok=True)
-        partial = place.with_name(f"{place.name}.{os.getpid()}")
-        partial.write_text(digest, encoding="ascii")
-        partial.replace(place)
+        files.write(place, digest)
 
 
 @contextlib.contextmanager
