@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,9 +51,12 @@ def product(op: Operation) -> Shadow:
 
 
 def square(op: Operation) -> Shadow:
-    a = op.operand("self")
+    return _squared(op.operand("self"), op.nominal)
+
+
+def _squared(a: Shadow, nominal: torch.dtype) -> Shadow:
     e = None if a.e is None else (2 * a.v.abs() + a.e) * a.e
-    return finish(op, op.on(self=a.v), e, a, ieee=True, unsure=lambda: doubt(a.e))
+    return rounded(a.v * a.v, e, nominal, (a,), ulps=0.5, ieee=True, unsure=lambda: doubt(a.e))
 
 
 def quotient_error(v: Tensor, a: Shadow, b: Shadow) -> Tensor | None:
@@ -143,31 +147,35 @@ def remainder(op: Operation) -> Shadow:
     return finish(op, v, e, a, b, ieee=True, ulps=0.5)
 
 
-def composed(op: Operation) -> Shadow:
-    """addcmul: self + value * t1 * t2; lerp: self + weight * (end - self)."""
-    n = op.nominal
-    open_ends = torch.zeros((), dtype=torch.bool)
-    if op.name == "addcmul":
-        x, y, z = op.operand("self"), op.operand("tensor1"), op.operand("tensor2")
-        w = scalar(op.args.get("value", 1), n)
-    else:
-        x, z = op.operand("self"), op.operand("weight")
-        end = op.operand("end")
-        y = rounded(end.v - x.v, plus(end.e, x.e), n, (end, x), ulps=0.5, ieee=True)
-        w = scalar(1, n)
-        # From the nearer end, as PyTorch does, an infinite span may give another result than from the other end.
-        open_ends = ~y.v.isfinite()
-    first = multiplied(y, z, n)
-    second = multiplied(first, w, n)
-    v = x.v + second.v
-    if op.name != "addcmul":  # so may a zero another sign
-        v = torch.where((x.v == 0) & (end.v == 0) & (z.v.abs() >= 0.5), end.v - y.v * (1.0 - z.v), v)
-    # lerp may be written end - (end - self) * (1 - weight): the same parts, so at most their magnitudes'
-    # roundings.
-    extra = 4 * em.U32 * (x.v.abs() + y.v.abs() + second.v.abs())
-    extra = torch.where(open_ends, INF, extra)
+def addcmul(op: Operation) -> Shadow:
+    """self + value * tensor1 * tensor2: two products and a sum."""
+    x, y, z = op.operand("self"), op.operand("tensor1"), op.operand("tensor2")
+    second = multiplied(multiplied(y, z, op.nominal), scalar(op.args.get("value", 1), op.nominal), op.nominal)
     total = plus(x.e, second.e)
-    return rounded(v, total, n, (x, second), ulps=op.model.ulps, extra=extra, unsure=lambda: open_ends | doubt(total))
+    return finish(op, x.v + second.v, total, x, second, ieee=True, unsure=lambda: doubt(total))
+
+
+def lerp(op: Operation) -> Shadow:
+    """start + weight * (end - start) or end - (end - start) * (1 - weight), of which PyTorch takes the nearer end's."""
+    n = op.nominal
+    x, y, w = op.operand("self"), op.operand("end"), op.operand("weight")
+    span, rest = y.v - x.v, 1.0 - w.v
+    v = torch.where(w.v.abs() < 0.5, x.v + w.v * span, y.v - span * rest)
+    of_span = x.error() + y.error()
+    # A part that overflows gives another result from the one end than from the other.
+    largest = torch.clamp(torch.maximum(w.v.abs(), rest.abs()) + w.error(), min=1.0) * (span.abs() + of_span)
+    open_ends = ~(largest < em.LARGEST[n] * (1 + em.UNIT_ROUNDOFF[n] / 2))
+    e = None
+    if not (x.exact and y.exact and w.exact):
+        e = rest.abs() * x.error() + w.v.abs() * y.error() + w.error() * (span.abs() + of_span)
+    # Roundings before the sum: the span and a product, and for the other form 1 - weight.
+    parts = torch.maximum(2 * w.v.abs(), 3 * rest.abs()) + 3 * w.error()
+    extra = parts * (span.abs() + of_span) * em.relative(0.5, n)
+    if n != torch.float64:
+        extra = torch.where(span == 0, extra, extra + em.FLT_MIN)  # a product may be flushed
+    extra = torch.where(open_ends, INF, extra)
+    inputs = (x, y, w)
+    return finish(op, v, e, *inputs, ieee=True, extra=extra, unsure=lambda: open_ends | doubt(e))
 
 
 def rounding(op: Operation) -> Shadow:
@@ -206,6 +214,13 @@ def copysign(op: Operation) -> Shadow:
 
 def power(op: Operation) -> Shadow:
     a, b = op.operand("self"), op.operand("exponent")
+    number = _number(op.args["exponent"])
+    if number == 1:
+        return a
+    if number == 2:
+        return _squared(a, op.nominal)
+    if number == 3:
+        return multiplied(_squared(a, op.nominal), a, op.nominal)
     v = op.on(self=a.v, exponent=b.v)
     e = torch.zeros_like(v) if a.exact and b.exact else spread(v, *corners(op, a, b, torch.pow))
     straddles = straddles_zero(a)
@@ -220,7 +235,14 @@ def power(op: Operation) -> Shadow:
         e = torch.where((a.v == -INF) & (b.v != b.v.round()), INF, e)
     if not b.exact:
         e = torch.where((a.v - a.error() < 0) & (b.error() > 0), INF, e)
-    return finish(op, v, e, a, b)
+    return finish(op, v, e, a, b, ulps=op.model.ulps if number is None else em.power_ulps(number))
+
+
+def _number(exponent: Any) -> float | None:
+    """The exponent if it is a Python number of the mod's text: no other is looked at when the text is lowered."""
+    if not isinstance(exponent, Shadow):
+        return float(exponent)
+    return float(exponent.v) if exponent.number and exponent.exact and exponent.v.numel() == 1 else None
 
 
 def hypot(op: Operation) -> Shadow:

@@ -46,6 +46,10 @@ LARGEST: Final[dict[torch.dtype, float]] = {dtype: float(torch.finfo(dtype).max)
 # relative # bound by 2**-20 covers it with room to spare, and costs no tightness that anyone could see.
 ORACLE_SLACK: Final = 1 + 2.0**-20
 
+EXP_ARGUMENT: Final = 1.25
+"""exp(x) written as exp2(x * log2(e)): roundoffs of x by which the argument is off. The product is rounded, 1; log2(e)
+as a float32 is off by 0.224."""
+
 KEYS_PER_RESCALE: Final = 8
 """An online softmax is assumed to rescale its accumulators at most once per this many keys (kernels: 64 or
 more)."""
@@ -57,6 +61,11 @@ def gamma(n: float) -> float:
     if n * U32 >= 0.5:
         raise ValueError(f"gamma({n}) is meaningless in float32")
     return n * U32 / (1 - n * U32)
+
+
+def unit(nominal: torch.dtype) -> float:
+    """The roundoff of the arithmetic within one operation: float64 for float64, float32 for everything else."""
+    return UNIT_ROUNDOFF[torch.float64] if nominal == torch.float64 else U32
 
 
 CUDA: Final = "CUDA C++ Programming Guide, mathematical functions, single precision, maximum ulp error of {0} is {1}"
@@ -133,16 +142,17 @@ def _table() -> dict[str, OpModel]:
         True,
     )
     put("fmod", 0.0, CUDA.format("fmodf", 0), "fmod", True)
-    put("addcmul lerp", 2.0, COMPOSED.format("at most four IEEE operations"), "composed")
+    put("addcmul", 0.5, COMPOSED.format("two IEEE products, and one sum"), "addcmul")
+    put("lerp", 0.5, COMPOSED.format("start + weight * span or end - span * (1 - weight): IEEE operations"), "lerp")
     put("neg abs positive", 0.0, EXACT, "lipschitz")
     put("copysign", 0.0, EXACT, "copysign", True)
-    put("pow", 9.5, CUDA.format("powf", "4 (9 in older editions)") + "; + 0.5", "power")
+    put("pow", 4.5, CUDA.format("powf", 4) + "; + 0.5; a number in the text may be another form: `power_ulps`", "power")
     put("hypot", 3.5, CUDA.format("hypotf", 3) + "; + 0.5", "hypot")
 
     # Selection
     put("where masked_fill", 0.0, EXACT, "select")
     put("minimum maximum fmin fmax clamp clamp_min clamp_max relu hardtanh", 0.0, EXACT, "order")
-    put("leaky_relu", 1.5, COMPOSED.format("one product with the rounded slope, or exact"), "monotone")
+    put("leaky_relu", 1.0, COMPOSED.format("below zero one product with the rounded slope, else exact"), "rectified")
 
     # Rounding to integers
     put("floor ceil trunc", 0.0, EXACT, "step", True)
@@ -165,8 +175,8 @@ def _table() -> dict[str, OpModel]:
     put("sin", 2.5, CUDA.format("sinf", 2) + "; + 0.5", "sine")
     put("cos", 2.5, CUDA.format("cosf", 2) + "; + 0.5", "sine")
     put("tan", 4.5, CUDA.format("tanf", 4) + "; + 0.5", "tangent")
-    put("asin", 4.5, CUDA.format("asinf", "2 (4 in older editions)") + "; + 0.5", "monotone")
-    put("acos", 3.5, CUDA.format("acosf", "2 (3 in older editions)") + "; + 0.5", "monotone")
+    put("asin", 2.5, CUDA.format("asinf", 2) + "; + 0.5", "monotone")
+    put("acos", 2.5, CUDA.format("acosf", 2) + "; + 0.5", "monotone")
     put("atan", 2.5, CUDA.format("atanf", 2) + "; + 0.5", "monotone")
     put("atan2", 3.5, CUDA.format("atan2f", 3) + "; + 0.5", "angle", True)
     put("sinh", 3.5, CUDA.format("sinhf", 3) + "; + 0.5", "monotone")
@@ -178,7 +188,7 @@ def _table() -> dict[str, OpModel]:
 
     # Composed functions of machine learning
     put("erf", 2.5, CUDA.format("erff", 2) + "; + 0.5", "monotone")
-    put("erfc", 6.5, CUDA.format("erfcf", "4 (6 in older editions)") + "; + 0.5", "monotone")
+    put("erfc", 4.5, CUDA.format("erfcf", 4) + "; + 0.5", "monotone")
     put(
         "sigmoid",
         2.5,
@@ -186,20 +196,24 @@ def _table() -> dict[str, OpModel]:
         "sigmoid",
     )
     put("silu", 3.0, COMPOSED.format("x / (1 + exp(-x)), or x * sigmoid(x)"), "silu")
-    put("gelu", 1.5, COMPOSED.format("x / 2 * (1 + g); g = erf 2.5 ulp or tanh 2.5 ulp, at most 1"), "gelu")
+    gelu = "x / 2 * (1 + g): sum and product 0.5 each; g = erf or tanh, 2.5 ulp and its argument's roundings, absolute"
+    put("gelu", 1.0, COMPOSED.format(gelu), "gelu")
     put(
         "softplus",
-        3.5,
-        COMPOSED.format("log1p(exp(beta * x)) / beta: log1p 1.5, quotient 2; exp"),
+        2.0,
+        COMPOSED.format(
+            "log1p(exp(beta * x)) / beta: log1p 1.5, sum 0.5; exp; a quotient 2 and beta 0.5 if beta is"
+            " no power of two; x beyond the threshold"
+        ),
         "softplus",
     )
     put(
         "log_sigmoid_forward",
-        2.5,
+        2.0,
         COMPOSED.format("min(x, 0) - log1p(exp(-|x|)): log1p 1.5, sum 0.5; exp"),
         "log_sigmoid",
     )
-    put("elu", 2.5, COMPOSED.format("alpha * expm1(x): expm1 1.5, two products"), "monotone")
+    put("elu", 2.5, COMPOSED.format("alpha * expm1(x): expm1 1.5, two products; above zero x"), "rectified")
 
     # Comparison, logic, bits
     put("eq ne lt le gt ge", 0.0, EXACT, "comparison", True)
@@ -223,6 +237,31 @@ def _table() -> dict[str, OpModel]:
 OPS: Final[dict[str, OpModel]] = _table()
 """aten packet name -> OpModel, for every operation that changes values (views and constants have no
 error)."""
+
+RECIPROCAL_POWERS: Final = 32
+"""Whole exponents of a smaller size may be written as products, as PyTorch's code generation writes them."""
+
+
+def power_ulps(exponent: float) -> float:
+    """The largest error of `x ** exponent`, the exponent a number in the mod's text, in ulp of the float32 result.
+
+    0, 1, 2, 3, 0.5 and -1 are exact, products, sqrt and reciprocal in PyTorch, eager (aten/src/ATen/native/cpu and
+    cuda, PowKernel) as well as compiled (torch/_inductor/lowering.py, `pow`): nothing else is taken for correct. Other
+    whole numbers are products of x or of its reciprocal in compiled PyTorch and powf in eager: either may be.
+    """
+    if exponent in (0, 1):
+        return 0.0
+    if exponent == 0.5:
+        return OPS["sqrt"].ulps
+    if exponent == -1:
+        return OPS["reciprocal"].ulps
+    if not float(exponent).is_integer() or abs(exponent) >= RECIPROCAL_POWERS:
+        return OPS["pow"].ulps
+    products = 0.5 * (abs(exponent) - 1)
+    if exponent in (2, 3):
+        return products
+    return max(OPS["pow"].ulps, products + (OPS["reciprocal"].ulps * abs(exponent) if exponent < 0 else 0.0))
+
 
 TANH_APPROX: Final = 2.0**-11
 """PTX ISA: the largest relative error of tanh.approx.f32."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from flexconf.oracles import error_model as em
-from flexconf.oracles.operation import INF, LN2, Operation, finish, spread, straddles_zero
-from flexconf.oracles.shadow import Shadow
+from flexconf.oracles.operation import INF, LN2, Operation, exactly, finish, spread, straddles_zero
+from flexconf.oracles.shadow import Shadow, represented
 
 
-def monotone(op: Operation) -> Shadow:
+def monotone(op: Operation, **more: Any) -> Shadow:
     """Both ends of the interval; outside the domain that is NaN, and hence indeterminate."""
     a = op.operand("self")
     v = op.on(self=a.v)
@@ -25,7 +26,18 @@ def monotone(op: Operation) -> Shadow:
         e = torch.where(v.isnan() & (a.e > 0) & (a.v.abs() - a.e <= 1), INF, e)
     if op.name == "sinh":
         e = _early_overflow(a, e)
-    return finish(op, v, e, a)
+    return finish(op, v, e, a, **more)
+
+
+def rectified(op: Operation) -> Shadow:
+    """leaky_relu and elu: a curve below zero, the argument itself above."""
+    a = op.operand("self")
+    if op.name == "elu":
+        below = monotone(op)
+        return exactly(below, a.v - a.error() > 0, a) if op.args.get("scale", 1) == 1 else below
+    exact = represented(float(op.args.get("negative_slope", 0.01)), op.nominal)
+    below = monotone(op, ieee=True, ulps=0.5) if exact else monotone(op)
+    return exactly(below, a.v - a.error() > 0, a)
 
 
 def _early_overflow(a: Shadow, e: Tensor | None) -> Tensor | None:
@@ -46,8 +58,9 @@ def exponential(op: Operation, base_log: float, argument_rounding: float) -> Sha
             e = torch.where(a.e > 1, op.on(self=a.v + a.e), e.nan_to_num(nan=0.0, posinf=INF))
     extra = None
     if argument_rounding:
-        # exp(x) = exp2(x * log2(e)): the constant and the product are rounded in float32.
-        extra = torch.where(v.isfinite() & a.v.isfinite(), a.v.abs() * v * (argument_rounding * em.U32), 0.0)
+        # exp(x) = exp2(x * log2(e)): the constant and the product are rounded.
+        extra = (a.v.abs() + a.error()) * (v if e is None else v + e) * (argument_rounding * em.unit(op.nominal))
+        extra = torch.where(v.isfinite() & a.v.isfinite(), extra, 0.0)
     # Overflow is certain where the lower end overflows too.
     low = None if a.e is None else a.v - a.e
     return finish(op, v, e, a, extra=extra, unsure=None if low is None else lambda: op.on(self=low) <= em.FLT_MAX)
@@ -113,15 +126,27 @@ def tanh(op: Operation) -> Shadow:
     return finish(op, v, e, a)
 
 
+def _exp_error(size: Tensor, nominal: torch.dtype) -> Tensor:
+    """The relative error of exp(-x) where |x| is `size`: 2.5 ulp, and the rounding of x * log2(e)."""
+    return (size * em.EXP_ARGUMENT + 5).mul_(em.unit(nominal) * em.ORACLE_SLACK)
+
+
+def _over(slope: Tensor, a: Shadow, most: float, steepness: float = 1.0) -> Tensor:
+    """The largest value over the interval of a function whose logarithm has no slope beyond `steepness`."""
+    if a.e is None:
+        return slope
+    return torch.clamp(slope * torch.exp(a.e * steepness), max=most)
+
+
 def sigmoid(op: Operation) -> Shadow:
     a = op.operand("self")
     v = op.on(self=a.v)
-    rest = 1 - v
-    # exp(-x) with its 2.5 ulp and the rounding of x * log2(e) enters with weight 1 - v.
-    extra = torch.where(a.v.isinf(), 0.0, (a.v.abs() * 2 + 5).mul_(em.U32).mul_(v).mul_(rest))
+    slope = v * (1 - v)
+    # The error of exp(-x) enters with weight 1 - v.
+    extra = torch.where(a.v.isinf(), 0.0, _exp_error(a.v.abs() + a.error(), op.nominal) * _over(slope, a, 0.25))
     e = None
     if a.e is not None:
-        e = (v * rest).add_(a.e, alpha=0.0483).clamp_(max=0.25).mul_(a.e).clamp_(max=1.0)
+        e = slope.add(a.e, alpha=0.0483).clamp_(max=0.25).mul_(a.e).clamp_(max=1.0)
     return finish(op, v, e, a, extra=extra, tiny=2.0**-120)
 
 
@@ -129,52 +154,76 @@ def silu(op: Operation) -> Shadow:
     a = op.operand("self")
     v = op.on(self=a.v)
     gate = torch.sigmoid(a.v)
-    extra = (a.v.abs() * 2 + 5).mul_(em.U32).mul_(v.abs()).mul_(1 - gate).nan_to_num_(nan=0.0, posinf=0.0)
+    size = a.v.abs() + a.error()
+    extra = _exp_error(size, op.nominal) * size * _over(gate * torch.sigmoid(-a.v), a, 0.25)
+    extra = extra.nan_to_num_(nan=0.0, posinf=0.0)
     e = None
     if a.e is not None:
         slope = (gate + v * (1 - gate)).nan_to_num_(nan=1.0)  # silu'; |silu''| <= 0.5
         e = slope.abs_().add_(a.e, alpha=0.25).clamp_(max=1.1).mul_(a.e)
-    # Below -88 float32 exp(-x) overflows and the quotient is -0; the value itself is then under 2**-120.
+    # Below -88 float32 exp(-x) overflows and the quotient is -0; the value itself is then under 2**-119.
     return finish(op, v, e, a, extra=extra, tiny=2.0**-119)
 
 
 def gelu(op: Operation) -> Shadow:
+    """x / 2 * (1 + g). For negative x the sum cancels, so that the error of g stays, absolute.
+
+    Roundoffs of g: 2.5 for itself, since an ulp is one roundoff from 0.5 to 1, and those of its argument, weighted: two
+    for erf(x * sqrt(1/2)), where |z erf'(z)| <= 0.49, seven for the cubic of tanh, where |z tanh'(z)| <= 0.45.
+    From 1.9 to 5.1 it is 12 for erf, because PyTorch's own kernel for a CPU is off by up to 11.5 there (2.13, over a
+    grid). Where |x| is 8 or more (9 in float64), g is 1 or -1.
+    """
     a = op.operand("self")
-    v = op.on(self=a.v)
-    # 1 + g cancels for negative x: the error of g (2.5 ulp of at most 1, plus its argument's few roundings,
-    # plus the # sum's own) is absolute. |x| is cut where the true value is below any float32.
-    extra = torch.clamp(a.v.abs(), max=1e30).mul_(0.5 * 12 * em.U32)
-    if op.approximate and op.args.get("approximate", "none") == "tanh":
-        gate = torch.tanh(math.sqrt(2 / math.pi) * (a.v + 0.044715 * a.v**3)).abs()
-        extra = extra + torch.clamp(a.v.abs(), max=1e30) * gate * (0.5 * em.TANH_APPROX * em.ORACLE_SLACK)
+    tanh = op.args.get("approximate", "none") == "tanh"
+    inner = math.sqrt(2 / math.pi) * (a.v + 0.044715 * a.v**3)
+    # In float64 too, 1 + g cancels; this does not.
+    gate = torch.sigmoid(2 * inner) if tanh else torch.special.erfc(a.v * -math.sqrt(0.5)) / 2
+    v = a.v * gate
+    size = torch.clamp(a.v.abs() + a.error(), max=1e30)
+    near = (size > 1.9) & (a.v.abs() - a.error() < 5.1)
+    roundoffs = 2.5 + 7 * 0.45 if tanh else torch.where(near, 12.0, 2.5 + 2 * 0.49)
+    extra = size * roundoffs * (0.5 * em.unit(op.nominal))
+    beyond = a.v.abs() - a.error() > (9 if op.nominal == torch.float64 else 8)
+    extra = torch.where(beyond, torch.where(a.v < 0, v.abs(), 0.0), extra)
+    if op.approximate and tanh:
+        extra = extra + size * torch.tanh(inner).abs() * (0.5 * em.TANH_APPROX * em.ORACLE_SLACK)
     extra = torch.where(a.v.isinf(), 0.0, extra)
     e = None
     if a.e is not None:
-        if op.args.get("approximate", "none") == "none":
-            phi = torch.exp(-0.5 * a.v * a.v) / math.sqrt(2 * math.pi)
-            slope = torch.special.ndtr(a.v) + torch.where(a.v.isinf(), 0.0, a.v * phi)
-            e = slope.abs_().add_(a.e, alpha=0.4).clamp_(max=1.13).mul_(a.e)  # |gelu''| <= 0.8
+        if tanh:
+            within = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * a.v * a.v)
+            slope = gate + (2 * within * v * (1 - gate)).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         else:
-            e = a.e * 1.13
+            phi = torch.exp(-0.5 * a.v * a.v) / math.sqrt(2 * math.pi)
+            slope = gate + torch.where(a.v.isinf(), 0.0, a.v * phi)
+        e = slope.abs_().add_(a.e, alpha=0.41).clamp_(max=1.13).mul_(a.e)  # |gelu''| <= 0.8, with tanh 0.82
     return finish(op, v, e, a, extra=extra)
 
 
 def softplus(op: Operation) -> Shadow:
+    """log1p(exp(beta * x)) / beta, and x itself where beta * x is beyond the threshold."""
     a = op.operand("self")
     beta, threshold = float(op.args.get("beta", 1)), float(op.args.get("threshold", 20))
+    unit, steep = em.unit(op.nominal), abs(beta)
     v = op.on(self=a.v)
     scaled = beta * a.v
     gate = torch.sigmoid(scaled)
-    extra = (torch.clamp(scaled.abs(), max=200.0) * 3 + 5).mul_(em.U32 / beta).mul_(gate)
-    extra = torch.where(scaled < -200, 0.0, extra)
-    margin = beta * a.error() + (scaled.abs() * 4 * em.U32 if threshold < 16 else 0.0)
-    jump = math.log1p(math.exp(-threshold)) / beta if threshold > -700 else INF
+    # By a power of two, product and quotient are exact. By any other number: beta is rounded, and both are.
+    whole = abs(math.frexp(beta)[0]) == 0.5
+    ulps = op.model.ulps + (0.0 if whole else 2.5)
+    error = _exp_error(scaled.abs() + steep * a.error(), op.nominal)
+    if not whole:
+        error = error + (scaled.abs() + steep * a.error()) * (2 * unit)
+    extra = torch.where(scaled == -INF, 0.0, error * _over(gate, a, 1.0, steep) / steep)
+    margin = steep * a.error() + (scaled.abs() * 4 * unit if threshold < 16 else 0.0)
+    jump = math.log1p(math.exp(-threshold)) / steep if threshold > -700 else INF
     extra = extra + torch.where((scaled - threshold).abs() <= margin, jump, 0.0)
     e = None
-    if a.e is not None:  # softplus'' <= beta / 4; beyond the threshold the slope is 1
-        slope = gate.add(a.e, alpha=0.125 * beta).clamp_(max=1.0)
+    if a.e is not None:  # |softplus''| <= beta / 4; beyond the threshold the slope is 1
+        slope = gate.add(a.e, alpha=0.125 * steep).clamp_(max=1.0)
         e = torch.where(scaled > threshold - margin, 1.0, slope) * a.e
-    return finish(op, v, e, a, extra=extra)
+    result = finish(op, v, e, a, extra=extra.nan_to_num(nan=0.0), ulps=ulps, tiny=em.FLT_MIN * max(1.0, 1 / steep))
+    return exactly(result, scaled - margin > threshold, a)
 
 
 def log_sigmoid(op: Operation) -> Shadow:
@@ -182,8 +231,8 @@ def log_sigmoid(op: Operation) -> Shadow:
     v = torch.nn.functional.logsigmoid(a.v)
     rest = torch.sigmoid(-a.v)  # the slope; |second derivative| <= 1 / 4
     share = torch.sigmoid(-a.v.abs())  # with which the error of exp(-|x|) enters
-    extra = (torch.clamp(a.v.abs(), max=200.0) * 2 + 5).mul_(em.U32).mul_(share)
-    extra = torch.where(a.v.abs() > 200, 0.0, extra)
+    extra = _exp_error(a.v.abs() + a.error(), op.nominal) * _over(share, a, 0.5)
+    extra = torch.where(a.v.isinf(), 0.0, extra)
     e = None if a.e is None else rest.add(a.e, alpha=0.125).clamp_(max=1.0).mul_(a.e)
     return finish(op, v, e, a, extra=extra)
 

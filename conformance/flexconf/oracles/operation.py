@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -132,6 +132,13 @@ def spread(v: Tensor, *others: Tensor) -> Tensor:
 def finish(op: Operation, v: Tensor, e: Tensor | None, *inputs: Shadow, **more: Any) -> Shadow:
     more.setdefault("ulps", op.model.ulps)
     return rounded(v, e, op.nominal, inputs, **more)
+
+
+def exactly(result: Shadow, where: Tensor, source: Shadow) -> Shadow:
+    """`result`, which is the very `source` where `where` is true: with its error, and no rounding."""
+    if not bool(where.any()):
+        return result
+    return replace(result, e=torch.where(where, source.error(), result.error()), mixed=True)
 
 
 def exact_op(op: Operation, v: Tensor, e: Tensor | None, *inputs: Shadow) -> Shadow:

@@ -79,6 +79,11 @@ def scalar(value: Scalar, nominal: torch.dtype) -> Shadow:
     return as_float(Shadow(v, None, torch.float32), nominal)
 
 
+def represented(value: float, nominal: torch.dtype) -> bool:
+    """Whether a Python number that meets a tensor of dtype `nominal` keeps its value (in float32 for the halves)."""
+    return nominal == torch.float64 or float(torch.tensor(value, dtype=torch.float32)) == value
+
+
 def as_float(x: Shadow, nominal: torch.dtype) -> Shadow:
     """`x` converted to the floating-point dtype `nominal`, with the rounding that the conversion may make."""
     if x.nominal == nominal:
@@ -141,10 +146,10 @@ def rounded(
 ) -> Shadow:
     """The result of an operation with value `v` whose inputs' errors alone move it by `propagated`.
 
-    Adds the operation's own rounding (`ulps`, plus the absolute `extra`, plus `tiny` for flushed subnormals),
-    and settles the special values: a definite infinity or NaN has error 0, a possible overflow is
-    indeterminate. `unsure` tells where an infinite or NaN `v` might not be one (asked only if there is any;
-    by default, where the propagated error is infinite).
+    Adds the operation's own rounding (`ulps`, plus the absolute `extra`, plus `tiny` where the result may be
+    so small that it is flushed to 0: a larger one cannot be), and settles the special values: a definite
+    infinity or NaN has error 0, a possible overflow is indeterminate. `unsure` tells where an infinite or NaN
+    `v` might not be one (asked only if there is any; by default, where the propagated error is infinite).
     With `ieee`, an exact and representable element stays exact.
     """
     if propagated is None and extra is None and ieee:
@@ -157,12 +162,13 @@ def rounded(
     size = size.add_(e) if e.dim() <= size.dim() else size + e
     calm = size.numel() == 0 or float(size.max()) < _CALM[nominal]
     total = torch.add(e, size, alpha=relative) if relative else e
-    if nominal == torch.float16:
-        tiny = max(tiny, 2.0**-25)  # half the spacing of its subnormals
-    if relative and nominal != torch.float64:
-        total = total + tiny if total is e else total.add_(tiny)
     if extra is not None:
         total = total + extra
+    if relative and nominal != torch.float64:
+        smallest = tiny
+        if nominal == torch.float16:  # half the spacing of its subnormals, which begin below 2**-14
+            tiny, smallest = max(tiny, 2.0**-25), max(tiny, 2.0**-14)
+        total = total.add(size.sub(total, alpha=2) < smallest, alpha=tiny)  # size is at most |v| + total
     if mixed and ieee:
         keeps = (e == 0) & (v.to(nominal).double() == v)
         if extra is not None:
