@@ -535,7 +535,15 @@ _spell("fmin.default")(_extremum("minimum", "<", drop_nan=True))
 _spell("fmax.default")(_extremum("maximum", ">", drop_nan=True))
 
 
-@_spell("clamp.default hardtanh.default clamp.Tensor", "clamp")
+@_spell("hardtanh.default", "clamp")
+def _hardtanh(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    # PyTorch leaves out arguments that equal their defaults.
+    low = args[1] if len(args) > 1 else kw.get("min_val", -1)
+    high = args[2] if len(args) > 2 else kw.get("max_val", 1)
+    return _clamp(w, (args[0], low, high), {}, dtype)
+
+
+@_spell("clamp.default clamp.Tensor", "clamp")
 def _clamp(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
     low = args[1] if len(args) > 1 else kw.get("min")
     high = args[2] if len(args) > 2 else kw.get("max")
@@ -697,7 +705,8 @@ def _elu(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: to
         raise Unwritable("scale or input_scale other than 1")
     x = w.vector(args[0], dtype)
     expm1 = w.use("expm1_f64" if dtype is torch.float64 else "expm1")
-    text = f"cute.where({x} > 0.0, {x}, {expm1}({x}) * {w.operand(alpha, dtype)})"
+    # Not `> 0.0`: with a negative alpha, 0 would become -0.
+    text = f"cute.where({x} < 0.0, {expm1}({x}) * {w.operand(alpha, dtype)}, {x})"
     return _result(w, text, dtype, "elu", args)
 
 

@@ -202,12 +202,45 @@ def _unbind(func: Any, given: Mapping[str, Any]) -> Any:
         return func(*positional, **{n: a for n, a in given.items() if n in named})
 
 
-def over_indices(fn: Callable[..., Tensor], kind: Kind) -> Callable[..., Tensor]:
+def over_indices(fn: Callable[..., Any], kind: Kind) -> Callable[..., Any]:
     """`fn` mapped over kv, q, h and b (innermost first), as FlexAttention maps it."""
     score = (0,) if kind == "score" else ()
     for dims in ((None, None, None, 0), (None, None, 0, None), (None, 0, None, None), (0, None, None, None)):
         fn = torch.vmap(fn, in_dims=score + dims)
     return fn
+
+
+def follow(
+    fn: Callable[..., Tensor | tuple[Tensor, ...]],
+    kind: Kind,
+    score: tuple[Tensor, Tensor | None] | None,
+    B: int,
+    H: int,
+    M: int,
+    N: int,
+    *,
+    fast_math: bool = False,
+    on_result: Callable[[str, Tensor, Shadow], None] | None = None,
+) -> list[tuple[Tensor, Shadow]]:
+    """`evaluate` before a result becomes a score or a mask: each result of `fn`, in its own dtype, with its shadow.
+
+    Both tensors broadcast to (B, H, M, N); `fn` may return several. Arguments and errors are those of `evaluate`.
+    """
+    mode = _Shadowing(on_result, fast_math)
+    indices = [torch.arange(n, dtype=torch.int32) for n in (B, H, M, N)]
+    first: list[Tensor] = []
+    if kind == "score":
+        if score is None:
+            raise ValueError("a score_mod needs scores")
+        value, error = score
+        real = value.to(torch.float32)
+        first = [real]
+        wild = error is not None and bool(error.isinf().any())
+        mode.record(real, Shadow(value, error, torch.float32, mixed=error is not None, wild=wild))
+    with torch.no_grad(), IndexingByTensors(), mode:
+        given = over_indices(fn, kind)(*first, *indices)
+    results = given if isinstance(given, tuple) else (given,)
+    return [(result, mode.shadow(result)) for result in results]
 
 
 def evaluate(
@@ -233,20 +266,7 @@ def evaluate(
     Raises UnmodelledOperation for an operation outside `error_model.OPS`, ModResultError for a result that is
     no score or no mask, and whatever the mod itself raises.
     """
-    mode = _Shadowing(on_result, fast_math)
-    indices = [torch.arange(n, dtype=torch.int32) for n in (B, H, M, N)]
-    first: list[Tensor] = []
-    if kind == "score":
-        if score is None:
-            raise ValueError("a score_mod needs scores")
-        value, error = score
-        real = value.to(torch.float32)
-        first = [real]
-        wild = error is not None and bool(error.isinf().any())
-        mode.record(real, Shadow(value, error, torch.float32, mixed=error is not None, wild=wild))
-    with torch.no_grad(), IndexingByTensors(), mode:
-        result = over_indices(fn, kind)(*first, *indices)
-    shadow = mode.shadow(result)
+    [(result, shadow)] = follow(fn, kind, score, B, H, M, N, fast_math=fast_math, on_result=on_result)
     if kind == "mask":
         if result.dtype != torch.bool:
             raise ModResultError(f"mask_mod returned {result.dtype}; a mask is boolean (write a comparison)")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flexconf.oracles.integers import integer
 from flexconf.oracles.operation import INF, Operation, exact_op, finish, spread, unsure
-from flexconf.oracles.shadow import Shadow, exact_result
+from flexconf.oracles.shadow import Shadow, exact_result, scalar
 
 
 def select(op: Operation) -> Shadow:
@@ -48,7 +48,8 @@ def order(op: Operation) -> Shadow:
     names = [n for n in ("self", "other", "min", "max", "min_val", "max_val") if op.args.get(n) is not None]
     operands = {n: op.operand(n) for n in names}
     v = op.on(**{n: x.v for n, x in operands.items()})
-    e = _either_zero(*operands.values()) if op.name in ("fmin", "fmax") and op.nominal.is_floating_point else None
+    zero = [scalar(0.0, op.nominal)] if op.name == "relu" else []
+    e = _either_zero(v, *operands.values(), *zero) if op.nominal.is_floating_point else None
     if all(x.exact for x in operands.values()):
         return Shadow(v, e, op.nominal)
     low = op.on(**{n: x.v - x.error() for n, x in operands.items()})
@@ -57,10 +58,13 @@ def order(op: Operation) -> Shadow:
     return exact_op(op, v, width if e is None else torch.maximum(width, e), *operands.values())
 
 
-def _either_zero(a: Shadow, b: Shadow) -> Tensor | None:
-    """An error too small to matter but for its sign where the operands are 0 and -0: IEEE 754 leaves open which of them
-    is taken, and atan2 or a division by it may tell."""
-    either = (a.v == 0) & (b.v == 0) & (torch.signbit(a.v) != torch.signbit(b.v))
+def _either_zero(v: Tensor, *operands: Shadow) -> Tensor | None:
+    """An error too small to matter but for its sign where `v` is one of 0 and -0: PyTorch takes now the first, now the
+    second of them, by dtype and number of elements, and atan2 or a division by it may tell."""
+    minus = plus = torch.zeros((), dtype=torch.bool)
+    for x in operands:
+        minus, plus = minus | (x.v == 0) & torch.signbit(x.v), plus | (x.v == 0) & ~torch.signbit(x.v)
+    either = (v == 0) & minus & plus
     return either.double() * 2.0**-149 if bool(either.any()) else None
 
 

@@ -139,8 +139,10 @@ class HostLauncher:
         one, none = torch.ones(1, 1, 1, dtype=torch.int32), torch.zeros(1, 1, 1, dtype=torch.int32)
         block_size = (scores.shape[2], columns)
         lists = BlockSparseTensors(one, blocks, none, blocks, block_size)
-        tiles = Tiles(lists, block_size, (scores.shape[0], scores.shape[1], scores.shape[2]))
         score_mod, mask_mod = getattr(module, "score_mod", None), getattr(module, "mask_mod", None)
+        # Without a mask one walk, over full blocks, will do; a second one doubles what is compiled.
+        walked = lists if mask_mod is not None else None
+        tiles = Tiles(walked, block_size, (scores.shape[0], scores.shape[1], scores.shape[2]))
         width = self.vector_width or getattr(score_mod, "__vec_size__", None) or (1 if kernel.captures else 2)
         if score_mod is not None or mask_mod is not None:
             self.modify(modified, columns, score_mod, mask_mod, tiles, width, kernel.captures)

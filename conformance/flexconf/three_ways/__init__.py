@@ -1,0 +1,1 @@
+"""Eager PyTorch, the oracle and the lowering on the same points: whoever is wrong stands alone."""

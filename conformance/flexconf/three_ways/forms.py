@@ -1,0 +1,408 @@
+"""The forms in which every operation of the vocabulary is called: operands, dtypes, numbers and keywords.
+
+A form is one expression. Its operands are an element of a table read at `kv` or `q`, a zero-dimensional capture, the
+score, an index, or a Python number; together the forms hold every pair of dtypes in every pair of positions. An
+operation that is new in the vocabulary has forms at once, from its signature; a new keyword needs its values here.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import operator
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from flexconf.modtext import OPERATIONS
+from flexconf.modtext.vocabulary import Signature
+from flexconf.three_ways.values import DTYPES, FLOATS, INTEGERS
+
+SYMBOLS: Final = ("+", "-", "*", "/", "//", "%", "**", "<<", ">>", "&", "|", "^", "==", "!=", "<", "<=", ">", ">=")
+UNARY_SYMBOLS: Final = ("-", "+", "~")
+UNCOVERED: Final = ("torch.cumsum", "torch.sum", "torch.sort", "torch.rand_like")
+"""Of the vocabulary only so that a case can expect their refusal (L7.7)."""
+
+Number = bool | int | float
+_BOOLS: Final = (True, False)
+_INTS: Final = (
+    0, 1, -1, 2, 3, -7, 8, 100, -128, 255, 256, -129, 65536, 2**24 + 1, 2**31 - 1, 2**31, -(2**31), 2**32 + 3,
+    2**53 + 1,
+)  # fmt: skip
+_FLOATS: Final = (
+    0.0, -0.0, 0.5, -2.5, 0.1, 3.0, -1.0, 1e-3, 7.3, 65519.0, 65536.0, 2147483648.0, 3e38, 1e39, 1e-46,
+    math.inf, -math.inf, math.nan,
+)  # fmt: skip
+_DIVISORS: Final = {"//", "%", "torch.floor_divide", "torch.remainder", "torch.fmod", "torch.div"}
+_SHIFTS: Final = {"<<", ">>", "torch.bitwise_left_shift", "torch.bitwise_right_shift"}
+_POWERS: Final = {"**", "torch.pow"}
+_AMOUNTS: Final = (0, 1, 3, 7, 8, 31, 32, 63)
+_EXPONENTS: Final = (
+    0,
+    1,
+    2,
+    3,
+    -1,
+    -2,
+    7,
+    31,
+    64,
+    200,
+    True,
+    0.5,
+    -0.5,
+    1.0,
+    2.0,
+    3.0,
+    -1.0,
+    2.5,
+    -0.0,
+    1e-3,
+    math.inf,
+)
+_BASES: Final = (2, 2.0, 0, 1, -1, 3, True, 0.5, -2.0, 10.0, 0.0, math.inf)
+_WORDS: Final[dict[str, tuple[str, ...]]] = {
+    "alpha": ("1", "1.0", "True", "3", "-2", "0.5", "-0.7", "0"),
+    "rounding_mode": ('"floor"', '"trunc"', "None"),
+    "approximate": ('"none"', '"tanh"'),
+    "decimals": ("0", "1", "2", "-1", "3"),
+    "beta": ("1", "1.0", "2", "0.5", "-1.5"),
+    "threshold": ("20", "20.0", "5", "-1", "0.5"),
+    "negative_slope": ("0.01", "0.25", "-0.5", "2", "0", "True"),
+    "min_val": ("-1.0", "-1", "0.1", "-3"),
+    "max_val": ("1.0", "1", "2.5", "6"),
+    "value": ("1", "1.0", "-0.7", "3", "0"),
+    "nan": ("0.0", "0", "1.5", "-inf", "None"),
+    "posinf": ("0.0", "7", "2.5", "None"),
+    "neginf": ("0.0", "-7", "-2.5", "None"),
+    "eps": ("0.25", "1e-6", "None"),
+    "lambd": ("0.5", "0.1", "2"),
+    "dtype": tuple(f"torch.{d}" for d in DTYPES),
+}
+"""The values of each keyword: the default written out first, then others."""
+_POSITIONS: Final[dict[str, tuple[str, ...]]] = {
+    "torch.nn.functional.softplus": ("beta", "threshold"),
+    "torch.nn.functional.hardtanh": ("min_val", "max_val"),
+    "torch.nn.functional.leaky_relu": ("negative_slope",),
+    "torch.nn.functional.elu": ("alpha",),
+    "torch.nn.functional.celu": ("alpha",),
+    "torch.nan_to_num": ("nan", "posinf", "neginf"),
+}
+"""The keywords that may also stand by position after the operands."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way of calling `operation`: `text`, an expression of the mod grammar over captures of `values.capture`."""
+
+    operation: str
+    text: str
+
+    @property
+    def over_queries(self) -> bool:
+        """Whether the value depends on q."""
+        return re.search(r"\bq\b", self.text) is not None
+
+    @property
+    def over_keys(self) -> bool:
+        """Whether the value depends on kv, be it through the score."""
+        return re.search(r"\b(kv|score)\b", self.text) is not None
+
+
+@functools.cache
+def plan(full: bool = False) -> dict[str, tuple[Form, ...]]:
+    """All forms by operation. `full` takes every pair of dtypes in every pair of positions for every operation; without
+    it each operation has a quarter of the pairs, in positions that turn from one operation to the next.
+    """
+    found: dict[str, tuple[Form, ...]] = {}
+    turn = itertools.count()
+    for name, signature in OPERATIONS.items():
+        found[name] = _forms(name, _of_call(name, signature, next(turn), full))
+    for symbol in SYMBOLS:
+        name = f"x {symbol} y"
+        indices = itertools.islice(_of_indices(symbol), next(turn) % 3 if not full else 0, None, 1 if full else 3)
+        texts = [*_binary(symbol, f"{{a}} {symbol} {{b}}", next(turn), full), *indices]
+        found[name] = _forms(name, texts)
+    for symbol in UNARY_SYMBOLS:
+        found[f"{symbol}x"] = _forms(f"{symbol}x", _unary(f"{symbol}{{a}}", next(turn), full))
+    casts = [t for d in DTYPES for t in _unary(f"{{a}}.to(torch.{d})", next(turn), full)]
+    found["x.to(dtype)"] = _forms("x.to(dtype)", casts)
+    return found
+
+
+def _forms(operation: str, texts: Iterator[str] | Sequence[str]) -> tuple[Form, ...]:
+    return tuple(Form(operation, text) for text in dict.fromkeys(texts))
+
+
+def _of_call(name: str, signature: Signature, turn: int, full: bool) -> Iterator[str]:
+    if name in UNCOVERED:
+        return
+    special = {
+        "torch.clamp": _clamp,
+        "torch.where": _where,
+        "torch.lerp": _lerp,
+        "torch.full_like": _full_like,
+    }.get(name)
+    if special is not None:
+        yield from special(turn, full)
+        return
+    letters = "abc"[: signature.least]
+    call = f"{name}({', '.join(f'{{{letter}}}' for letter in letters)}{{more}})"
+    yield from _operands(name, call.replace("{more}", ""), len(letters), turn, full)
+    for more in _extras(name, signature):
+        template = call.replace("{more}", f", {more}")
+        turn += 1
+        yield from _operands(name, template, len(letters), turn, full, plain=True)
+
+
+def _extras(name: str, signature: Signature) -> Iterator[str]:
+    """What may follow the operands: each keyword with each of its values, by name and by position, and two at once."""
+    words = sorted(signature.keywords)
+    for word in words:
+        yield from (f"{word}={value}" for value in _WORDS[word] if _spelled(word, value))
+    if len(words) > 1:
+        yield ", ".join(f"{word}={_WORDS[word][0]}" for word in words)
+        yield ", ".join(f"{word}={_WORDS[word][1]}" for word in reversed(words))
+    positions = _POSITIONS.get(name, ())[: signature.most - signature.least]
+    for count in range(1, len(positions) + 1):
+        for i in range(4):
+            yield ", ".join(_WORDS[word][min(i, len(_WORDS[word]) - 1)] for word in positions[:count])
+
+
+def _spelled(word: str, value: str) -> bool:
+    """Whether the grammar has this value of a keyword."""
+    from flexconf.modtext.vocabulary import STRING_CHOICES
+
+    choices = STRING_CHOICES.get(word)
+    return choices is None or value.strip('"') in map(str, choices)
+
+
+def _operands(name: str, template: str, count: int, turn: int, full: bool, plain: bool = False) -> Iterator[str]:
+    if count == 1 and plain and not full:
+        yield from _some_of_unary(template, turn)
+    elif count == 1:
+        yield from _unary(template, turn, full)
+    elif count == 2 and plain:
+        yield from _alike(name, template, turn, full)
+    elif count == 2:
+        yield from _binary(name, template, turn, full)
+    else:
+        yield from _ternary(template, turn)
+
+
+def _unary(template: str, turn: int, full: bool) -> Iterator[str]:
+    for dtype in DTYPES:
+        yield template.format(a=f"x_{dtype}[kv]")
+    yield template.format(a="score")
+    yield template.format(a="kv")
+    for n, dtype in enumerate(DTYPES):
+        if full or (n + turn) % 4 == 0:
+            yield template.format(a=f"z_{dtype}_any_{n + turn}")
+
+
+def _some_of_unary(template: str, turn: int) -> Iterator[str]:
+    """A keyword's forms: two floats and an integer, one of them zero-dimensional, in turn."""
+    yield template.format(a=("score", f"x_{FLOATS[turn % 4]}[kv]")[turn % 5 > 0])
+    yield template.format(a=f"z_{FLOATS[(turn + 1) % 4]}_any_{turn}")
+    whole = (*INTEGERS, "bool")[turn % 6]
+    yield template.format(a=("kv", f"x_{whole}[kv]")[turn % 7 > 0])
+
+
+def _alike(name: str, template: str, turn: int, full: bool) -> Iterator[str]:
+    """A keyword's forms: an operand of each dtype, the other alike, zero-dimensional or a number in turn."""
+    kind = _kind(name)
+    for n, dtype in enumerate(DTYPES):
+        other = DTYPES[(3 * n + turn) % len(DTYPES)]
+        a, z = f"x_{dtype}[kv]", f"z_{other}_{kind}_{2 + n}"
+        y, number = f"y_{dtype}_{kind}[q]", ("3", "2.5", "True")[n % 3]
+        places = ((a, y), (a, z), (f"z_{other}_any_{2 + n}", y), (a, number))
+        for place in range(4) if full else ((n + turn) % 4,):
+            yield template.format(a=places[place][0], b=places[place][1])
+
+
+def _binary(name: str, template: str, turn: int, full: bool) -> Iterator[str]:
+    kind = _kind(name)
+    for i, first in enumerate(DTYPES):
+        for j, second in enumerate(DTYPES):
+            n = i + 3 * j + turn
+            if n % 4 and not full:
+                continue
+            a = ("score", f"x_{first}[kv]")[n % 2] if first == "float32" else f"x_{first}[kv]"
+            a = ("kv", a)[n % 2] if first == "int32" else a
+            b = f"y_{second}_{kind}[q]"
+            za, zb = f"z_{first}_any_{n}", f"z_{second}_{kind}_{n + 1}"
+            positions = ((a, b), (a, zb), (za, b), (za, zb))
+            for place in range(4) if full else ((j + turn // 4) % 4,):
+                yield template.format(a=positions[place][0], b=positions[place][1])
+    for n, dtype in enumerate(DTYPES):
+        yield from _with_numbers(name, template, dtype, kind, n + turn, full)
+
+
+def _with_numbers(name: str, template: str, dtype: str, kind: str, n: int, full: bool) -> Iterator[str]:
+    operands = (f"x_{dtype}[kv]", f"z_{dtype}_any_{n}")
+    rights, lefts = _numbers(name, dtype)
+    if not full:  # a few will do to see that they are refused
+        rights = rights if _takes(name, 1) else rights[: int(n % 4 == 0)]
+        lefts = lefts if _takes(name, 0) else lefts[: int(n % 4 == 1)]
+    for position, number in enumerate(_some(rights, n, full)):
+        yield template.format(a=operands[position % 3 == 2], b=_text(number))
+    for position, number in enumerate(_some(lefts, n + 3, full)[n % 3 if not full else 0 :: 1 if full else 2]):
+        b = (f"y_{dtype}_{kind}[q]", f"z_{dtype}_{kind}_{n}")[position % 3 == 2]
+        yield template.format(a=_text(number), b=b)
+
+
+@functools.cache
+def _takes(name: str, place: int) -> bool:
+    """Whether PyTorch takes a Python number as the first or second argument of this operation."""
+    if not name.startswith("torch.") or name in ("torch.where", "torch.clamp"):
+        return True
+    call = operator.attrgetter(name.removeprefix("torch."))(torch)
+    arguments: list[object] = [torch.ones((), dtype=torch.int32)] * 2
+    arguments[place] = 1
+    try:
+        call(*arguments)
+    except TypeError:
+        return False
+    return True
+
+
+def _numbers(name: str, dtype: str) -> tuple[tuple[Number, ...], tuple[Number, ...]]:
+    """The numbers that may stand on the right, and on the left."""
+    general = (*_BOOLS, *_INTS, *_FLOATS)
+    if name in _SHIFTS:
+        return (*_AMOUNTS, True), (1, 3, -1, 255, True, 2**40)
+    if name in _POWERS:
+        return _EXPONENTS, _BASES
+    if name in _DIVISORS:
+        return tuple(n for n in general if _divides(n, dtype)), general
+    return general, general
+
+
+def _divides(number: Number, dtype: str) -> bool:
+    """Whether an integer of `dtype` may be divided by it: not by 0 nor -1, be it by wrapping around."""
+    if isinstance(number, float):
+        return dtype not in INTEGERS or number != 0
+    if dtype in INTEGERS:
+        number = int(torch.tensor(number, dtype=torch.int64).to(getattr(torch, dtype)))
+    return number not in (0, -1)
+
+
+def _some(numbers: Sequence[Number], n: int, full: bool) -> list[Number]:
+    """Of each kind of number some, in turn, so that all dtypes together see all of them; with `full` all."""
+    if full:
+        return list(numbers)
+    chosen: list[Number] = []
+    for kind, count in ((bool, n % 2), (int, 1 + n % 2), (float, 1)):
+        alike = [x for x in numbers if type(x) is kind]
+        chosen += [alike[(n * count + i) % len(alike)] for i in range(min(count, len(alike)))]
+    return chosen
+
+
+def _of_indices(symbol: str) -> Iterator[str]:
+    """Of indices more is known than of other integers: no sign, a limit, a difference of two."""
+    if symbol in ("<<", ">>"):
+        yield from (f"kv {symbol} {n}" for n in (0, 1, 5, 31))
+        yield f"1 {symbol} (kv % 8)"
+        return
+    for left in ("kv", "q", "(q - kv)", "(kv - 7)", "(q + 1)"):
+        for right in ("1", "7", "8", "True", "2.5", "2147483647", "(-3)"):
+            if not (symbol == "**" and right in ("2147483647", "(-3)")):
+                yield f"{left} {symbol} {right}"
+    for left in ("7", "(-3)", "2.5"):
+        yield f"{left} {symbol} (kv + 1)"
+
+
+def _ternary(template: str, turn: int) -> Iterator[str]:
+    for n, dtype in enumerate(DTYPES):
+        second, third = DTYPES[(n + turn) % 10], DTYPES[(n * 3 + turn) % 10]
+        yield template.format(a=f"x_{dtype}[kv]", b=f"y_{dtype}_any[q]", c=f"x_{dtype}[q]")
+        yield template.format(a=f"x_{dtype}[kv]", b=f"y_{second}_any[q]", c=f"z_{third}_any_{n}")
+        yield template.format(a=f"z_{dtype}_any_{n}", b=f"y_{second}_any[q]", c=f"x_{third}[kv]")
+        yield template.format(a=f"x_{second}[kv]", b=f"z_{third}_any_{n}", c=f"y_{dtype}_any[q]")
+
+
+def _clamp(turn: int, full: bool) -> Iterator[str]:
+    for place, shape in enumerate(("{b}", "min={b}", "max={b}")):
+        texts = _binary("torch.clamp", f"torch.clamp({{a}}, {shape})", turn + place, full)
+        yield from itertools.islice(texts, 0 if full else place, None, 1 if full else 2)
+    both = ("{b}, {c}", "min={b}, max={c}", "{b}, max={c}")
+    for n, dtype in enumerate(DTYPES):
+        for place, shape in enumerate(both):
+            m = n + turn + 4 * place
+            second, third = DTYPES[m % 10], DTYPES[(m * 3 + 1) % 10]
+            call = f"torch.clamp({{a}}, {shape})"
+            if not full and (n + place) % 3:
+                continue
+            yield call.format(a=f"x_{dtype}[kv]", b=f"y_{second}_any[q]", c=f"z_{third}_any_{m}")
+            yield call.format(a=f"x_{dtype}[kv]", b=f"z_{second}_any_{m}", c=f"y_{third}_any[q]")
+            yield call.format(a=f"z_{dtype}_any_{m}", b=f"z_{second}_any_{m}", c=f"y_{third}_any[q]")
+            low, high = _INTS[m % len(_INTS)], _FLOATS[m % len(_FLOATS)]
+            yield call.format(a=f"x_{dtype}[kv]", b=_text(low), c=_text(high))
+            yield call.format(a=f"x_{dtype}[kv]", b=_text(high), c=_text(low))
+            yield call.format(a=f"x_{dtype}[kv]", b=("-0.5", "1.5", "-2", "True")[m % 4], c=("2.5", "3", "1.5")[m % 3])
+
+
+def _where(turn: int, full: bool) -> Iterator[str]:
+    conditions = ("x_bool[kv]", "(kv > q)", "z_bool_any_0", "z_bool_any_1", "x_bool[q]")
+    for n, condition in enumerate(conditions):
+        texts = _binary("torch.where", f"torch.where({condition}, {{a}}, {{b}})", turn + n, full)
+        yield from itertools.islice(texts, n if not full else None, None, len(conditions) if not full else 1)
+    for first, second in ((1, 2.5), (True, 3), (2**31, 1), (-0.0, 0), (math.inf, True), (2.5, 0.1)):
+        yield f"torch.where(x_bool[kv], {_text(first)}, {_text(second)})"
+    for dtype in ("uint8", "int32", "float32"):
+        yield f"torch.where(x_{dtype}[kv], x_int32[kv], 0)"
+
+
+def _lerp(turn: int, full: bool) -> Iterator[str]:
+    for n, dtype in enumerate(FLOATS):
+        other = FLOATS[(n + 1) % 4]
+        for weight in (
+            "0.25",
+            "0.75",
+            "0.5",
+            "1",
+            "0",
+            "True",
+            "-1.5",
+            "2",
+            "nan",
+            f"x_{dtype}[q]",
+            f"z_{dtype}_any_7",
+        ):
+            yield f"torch.lerp(x_{dtype}[kv], y_{dtype}_any[q], {weight})"
+        for weight in ("0.3", f"z_{dtype}_any_16"):
+            yield f"torch.lerp(z_{dtype}_any_2, y_{dtype}_any[q], {weight})"
+            yield f"torch.lerp(x_{dtype}[kv], z_{dtype}_any_8, {weight})"
+        yield f"torch.lerp(x_{dtype}[kv], y_{other}_any[q], 0.5)"
+        yield f"torch.lerp(x_{dtype}[kv], y_{dtype}_any[q], z_{other}_any_7)"
+    for dtype in (*INTEGERS, "bool"):
+        yield f"torch.lerp(x_{dtype}[kv], y_{dtype}_any[q], 0.5)"
+
+
+def _full_like(turn: int, full: bool) -> Iterator[str]:
+    numbers = (*_BOOLS, *_INTS, *_FLOATS)
+    for n, dtype in enumerate(DTYPES):
+        for number in _some(numbers, n + turn, full):
+            yield f"torch.full_like(x_{dtype}[kv], {_text(number)})"
+        for m, target in enumerate(DTYPES):
+            for number in _some(numbers, 10 * n + m, full)[: None if full else 1]:
+                yield f"torch.full_like(x_{dtype}[kv], {_text(number)}, dtype=torch.{target})"
+
+
+def _kind(name: str) -> str:
+    """What the second operand may be."""
+    if name in _SHIFTS:
+        return "shift"
+    if name in _POWERS:
+        return "exponent"
+    return "divisor" if name in _DIVISORS else "any"
+
+
+def _text(number: Number) -> str:
+    if isinstance(number, float) and not math.isfinite(number):
+        return {"inf": "inf", "-inf": "(-inf)", "nan": "nan"}[str(number)]
+    return f"({number!r})" if str(number).startswith("-") else repr(number)
