@@ -210,6 +210,18 @@ def test_errors_are_told_apart(error: Exception, symptom: Symptom) -> None:
     assert trial.run_case(_case("alibi"), attend=fails).symptom is symptom
 
 
+def test_a_context_that_no_longer_answers_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answers() -> None: ...
+
+    def does_not() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    for initialized, synchronize, broken in ((False, does_not, False), (True, answers, False), (True, does_not, True)):
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda initialized=initialized: initialized)
+        monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+        assert trial.is_broken() is broken
+
+
 # --------------------------------------------------------------------------------------- Triton as a witness
 
 

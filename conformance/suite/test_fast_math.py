@@ -115,7 +115,6 @@ def test_a_cpu_refuses_it() -> None:
 
 @pytest.mark.clause("L5.5")
 def test_a_text_with_it_does_not_reach_a_cpu() -> None:
-    """The compiler would end the process, without a word."""
     kernel = _lowered(_softcap)
     arguments = kernel.arguments(Q, K, V, *kernel.allocate())
     for launcher in (HostLauncher(), SimtLauncher()):
