@@ -37,7 +37,7 @@ GROUP = 8
 class Operation:
     """One operation: the key of its error model, its text over `x` and `y`, the dtypes of both, and where y lies.
 
-    `y`: any, nonzero, shift (0 to the width less one), power (small, not negative), close (moderate floats).
+    `y`: any, nonzero, shift (0 to the width less one), power (not negative), close (moderate floats).
     """
 
     name: str
@@ -376,7 +376,7 @@ def _values(dtype: str, kind: str = "any") -> Tensor:
         amounts = {0, 1, 2, 3, 5, 7, 31, 33, 63, 100, limits.bits - 1, limits.bits, limits.bits + 1}
         return torch.tensor(sorted(amounts)).to(torch_dtype)
     if kind == "power":
-        return torch.tensor([0, 1, 2, 3, 4, 5, 7, 11], dtype=torch_dtype)
+        return torch.tensor([0, 1, 2, 3, 4, 5, 7, 11, limits.max // 2 + 1, limits.max], dtype=torch_dtype)
     small = [0, 1, 2, 3, 5, 7, 8, 31, 100, 127]
     if limits.min < 0:
         small += [-1, -2, -3, -5, -7, -8, -31, -100, -127]

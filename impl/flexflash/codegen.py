@@ -24,7 +24,8 @@ from torch.fx.node import map_aggregate
 from . import ops, prelude
 from .errors import FlexFlashError, UnsupportedOperation
 from .indexing import FixedLayout
-from .ops import Argument, Scalar, Unwritable, Value, compute_dtype, cute_name
+from .numbers import Scalar, Unwritable, compute_dtype, filled, is_minus_zero, operand_number
+from .ops import Argument, Value, cute_name
 from .smoothness import smooth_nodes
 from .trace import SIGNATURES, ModGraph
 
@@ -101,7 +102,7 @@ class _Writer:
     def operand(self, value: Argument, dtype: torch.dtype) -> str:
         number = ops.constant_of(value)
         if number is not None:
-            return literal(number, dtype)
+            return self.vector(value, dtype) if is_minus_zero(number, dtype) else literal(number, dtype)
         assert isinstance(value, Value)
         return self._cast(value, dtype)
 
@@ -110,8 +111,12 @@ class _Writer:
         if number is None:
             assert isinstance(value, Value)
             return self._cast(value, dtype)
-        text = literal(number, dtype)
-        return self.assign(f"cute.full_like(kv_idx, {text}, {cute_name(compute_dtype(dtype))})", "constant")
+        # CuTe keeps one constant for 0.0 and -0.0, which are equal in Python: whichever it meets first. So -0.0 is
+        # never written.
+        negative = is_minus_zero(number, dtype)
+        text = f"cute.full_like(kv_idx, {literal(abs(number) if negative else number, dtype)}, "
+        text += f"{cute_name(compute_dtype(dtype))})"
+        return self.assign(f"-{text}" if negative else text, "constant")
 
     def _cast(self, value: Value, dtype: torch.dtype) -> str:
         source, target = compute_dtype(value.dtype), compute_dtype(dtype)
@@ -197,6 +202,10 @@ class _Call:
         if target is torch.ops.aten.full.default:
             number = self.node.args[1]
             assert isinstance(number, (bool, int, float))
+            try:
+                number = filled(number, meta.dtype)
+            except Unwritable as error:
+                raise self._unsupported(f"cannot be written for {error}") from None
             return Value(repr(number), meta.dtype, number, True, number >= 0)
         entry = ops.lookup(target)
         if entry is None:
@@ -213,7 +222,8 @@ class _Call:
         self.writer.hint, emit = entry
         try:
             ops.check_dtype(target, meta.dtype)
-            return emit(self.writer, args, kwargs, meta.dtype)
+            self._check_numbers()
+            return emit(self.writer, *ops.converted(target, args, kwargs, meta.dtype), meta.dtype)
         except Unwritable as error:
             raise self._unsupported(f"cannot be written for {error}") from None
 
@@ -338,23 +348,46 @@ class _Call:
         if not tensors or any(a.constant is None for a in tensors):
             return None
 
-        def real(argument: Any) -> Any:
-            if not isinstance(argument, Node):
-                return argument
-            value = self.values[argument]
-            assert isinstance(value, Value)
-            return torch.full((), value.constant, dtype=value.dtype)  # type: ignore[arg-type]
-
-        target: Any = self.node.target
-        operands: Any = map_aggregate(self.node.args, real)
         try:
-            result = target(*operands, **self.node.kwargs)
+            result = self._eager()
         except Exception as error:  # PyTorch's own refusals have no common base
             raise self._unsupported(f"of constants is refused by PyTorch: {error}") from error
         if isinstance(result, tuple):  # log_sigmoid's, whose second is never read
             result = result[0]
         number: Scalar = result.item()
         return number
+
+    def _check_numbers(self) -> None:
+        """Raise Unwritable for a Python number that PyTorch refuses here, as `clamp(x, max=300)` of int8.
+
+        Tracing does not tell: a meta tensor takes any number. Tensors whose values are not known are 1 here, which no
+        operation refuses; and what has no kernel on a CPU is refused with any number.
+        """
+        values = (*self.node.args, *self.node.kwargs.values())
+        if not any(type(a) in (int, float) for a in values):
+            return
+        try:
+            self._eager()
+        except Exception as error:
+            try:
+                self._eager(number=1)
+            except Exception:
+                return
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            raise Unwritable(f"a number of which PyTorch says: {said[:200]}") from None
+
+    def _eager(self, number: int | None = None) -> Any:
+        """PyTorch's own result on constants, with 1 for what is none, and `number` for every Python number."""
+
+        def real(argument: Any) -> Any:
+            if isinstance(argument, Node):
+                value = self.loaded(self.values[argument])
+                constant = 1 if value.constant is None else value.constant
+                return torch.full((), constant, dtype=value.dtype)
+            return argument if number is None or type(argument) not in (int, float) else number
+
+        target: Any = self.node.target
+        return target(*map_aggregate(self.node.args, real), **map_aggregate(self.node.kwargs, real))
 
     def _unsupported(self, what: str) -> FlexFlashError:
         where = self.node.meta.get("where")
@@ -382,22 +415,18 @@ def _led_by_a_load(graph: ModGraph) -> frozenset[Node]:
 
 
 def literal(number: Scalar, dtype: torch.dtype) -> str:
-    """`number` as Python text that CuTe reads as `compute_dtype(dtype)`.
+    """`number`, as `operand_number` takes it, as Python text that CuTe reads as `compute_dtype(dtype)`.
 
-    CuTe takes a plain int for Int32 and a plain float for Float32; every other type is spelled out. Raises Unwritable
-    for an integer that the dtype cannot hold.
+    CuTe takes a plain int for Int32 and a plain float for Float32; every other type is spelled out.
     """
     target = compute_dtype(dtype)
+    number = operand_number(number, target)
     if target is torch.bool:
         return repr(bool(number))
     if target.is_floating_point:
         number = float(number)
         text = repr(number) if math.isfinite(number) else f'float("{number}")'
         return text if target is torch.float32 else f"{cute_name(target)}({text})"
-    number = int(number)
-    limits = torch.iinfo(target)
-    if not limits.min <= number <= limits.max:
-        raise Unwritable(f"{number}, which {target} cannot hold")
     text = repr(number) if number >= 0 else f"({number})"
     return text if target is torch.int32 else f"{cute_name(target)}({number})"
 

@@ -16,6 +16,8 @@ from typing import Any, Final, Protocol, TypeAlias
 
 import torch
 
+from .numbers import Scalar, Unwritable, compute_dtype, operand_number, rounded_number
+
 CUTE_NAMES: Final[dict[torch.dtype, str]] = {
     torch.float16: "Float16",
     torch.bfloat16: "BFloat16",
@@ -29,15 +31,9 @@ CUTE_NAMES: Final[dict[torch.dtype, str]] = {
     torch.bool: "Boolean",
 }
 
-Scalar: TypeAlias = bool | int | float
 _FLT_MIN: Final = 2.0**-126
 _EXACT: Final = 2**24  # float32 has every integer up to here
 _WIDE: Final = 32  # bits of the integers of which the dtype alone tells nothing
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which values of nominal `dtype` are computed and held (L7.2)."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def cute_name(dtype: torch.dtype) -> str:
@@ -91,10 +87,6 @@ class Writer(Protocol):
 
 
 Emitter: TypeAlias = Callable[[Writer, Sequence[Argument], dict[str, Argument], torch.dtype], Value]
-
-
-class Unwritable(Exception):
-    """This use of the operation has no spelling; the message says which part."""
 
 
 _TABLE: dict[Any, tuple[str, Emitter]] = {}
@@ -217,6 +209,27 @@ def constant_of(argument: Argument) -> Scalar | None:
     return argument if isinstance(argument, (bool, int, float)) else None
 
 
+_ROUNDED = frozenset("eq ne lt le gt ge clamp clamp_min clamp_max hardtanh masked_fill".split())
+
+
+def converted(
+    target: Any, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype
+) -> tuple[list[Argument], dict[str, Argument]]:
+    """The arguments with their Python numbers as the operation, whose result has `dtype`, reads them."""
+    name = target.overloadpacket.__name__
+    compared = dtype is torch.bool and any(isinstance(a, Value) and a.dtype is not torch.bool for a in args)
+    common = operand_dtype(*args) if compared else dtype
+    number = rounded_number if name in _ROUNDED else operand_number
+
+    def convert(argument: Argument) -> Argument:
+        if name == "masked_fill" and argument is args[2] and isinstance(argument, Value):
+            known = argument.constant
+            return argument if known is None else replace(argument, constant=rounded_number(known, common))
+        return number(argument, common) if type(argument) in (int, float) else argument  # type: ignore[arg-type]
+
+    return [convert(a) for a in args], {k: convert(v) for k, v in kw.items()}
+
+
 # --- arithmetic -----------------------------------------------------------------------------------------------------
 
 
@@ -244,9 +257,8 @@ def _sub(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: to
 
 @_spell("rsub.Tensor rsub.Scalar")
 def _rsub(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-    if (constant_of(args[2]) if len(args) > 2 else constant_of(kw.get("alpha", 1))) != 1:
-        raise Unwritable("alpha other than 1")
-    return _binary(w, "{x} - {y}", args[1], args[0], dtype, False, "rsub")
+    minuend, subtrahend = args[1], _scaled(w, (args[1], args[0], *args[2:]), kw, dtype)
+    return _binary(w, "{x} - {y}", minuend, subtrahend, dtype, False, "rsub")
 
 
 @_spell("mul.Tensor mul.Scalar")

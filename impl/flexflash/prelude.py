@@ -115,7 +115,7 @@ def integer_power(base, exponent):
     result = one
     square = base
     remaining = exponent
-    for _ in cutlass.range_constexpr(exponent.dtype.width - 1):
+    for _ in cutlass.range_constexpr(exponent.dtype.width - int(exponent.dtype.signed)):
         half = remaining // (one + one)
         result = cute.where(remaining - half - half != 0, result * square, result)
         square = square * square

@@ -30,12 +30,32 @@ def sum(op: Operation) -> Shadow:
     v = op.on(self=a.v, other=b.v)
     if alpha in (1, -1):
         return finish(op, v, plus(a.e, b.e), a, b, ieee=True)
+    if op.name == "rsub":  # other - alpha * self
+        a, b = b, a
     scaled = b.v.abs() * abs(alpha)
     # The product may overflow on its own, or not at all when it is fused with the sum.
-    overflows = scaled.isfinite() & (scaled > em.FLT_MAX) & (op.nominal != torch.float64)
-    rounding = torch.where(overflows, INF, scaled * (3 * em.U32))  # alpha rounded, then the product
+    overflows = scaled.isfinite() & (scaled > em.LARGEST[op.nominal]) & (op.nominal != torch.float64)
+    rounding = torch.where(overflows, INF, _factor_rounding(b, alpha, op.nominal))
     b_error = None if b.e is None else b.e * abs(alpha)
     return finish(op, v, plus(a.e, b_error), a, b, ieee=True, extra=rounding, unsure=lambda: overflows & a.v.isinf())
+
+
+def _factor_rounding(b: Shadow, alpha: float, nominal: torch.dtype) -> Tensor:
+    """What `b * alpha` is off at most, where both the number and the product may be rounded to the nominal dtype.
+
+    PyTorch itself does so in half precision (L7.2 asks for no more); what is exact in that dtype is not rounded.
+    """
+    if nominal == torch.float64:
+        return b.v.abs() * abs(alpha) * (3 * em.U32)
+    low = torch.tensor(float(alpha), dtype=torch.float64)
+    off = (low - low.to(nominal).double()).abs()
+    product = b.v * float(alpha)
+    size = product.abs() + b.v.abs() * off
+    unit = em.UNIT_ROUNDOFF[nominal]
+    least = 2.0**-25 if nominal == torch.float16 else em.FLT_MIN
+    rounding = b.v.abs() * off + size * (unit + 2 * em.U32) + torch.where(size == 0, 0.0, least)
+    exact = b.exact & bool(off == 0) & (product.to(nominal).double() == product)
+    return torch.where(exact | ~b.v.isfinite(), 0.0, rounding * em.ORACLE_SLACK)
 
 
 def product(op: Operation) -> Shadow:
@@ -233,6 +253,10 @@ def power(op: Operation) -> Shadow:
     if bool((a.v == -INF).any()):
         # sqrt(-inf) is NaN, pow(-inf, 0.5) is inf: PyTorch itself has both, by dtype.
         e = torch.where((a.v == -INF) & (b.v != b.v.round()), INF, e)
+    minus_zero = (a.v == 0) & torch.signbit(a.v)
+    if bool(minus_zero.any()):
+        # So are rsqrt(-0) and pow(-0, -0.5), -inf and inf, and sqrt(-0), which is -0.
+        e = torch.where(minus_zero & (b.v == -0.5), INF, torch.where(minus_zero & (b.v == 0.5), 2.0**-149, e))
     if not b.exact:
         e = torch.where((a.v - a.error() < 0) & (b.error() > 0), INF, e)
     return finish(op, v, e, a, b, ulps=op.model.ulps if number is None else em.power_ulps(number))

@@ -19,6 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from flexconf.oracles import error_model as em
 from flexconf.oracles.operation import Operation, UnmodelledOperation
+from flexconf.oracles.promotion import PlainPromotion
 from flexconf.oracles.propagate import shadow_of
 from flexconf.oracles.shadow import Shadow, as_float, source
 
@@ -68,6 +69,9 @@ _CONSTANTS = frozenset(
         "linspace",
     ]
 )
+_FILLED = {"full": 1, "full_like": 1, "new_full": 2}
+"""Constants by the place of their value."""
+
 _FIRST_OF_SEVERAL = frozenset(["log_sigmoid_forward"])  # (result, scratch for the backward)
 # Shadows would not survive reductions, sampling or in-place updates; those operations are refused by name.
 
@@ -125,8 +129,8 @@ class _Shadowing(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
         name = func._schema.name.removeprefix("aten::")
+        result = _filled(func, args, kwargs or {}) if name in _FILLED else func(*args, **(kwargs or {}))
         if name in _CONSTANTS and isinstance(result, Tensor):
             return result
         whole = result
@@ -185,6 +189,16 @@ class _Shadowing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return Shadow(v, e, result.dtype, any(s.mixed for s in inputs), any(s.wild for s in inputs))
 
 
+def _filled(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """A constant. PyTorch fills a half with what it cannot hold, an infinity, only if it has no dimension."""
+    try:
+        return func(*args, **kwargs)
+    except RuntimeError:
+        place = _FILLED[func._schema.name.removeprefix("aten::")]
+        ones = func(*args[:place], 1, *args[place + 1 :], **kwargs)
+        return ones.copy_(torch.full((), args[place], dtype=ones.dtype))
+
+
 def _bind(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments by schema name, without those that say where and how the result is stored."""
     names = [a.name for a in func._schema.arguments]
@@ -237,8 +251,9 @@ def follow(
         first = [real]
         wild = error is not None and bool(error.isinf().any())
         mode.record(real, Shadow(value, error, torch.float32, mixed=error is not None, wild=wild))
-    with torch.no_grad(), IndexingByTensors(), mode:
-        given = over_indices(fn, kind)(*first, *indices)
+    promotion = PlainPromotion()
+    with torch.no_grad(), IndexingByTensors(), promotion, mode:
+        given = over_indices(promotion.watching(fn), kind)(*first, *indices)
     results = given if isinstance(given, tuple) else (given,)
     return [(result, mode.shadow(result)) for result in results]
 

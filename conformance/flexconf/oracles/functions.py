@@ -24,6 +24,8 @@ def monotone(op: Operation, **more: Any) -> Shadow:
     if e is not None and op.name in ("asin", "acos", "atanh"):  # both ends outside, the middle inside
         assert a.e is not None
         e = torch.where(v.isnan() & (a.e > 0) & (a.v.abs() - a.e <= 1), INF, e)
+    if e is not None and op.name in ("elu", "leaky_relu"):  # with a negative slope below 0 the least value is that at 0
+        e = torch.where(straddles_zero(a), torch.maximum(e, v.abs() * em.ORACLE_SLACK), e)
     if op.name == "sinh":
         e = _early_overflow(a, e)
     return finish(op, v, e, a, **more)
@@ -205,6 +207,7 @@ def softplus(op: Operation) -> Shadow:
     a = op.operand("self")
     beta, threshold = float(op.args.get("beta", 1)), float(op.args.get("threshold", 20))
     unit, steep = em.unit(op.nominal), abs(beta)
+    wide = 1 / steep if beta else 0.0  # with beta 0 the result is an infinity
     v = op.on(self=a.v)
     scaled = beta * a.v
     gate = torch.sigmoid(scaled)
@@ -214,15 +217,15 @@ def softplus(op: Operation) -> Shadow:
     error = _exp_error(scaled.abs() + steep * a.error(), op.nominal)
     if not whole:
         error = error + (scaled.abs() + steep * a.error()) * (2 * unit)
-    extra = torch.where(scaled == -INF, 0.0, error * _over(gate, a, 1.0, steep) / steep)
+    extra = torch.where(scaled == -INF, 0.0, error * _over(gate, a, 1.0, steep) * wide)
     margin = steep * a.error() + (scaled.abs() * 4 * unit if threshold < 16 else 0.0)
-    jump = math.log1p(math.exp(-threshold)) / steep if threshold > -700 else INF
+    jump = math.log1p(math.exp(-threshold)) * wide if threshold > -700 else INF
     extra = extra + torch.where((scaled - threshold).abs() <= margin, jump, 0.0)
     e = None
     if a.e is not None:  # |softplus''| <= beta / 4; beyond the threshold the slope is 1
         slope = gate.add(a.e, alpha=0.125 * steep).clamp_(max=1.0)
         e = torch.where(scaled > threshold - margin, 1.0, slope) * a.e
-    result = finish(op, v, e, a, extra=extra.nan_to_num(nan=0.0), ulps=ulps, tiny=em.FLT_MIN * max(1.0, 1 / steep))
+    result = finish(op, v, e, a, extra=extra.nan_to_num(nan=0.0), ulps=ulps, tiny=em.FLT_MIN * max(1.0, wide))
     return exactly(result, scaled - margin > threshold, a)
 
 

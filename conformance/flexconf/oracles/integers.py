@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from flexconf.oracles.operation import INF, Operation, spread, truth, unsure
-from flexconf.oracles.shadow import Shadow
+from flexconf.oracles.shadow import Shadow, number
 
 
 def integer(a: Any, nominal: torch.dtype) -> Shadow:
     """A tensor or number as an integer (or boolean) shadow of dtype `nominal`."""
     if not isinstance(a, Shadow):
-        return Shadow(torch.tensor(a, dtype=nominal), None, nominal, real=True)
+        return Shadow(number(a, nominal), None, nominal, real=True)
     if nominal == torch.bool:
         return truth(a)
     if a.nominal == nominal:

@@ -68,11 +68,16 @@ def source(real: Tensor) -> Shadow:
     return Shadow(v, None, real.dtype)
 
 
+def number(value: Scalar, nominal: torch.dtype) -> Tensor:
+    """A Python number as a tensor of an integer dtype, as where it meets one: what does not fit wraps around."""
+    return torch.tensor(value).to(nominal)
+
+
 def scalar(value: Scalar, nominal: torch.dtype) -> Shadow:
     """A Python number that meets a tensor of dtype `nominal`: rounded to it (to float32 for the halves, or to
     them)."""
     if not nominal.is_floating_point:
-        return Shadow(torch.tensor(value, dtype=nominal), None, nominal, real=True)
+        return Shadow(number(value, nominal), None, nominal, real=True)
     if nominal == torch.float64:
         return Shadow(torch.tensor(float(value), dtype=torch.float64), None, nominal)
     v = torch.tensor(float(value), dtype=torch.float32).double()

@@ -101,7 +101,7 @@ def partner(operation: Operation, dtype: str) -> Range:
     if operation.y == "shift":
         return (0, 3)
     if operation.y == "power":
-        return (0, 3)
+        return (0, INTEGER_RANGES[dtype][1])  # a power that outgrows its dtype wraps around
     if operation.text.startswith("torch.pow("):
         return (-2, 3)
     if operation.y == "nonzero":
@@ -133,8 +133,6 @@ def apply(operation: Operation, x: Term, y: Term | None) -> Term | None:
 
 def with_number(symbol: str, x: Term, number: float) -> Term | None:
     """`x symbol number`, such as `x % -3`; None where PyTorch refuses it or it might overflow."""
-    if x.dtype == "uint8" and number < 0:
-        return None  # no value of the dtype: the lowering refuses it
     text = f"x {symbol} {number!r}"
     dtype = result_dtype(text, x.dtype)
     if not dtype:
@@ -150,6 +148,8 @@ def with_number(symbol: str, x: Term, number: float) -> Term | None:
         lo, hi = _bits(x, constant)
     else:
         lo, hi = _RANGES[f"x {symbol} y"](x, constant)
+    if dtype == "uint8" and number < 0:
+        lo, hi = INTEGER_RANGES[dtype]  # the number wraps around
     if math.isnan(lo) or math.isnan(hi):
         lo, hi = _UNKNOWN
     found = Term(substitute(text, x), dtype, lo, hi, x.special and dtype != "bool")
@@ -199,6 +199,10 @@ def _power(exponent: int) -> Callable[[Term, Term], Range]:
         return (0 if x.lo <= 0 <= x.hi else min(ends), max(ends)) if exponent % 2 == 0 else ends
 
     return ranged
+
+
+def _integer_power(x: Term, y: Term) -> Range:
+    return (-27, 27) if y.within(0, 3) and x.within(-3, 3) else INTEGER_RANGES[x.dtype]
 
 
 def _bits(x: Term, y: Term) -> Range:
@@ -292,5 +296,5 @@ _RANGES: dict[str, Callable[[Term, Term], Range]] = {
     "torch.atan2(x, y)": lambda x, _: (-3.2, 3.2),
     "x / y": _corners(lambda a, b: a / b if b else math.nan),
     "x ** -1": lambda x, _: (0, 100),
-    "torch.pow(x, y)": lambda x, y: (-27, 27) if x.is_integer else (0, 1000),
+    "torch.pow(x, y)": lambda x, y: _integer_power(x, y) if x.is_integer else (0, 1000),
 }
