@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from collections.abc import Callable
 
+import cutlass
+import cutlass.cute as cute
 import pytest
 import torch
+from cutlass.cute.runtime import from_dlpack
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask
 
 import flexflash
 from flexflash import TraceError, UnsupportedOperation, flex_flash_attention, lower, trace
 from flexflash.launch.host import HostLauncher
+from flexflash.launch.module import load
 from plain import grid, qkv
 
 B, H, M, N = 2, 4, 9, 13
@@ -196,6 +201,56 @@ def test_integer_division_floors_and_remainder_has_the_divisors_sign(divisor: in
 
 
 @pytest.mark.clause("L7.3")
+def test_a_number_that_a_half_only_rounds_is_taken() -> None:
+    halves = torch.tensor([1.0, -2.0, 0.5]).half()
+    for mod in (lambda s, b, h, q, kv: s + halves[q % 3] / 65520.0, lambda s, b, h, q, kv: halves[q % 3] < 65520.0):
+        lower(Q, K, V, mod)
+
+
+@cute.jit
+def _divisors(out: cute.Tensor, x: cute.Tensor, y: cute.Tensor, of: cutlass.Constexpr, both: cutlass.Constexpr) -> None:
+    if cutlass.const_expr(both):
+        out.store(of(x.load(), y.load()))
+    else:
+        out.store(of(y.load()))
+
+
+_DIVIDING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "floor": lambda x, y: x // y,
+    "remainder": lambda x, y: x % y,
+    "fmod": torch.fmod,
+    "trunc": lambda x, y: torch.div(x, y, rounding_mode="trunc"),
+}
+
+
+@pytest.mark.clause("L7.3")
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8])
+def test_an_integer_is_never_divided_by_what_has_no_quotient(dtype: torch.dtype) -> None:
+    """The divisor goes through a function that gives 1 in the place of 0, and of -1 under the smallest integer."""
+    least, most = torch.iinfo(dtype).min, torch.iinfo(dtype).max
+    x = torch.tensor([least, least + 1, 5, 0, 1, 7, most, 100], dtype=dtype)
+    y = torch.tensor([most, 2, 1, 3, 100, 7, 5, 64] if least == 0 else [-1, -1, 1, -3, least, 7, most, 2], dtype=dtype)
+    numerators, divisors = x[1:].clone(), y.clone()
+    for name, divide in _DIVIDING.items():
+
+        def mod(
+            s: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor, divide: Callable[[Tensor, Tensor], Tensor] = divide
+        ) -> Tensor:
+            return divide(numerators[q % 7], divisors[kv % 8]).to(torch.float32)
+
+        text = lower(Q, K, V, mod).text
+        assert "divisor_value" in text.split("def score_mod")[1], name
+        assert torch.equal(*_both(mod)), name
+    module, signed = load(text), least < 0
+    for given in (y, torch.zeros_like(y)):
+        out = torch.empty_like(y)
+        operands = (from_dlpack(t) for t in (out, x, given))
+        _divisors(*operands, module.divisor_of if signed else module.divisor, signed)
+        pairs = zip(x.tolist(), given.tolist(), strict=True)
+        assert out.tolist() == [1 if d == 0 or (signed and d == -1 and n == least) else d for n, d in pairs]
+
+
+@pytest.mark.clause("L7.3")
 def test_float_division_floors_and_remainder_has_the_divisors_sign() -> None:
     steps = torch.tensor([0.5, -0.5, 0.75, -2.0] * 4)[:N]
     assert torch.equal(*_both(lambda s, b, h, q, kv: ((q - kv) * 0.25) // steps[kv]))
@@ -307,7 +362,8 @@ _REFUSED: dict[str, tuple[Mod, str]] = {
     "too many indices": (lambda s, b, h, q, kv: s + _TABLE2[h, q, kv], "3 indices for `_?TABLE2` of rank 2"),
     "slice": (lambda s, b, h, q, kv: s + _TABLE2[1:, q][h], "slices, None and bools are not supported"),
     "bool index": (lambda s, b, h, q, kv: s + _TABLE2[q > kv, 0], "selects by mask"),
-    "float index": (lambda s, b, h, q, kv: s + _TABLE2[h, q * 1.5], "long, int, byte or bool"),
+    "float index": (lambda s, b, h, q, kv: s + _TABLE2[h, q * 1.5], "index of float32 is not taken by PyTorch; cast"),
+    "int8 index": (lambda s, b, h, q, kv: s + _LINE[q.to(torch.int8)], "index of int8 is not taken by PyTorch; cast"),
     "two results": (lambda s, b, h, q, kv: torch.sort(s), "several tensors"),
     "not a tensor": (lambda s, b, h, q, kv: "score", "returned str"),  # type: ignore[dict-item,return-value]
     "recursion": (_recursive, "recurses without end"),
@@ -319,8 +375,11 @@ _REFUSED: dict[str, tuple[Mod, str]] = {
 @pytest.mark.parametrize("name", _REFUSED)
 def test_what_is_not_pointwise_is_refused_while_tracing(name: str) -> None:
     mod, message = _REFUSED[name]
-    with pytest.raises(TraceError, match=message):
+    with pytest.raises(TraceError) as caught:
         trace(mod, "score")
+    # The user's line is this table's: only what stands before it can tell.
+    said, _, line = str(caught.value).partition(" (at ")
+    assert re.search(message, line if name == "branch" else said)
 
 
 @pytest.mark.clause("L7.7")
@@ -355,6 +414,19 @@ _UNWRITABLE: dict[str, tuple[Mod, str]] = {
     "shift by a float": (lambda s, b, h, q, kv: torch.bitwise_left_shift(q, s), "floating-point numbers"),
     "not of a float": (lambda s, b, h, q, kv: torch.bitwise_not(s), "floating-point numbers"),
     "softplus of an int": (lambda s, b, h, q, kv: s + torch.nn.functional.softplus(q), "whole numbers, as in PyTorch"),
+    "decimals of no float": (lambda s, b, h, q, kv: torch.round(s, decimals=400), "400 decimals; no float has more"),
+    "vmap": (lambda s, b, h, q, kv: s + torch.vmap(lambda x: x * 2)(_LINE)[h], "a Python number, which torch.vmap"),
+    "constant // 0": (lambda s, b, h, q, kv: s + torch.full_like(q, 5) // 0, "PyTorch.*: ZeroDivisionError"),
+    "// 0": (lambda s, b, h, q, kv: s + q // 0, "PyTorch.*: ZeroDivisionError"),
+    "// of a 0": (lambda s, b, h, q, kv: s + q // torch.tensor(0), "PyTorch.*: ZeroDivisionError"),
+    "% 0": (lambda s, b, h, q, kv: s + q % 0, "PyTorch.*: ZeroDivisionError"),
+    "fmod 0": (lambda s, b, h, q, kv: s + torch.fmod(q, 0), "PyTorch.*: ZeroDivisionError"),
+    "div 0": (lambda s, b, h, q, kv: s + torch.div(q, 0, rounding_mode="trunc"), "PyTorch says: .*ZeroDivisionError"),
+    "power -1": (lambda s, b, h, q, kv: s + (h + 1) ** -1, "Integers to negative integer powers are not allowed"),
+    "half power": (lambda s, b, h, q, kv: s.half() ** 65520.0, "cannot be converted to type c10::Half"),
+    "half clamp": (lambda s, b, h, q, kv: s.half().clamp(max=65520.0), "cannot be converted to type c10::Half"),
+    "half fill": (lambda s, b, h, q, kv: s.half().masked_fill(h > 0, 65520.0), "be converted to type c10::Half"),
+    "half alpha": (lambda s, b, h, q, kv: torch.add(s.half(), s.half(), alpha=65520.0), "converted to type c10::Half"),
     "hypot of ints": (lambda s, b, h, q, kv: s + torch.hypot(q, kv), "whole numbers, as in PyTorch"),
 }
 
@@ -363,8 +435,11 @@ _UNWRITABLE: dict[str, tuple[Mod, str]] = {
 @pytest.mark.parametrize("name", _UNWRITABLE)
 def test_what_cannot_be_written_is_refused_while_lowering(name: str) -> None:
     mod, message = _UNWRITABLE[name]
-    with pytest.raises(UnsupportedOperation, match=rf"aten\.\w+\.\w+ in the score_mod .*{message}.*test_mods\.py:\d+"):
+    with pytest.raises(UnsupportedOperation) as caught:
         lower(Q, K, V, mod)
+    said, _, line = str(caught.value).partition(" (at ")
+    assert re.search(rf"^aten\.\w+\.\w+ in the score_mod .*{message}", said)
+    assert re.search(r"test_mods\.py:\d+: ", line)
 
 
 @pytest.mark.clause("L7.7")

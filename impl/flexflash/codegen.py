@@ -358,13 +358,13 @@ class _Call:
         return number
 
     def _check_numbers(self) -> None:
-        """Raise Unwritable for a Python number that PyTorch refuses here, as `clamp(x, max=300)` of int8.
+        """Raise Unwritable for a number that PyTorch refuses here, as `clamp(x, max=300)` of int8 or a divisor 0.
 
         Tracing does not tell: a meta tensor takes any number. Tensors whose values are not known are 1 here, which no
         operation refuses; and what has no kernel on a CPU is refused with any number.
         """
-        values = (*self.node.args, *self.node.kwargs.values())
-        if not any(type(a) in (int, float) for a in values):
+        values = [self._argument(a) for a in (*self.node.args, *self.node.kwargs.values())]
+        if all(ops.constant_of(a) is None for a in values):
             return
         try:
             self._eager()
@@ -377,12 +377,12 @@ class _Call:
             raise Unwritable(f"a number of which PyTorch says: {said[:200]}") from None
 
     def _eager(self, number: int | None = None) -> Any:
-        """PyTorch's own result on constants, with 1 for what is none, and `number` for every Python number."""
+        """PyTorch's own result on constants, with 1 for what is none; `number` takes the place of every constant."""
 
         def real(argument: Any) -> Any:
             if isinstance(argument, Node):
                 value = self.loaded(self.values[argument])
-                constant = 1 if value.constant is None else value.constant
+                constant = 1 if value.constant is None else value.constant if number is None else number
                 return torch.full((), constant, dtype=value.dtype)
             return argument if number is None or type(argument) not in (int, float) else number
 

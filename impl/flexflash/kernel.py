@@ -118,8 +118,8 @@ def lower(
         check_block_mask(block_mask, q, k)
     scale = check_scale(scale, q.shape[-1])
     on_stage("trace")
-    score_graph = trace(score_mod, "score")
-    mask_graph = trace(block_mask.mask_mod if block_mask is not None else None, "mask")
+    score_graph = trace(score_mod, "score", q.device)
+    mask_graph = trace(block_mask.mask_mod if block_mask is not None else None, "mask", q.device)
     on_stage("eligibility")
     sparse = block_mask is not None and _leaves_something_out(block_mask, k.shape[2])
     _, reason = eligibility.can_use_flex_flash_attention(

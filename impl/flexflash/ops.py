@@ -331,10 +331,27 @@ def _quotient(w: Writer, args: Sequence[Argument], mode: Argument, dtype: torch.
             f"cute.TensorSSA({vector} >> {_amount(w, divisor.bit_length() - 1, dtype)}, {vector}.shape, {vector}.dtype)"
         )
         return _result(w, text, dtype, "div", (x,), positive)
+    y = _divisor(w, x, y, dtype)
     if mode == "floor" or positive:
         return _binary(w, "{x} // {y}", x, y, dtype, positive, "div")
     text = f"{w.use('truncate_divide')}({w.vector(x, dtype)}, {w.vector(y, dtype)})"
     return _result(w, text, dtype, "div", (x, y))
+
+
+def _divisor(w: Writer, x: Argument, y: Argument, dtype: torch.dtype) -> Argument:
+    """The divisor of an integer, 1 where there is no quotient: on a CPU such a division ends the process (L7.3).
+
+    A constant divisor is not 0, since that mod was refused.
+    """
+    if constant_of(y) is not None or dtype.is_floating_point:
+        return y
+    limit = _limit(x)
+    fits = limit is not None and limit <= torch.iinfo(dtype).max
+    vector = w.vector(y, dtype)
+    if _is_unsigned(dtype) or fits or _nonnegative(x) or _nonnegative(y):
+        return _result(w, f"{w.use('divisor')}({vector})", dtype, "divisor", (y,), _nonnegative(y))
+    text = f"{w.use('divisor_of')}({w.vector(x, dtype)}, {vector})"
+    return _result(w, text, dtype, "divisor", (x, y))
 
 
 @_spell("remainder.Tensor remainder.Scalar remainder.Scalar_Tensor")
@@ -356,6 +373,7 @@ def _floor_remainder(w: Writer, x: Argument, y: Argument, dtype: torch.dtype) ->
         return _result(
             w, f"cute.where({r} < 0, {r} + {w.operand(divisor, dtype)}, {r})", dtype, "remainder", (x,), True
         )
+    y = _divisor(w, x, y, dtype)
     quotient = _binary(w, "{x} // {y}", x, y, dtype, False, "floor_div")
     whole = _binary(w, "{x} * {y}", quotient, y, dtype, False, "whole")
     return _binary(w, "{x} - {y}", x, whole, dtype, _at_least(y, 1), "remainder")
@@ -363,8 +381,8 @@ def _floor_remainder(w: Writer, x: Argument, y: Argument, dtype: torch.dtype) ->
 
 @_spell("fmod.Tensor fmod.Scalar")
 def _fmod(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-    result = _binary(w, "{x} % {y}", args[0], args[1], dtype, _nonnegative(args[0]), "fmod")
-    return _within(result, _limit(args[1]))
+    x, y = args[0], _divisor(w, args[0], args[1], dtype)
+    return _within(_binary(w, "{x} % {y}", x, y, dtype, _nonnegative(x), "fmod"), _limit(args[1]))
 
 
 @_spell("neg.default")
@@ -816,7 +834,8 @@ _spell("isneginf.default")(_classification('{x} == float("-inf")', False))
 @_spell("_to_copy.default", "cast")
 def _to_copy(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
     source = args[0]
-    assert isinstance(source, Value)
+    if not isinstance(source, Value):
+        raise Unwritable("a Python number, which torch.vmap makes of one; a mod sees scalars and needs no vmap")
     text = w.vector(source, dtype)
     if dtype in (torch.float16, torch.bfloat16) and source.dtype is not dtype:
         text = w.assign(f"{text}.to({cute_name(dtype)}).to(cutlass.Float32)", "rounded")

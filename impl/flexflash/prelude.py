@@ -83,6 +83,21 @@ def truncate_divide(x, y):
     return cute.where((x - q * y != 0) & ((x < 0) != (y < 0)), q + cute.ones_like(q), q)
 '''
 
+_DIVISOR = '''
+@cute.jit
+def divisor(y):
+    """`y`, but 1 for 0: an integer divided by 0 has no value, and ends a process on a CPU."""
+    return cute.where(y == 0, cute.ones_like(y), y)
+'''
+
+_DIVISOR_OF = '''
+@cute.jit
+def divisor_of(x, y):
+    """`divisor(y)`, and 1 for -1 where `x` is the smallest integer, whose negative is itself."""
+    smallest = (x == -x) & (x != 0)
+    return cute.where((y == 0) | ((y == -1) & smallest), cute.ones_like(y), y)
+'''
+
 _SIGN = '''
 @cute.jit
 def sign(x):
@@ -421,6 +436,8 @@ SOURCES: Final[dict[str, str]] = {
     "remainder": _REMAINDER,
     "floor_divide": _FLOOR_DIVIDE,
     "truncate_divide": _TRUNCATE_DIVIDE,
+    "divisor": _DIVISOR,
+    "divisor_of": _DIVISOR_OF,
     "sign": _SIGN,
     "minimum": _MINIMUM,
     "maximum": _MAXIMUM,

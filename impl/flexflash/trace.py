@@ -1,9 +1,9 @@
 """A mod (any Python callable) to an FX graph of ATen calls, its captured tensors lifted to placeholders (L4.2, L7).
 
-The mod is called once, with zero-dimensional meta tensors. A dispatch mode sees every ATen call beneath: it runs the
-call on meta tensors, which gives PyTorch's own type promotion, and records it. A tensor that the trace has not
-produced is a capture; it becomes a placeholder at its first use, so the order is the order of use and each is lifted
-once, however it reached the mod (closure, global, default argument, attribute, partial).
+The mod is called once, with zero-dimensional values that have no data. A dispatch mode sees every ATen call beneath: it
+runs the call on meta tensors, which gives PyTorch's own type promotion, and records it. A tensor that the trace has
+not produced is a capture; it becomes a placeholder at its first use, so the order is the order of use and each is
+lifted once, however it reached the mod (closure, global, default argument, attribute, partial).
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import functools
 import inspect
 import keyword
 import linecache
+import operator
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Literal, TypeAlias
@@ -28,6 +29,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .errors import TraceError
+from .traced import Traced
 
 Mod: TypeAlias = Callable[..., torch.Tensor]
 ModKind: TypeAlias = Literal["score", "mask"]
@@ -37,6 +39,7 @@ SIGNATURES: dict[ModKind, tuple[str, ...]] = {
     "mask": ("b", "h", "q", "kv"),
 }
 
+_CPU = torch.device("cpu")
 _aten = torch.ops.aten
 _FOREIGN = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(os.path.abspath(__file__)) + os.sep)
 _FACTORIES: dict[Any, Any] = {
@@ -82,16 +85,17 @@ class ModGraph:
         return self.kind == "score" and self.output.op == "placeholder" and self.output.name == "score"
 
 
-def trace(mod: Mod | None, kind: ModKind) -> ModGraph:
+def trace(mod: Mod | None, kind: ModKind, device: torch.device = _CPU) -> ModGraph:
     """Trace `mod` to a ModGraph; None gives the identity score_mod or the mask_mod that lets everything pass.
 
     A score_mod takes (score: float32, b, h, q, kv: int32) and returns a number; a mask_mod takes (b, h, q, kv) and
-    returns a bool (L7.1). Raises TraceError, with the user's line where there is one, for Python control flow on a
-    tensor, an index that PyTorch does not take, a result that is not one scalar, a mask that is not bool.
+    returns a bool (L7.1). They are on `device`, the query's. Raises TraceError, with the user's line where there is
+    one, for Python control flow on a tensor, an index that PyTorch does not take, a tensor changed in place, a result
+    that is not one scalar, a mask that is not bool.
     """
     if mod is None:
         mod = _pass_score if kind == "score" else _pass_all
-    recorder = _Recorder(kind, dict(_reachable_tensors(mod)))
+    recorder = _Recorder(kind, dict(_reachable_tensors(mod)), device)
     arguments = recorder.arguments()
     try:
         with torch.no_grad(), _ScalarIndexing(recorder), recorder:
@@ -116,24 +120,25 @@ def _pass_all(b: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Runs each ATen call on meta tensors and appends it to the graph."""
 
-    def __init__(self, kind: ModKind, names: Mapping[int, str]) -> None:
+    def __init__(self, kind: ModKind, names: dict[int, str], device: torch.device) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.kind: ModKind = kind
+        self.device = device
         self.graph = Graph()
         self.known_names = names
         self.nodes: dict[int, Node] = {}
         self.kept: list[torch.Tensor] = []  # keeps ids valid while the trace runs
         self.captures: list[torch.Tensor] = []
         self.capture_nodes: dict[tuple[object, ...], Node] = {}
+        self.moved: dict[tuple[int, torch.device], torch.Tensor] = {}
         self.taken = {"score", "b", "h", "q", "kv"}
 
     def arguments(self) -> list[torch.Tensor]:
-        values = []
+        values: list[torch.Tensor] = []
         for name in SIGNATURES[self.kind]:
             dtype = torch.float32 if name == "score" else torch.int32
             value = torch.empty((), dtype=dtype, device="meta")
-            self._bind(self._placeholder(name, value, requires_grad=False), value)
-            values.append(value)
+            values.append(self._bind(self._placeholder(name, value, requires_grad=False), value, self.device))
         return values
 
     def __torch_dispatch__(
@@ -149,8 +154,17 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._literal(args[0])
         if func in (_aten.detach.default, _aten.alias.default, _aten.lift_fresh.default):
             return self._same_value(args[0])
-        if func is _aten.index.Tensor and any(_is_mask(i) for i in args[1]):
-            raise TraceError(f"a bool or uint8 index selects by mask; cast it with .to(torch.int32){_at(_user_line())}")
+        changed = _written(func, args, kwargs)
+        if changed is not None:
+            raise TraceError(
+                f"{func} changes {self._called(changed)} in place; a mod returns its result and changes nothing: "
+                f"write x = x + y for x += y, and change captured tensors outside the mod{_at(_user_line())}"
+            )
+        if func is _aten.index.Tensor:
+            self._check_indices(args[1])
+        moved = self._moved(func, args, kwargs)
+        if moved is not None:
+            return moved
         constant = self._constant(func, args, kwargs)
         if constant is not None:
             return constant
@@ -163,15 +177,17 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is _aten.log_sigmoid_forward.default:
             # (result, a buffer for backward that is never read)
             node = self.graph.call_function(func, self._as_nodes(args), {})
-            return self._bind(node, value[0]), value[1]
+            device = self._device(args, kwargs)
+            return self._bind(node, value[0], device), Traced(value[1], device)
         if not isinstance(value, torch.Tensor):
             raise TraceError(
                 f"{func} returns several tensors; a mod is made of pointwise operations{_at(_user_line())}"
             )
+        device = self._device(args, kwargs)
         kwargs.pop("device", None)
         kwargs.pop("pin_memory", None)
         node = self.graph.call_function(func, self._as_nodes(args), self._as_nodes(kwargs))
-        return self._bind(node, value)
+        return self._bind(node, value, device)
 
     def finish(self, result: object) -> ModGraph:
         """Close the graph. Raises TraceError when `result` is not one scalar of the right kind."""
@@ -211,39 +227,48 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _called(self, tensor: torch.Tensor) -> str:
-        return f"`{self.known_names[id(tensor)]}`" if id(tensor) in self.known_names else "a tensor"
+        if isinstance(tensor, Traced):
+            return "a value of the mod"
+        return f"`{self.known_names[id(tensor)]}`" if id(tensor) in self.known_names else "a captured tensor"
 
     def _placeholder(self, name: str, value: torch.Tensor, *, requires_grad: bool) -> Node:
         node = self.graph.create_node("placeholder", name, (), {}, name=name)
         _annotate(node, value, requires_grad)
         return node
 
-    def _bind(self, node: Node, value: torch.Tensor) -> torch.Tensor:
+    def _bind(self, node: Node, meta: torch.Tensor, device: torch.device) -> Traced:
+        """The value that the mod sees for `node`, whose result is like the meta tensor `meta`."""
         if node.op != "placeholder":
-            _annotate(node, value, requires_grad=False)
+            _annotate(node, meta, requires_grad=False)
             node.meta["where"] = _user_line()
+        value = Traced(meta, device)
         self.nodes[id(value)] = node
         self.kept.append(value)
         return value
 
-    def _full(self, value: bool | int | float, dtype: torch.dtype) -> torch.Tensor:
+    def _device(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:
+        """Where the result of a call is: where it asks for, else where its first tensor is."""
+        devices: list[torch.device] = []
+        map_aggregate(args, lambda x: devices.append(x.device) if isinstance(x, torch.Tensor) else None)
+        return torch.device(kwargs.get("device") or (devices or [self.device])[0])
+
+    def _full(self, value: bool | int | float, dtype: torch.dtype, device: torch.device | None = None) -> Traced:
         arguments: Any = ([], value)
         node = self.graph.call_function(_aten.full.default, arguments, {"dtype": dtype})
         with torch._C._DisableTorchDispatch():
             meta = torch.empty((), dtype=dtype, device="meta")
-        return self._bind(node, meta)
+        return self._bind(node, meta, device or self.device)
 
     def _literal(self, tensor: torch.Tensor) -> torch.Tensor:
         """`torch.tensor(...)` written inside the mod: a scalar is a constant, a table a capture."""
         if tensor.dim() == 0:
             with torch._C._DisableTorchDispatch():
                 value = tensor.item()
-            return self._full(value, tensor.dtype)
+            return self._full(value, tensor.dtype, tensor.device)
         return tensor
 
     def _same_value(self, tensor: torch.Tensor) -> torch.Tensor:
-        with torch._C._DisableTorchDispatch():
-            copy = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+        copy = Traced(tensor, tensor.device)
         self.nodes[id(copy)] = self._node(tensor)
         self.kept.append(copy)
         return copy
@@ -268,7 +293,33 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             value = bool(value)
         elif meta.dtype.is_floating_point:
             value = float(value)
-        return self._full(value, meta.dtype)
+        return self._full(value, meta.dtype, self._device(args, kwargs))
+
+    def _moved(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
+        """`table.to(score.device)` of a captured tensor on another device: its copy there is captured in its place."""
+        source, device = args[0] if args else None, kwargs.get("device")
+        if func is not _aten._to_copy.default or isinstance(source, Traced) or not isinstance(source, torch.Tensor):
+            return None
+        if device is None or device == source.device or kwargs.get("dtype") not in (None, source.dtype):
+            return None
+        key = (id(source), device)
+        if key not in self.moved:
+            copy = func(source, **kwargs).requires_grad_(source.requires_grad)
+            self.moved[key] = copy
+            self.kept += [source, copy]
+            if id(source) in self.known_names:
+                self.known_names[id(copy)] = self.known_names[id(source)]
+        return self.moved[key]
+
+    def _check_indices(self, indices: Sequence[torch.Tensor | None]) -> None:
+        """Raise TraceError for an index of a dtype that selects by mask, or that PyTorch does not index with."""
+        for index in indices:
+            if index is None or index.dtype in (torch.int32, torch.int64):
+                continue
+            what = "selects by mask" if index.dtype in (torch.bool, torch.uint8) else "is not taken by PyTorch"
+            raise TraceError(
+                f"an index of {_short(index.dtype)} {what}; cast it with .to(torch.int32){_at(_user_line())}"
+            )
 
     def _node(self, tensor: torch.Tensor) -> Node:
         known = self.nodes.get(id(tensor))
@@ -276,6 +327,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return known
         if tensor.device.type == "meta":
             raise TraceError("a capture on the meta device has no values")
+        if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+            raise TraceError(
+                f"{self._called(tensor)} is a {type(tensor).__name__}; a mod captures plain tensors: "
+                f"capture x.as_subclass(torch.Tensor){_at(_user_line())}"
+            )
         # The same view of the same memory under two names is one capture; another view of that memory is another.
         key = (
             tensor.device,
@@ -333,13 +389,24 @@ class _ScalarIndexing(TorchFunctionMode):
             indices = list(args[1]) if isinstance(args[1], (tuple, list)) else [args[1]]
             while indices and (indices[-1] is Ellipsis or indices[-1] == slice(None)):
                 indices.pop()  # a trailing `:` or `...` leaves the remaining dimensions as they are
-            if not all(isinstance(i, (torch.Tensor, int)) and not isinstance(i, bool) for i in indices):
+            indices = [i if isinstance(i, torch.Tensor) else _whole(i) for i in indices]
+            if any(i is None for i in indices):
                 raise TraceError(
                     "a mod indexes a captured tensor with one scalar a dimension; slices, None and bools are not "
                     f"supported, make the view outside the mod{_at(_user_line())}"
                 )
             return self.recorder.index_call(args[0], indices) if indices else args[0]
         return func(*args, **(kwargs or {}))
+
+
+def _whole(index: object) -> int | None:
+    """A Python or NumPy integer as an int; None for anything else, such as a slice or a bool."""
+    if isinstance(index, bool):
+        return None
+    try:
+        return operator.index(index)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 def _annotate(node: Node, value: torch.Tensor, requires_grad: bool) -> None:
@@ -379,13 +446,20 @@ def _reachable_tensors(mod: Mod) -> Iterator[tuple[int, str]]:
 
 def _named(values: Mapping[str, object]) -> Iterator[tuple[int, str]]:
     for name, value in values.items():
-        plain = re.sub(r"\W", "_", name).strip("_")
+        # The rendered text is ASCII: a name that is not, such as a Greek letter, is left out or cut down to what is.
+        plain = re.sub(r"\W", "_", name, flags=re.ASCII).strip("_")
         if isinstance(value, torch.Tensor) and plain.isidentifier() and not keyword.iskeyword(plain):
             yield id(value), plain
 
 
-def _is_mask(index: object) -> bool:
-    return isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8)
+def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
+    """The first tensor that the call changes in place, by its schema: `x.add_(1)`, `x[0] = 1`, `out=x`."""
+    for position, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            given = kwargs.get(argument.name, args[position] if position < len(args) else None)
+            if isinstance(given, torch.Tensor):
+                return given
+    return None
 
 
 def _user_line(traceback: Any = None) -> tuple[str, int, str] | None:
