@@ -17,6 +17,7 @@ from flexconf.fuzz import coverage, cuts, outline
 from flexconf.strategies import Features, operations, terms
 from flexconf.strategies.scope import Scope
 from flexconf.strategies.terms import Term, result_dtype, substitute, written
+from flexflash.eligibility import FLASH_ATTN_4
 
 QUIET = settings(
     max_examples=150, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
@@ -48,6 +49,21 @@ def test_every_case_is_legal_and_its_tensors_can_be_made() -> None:
         assert case.name == f"fuzz-{case.replace(name='fuzz').digest()[:12]}"
         p = case.problem
         assert p.B * p.H * p.M * p.N <= 60_000
+
+
+def test_what_flash_attn_4_is_asked_is_what_its_profile_supports() -> None:
+    widths: list[float] = []
+
+    @QUIET
+    @seed(1)
+    @given(strategies.tiled_cases())
+    def collect(case: Case) -> None:
+        assert case.name == f"fuzz-{case.replace(name='fuzz').digest()[:12]}"
+        widths.append(case.problem.Dv / case.problem.D)
+
+    collect()
+    assert 1 < max(widths) <= min(times for _, times in FLASH_ATTN_4.widest_values)
+    assert any(c.problem.Dv > 2 * c.problem.D for c in drawn()), "others are asked of everything"
 
 
 @pytest.mark.parametrize("qkv", DISTRIBUTIONS)
