@@ -37,8 +37,8 @@ def narrow_widths() -> SearchStrategy[int]:
 def tiled_cases() -> SearchStrategy[Case]:
     """Cases that flash-attn-4 is made for.
 
-    Blocks that it can walk: parts of its tile of 128 queries by 128 keys, or several tiles high. Values at most twice as
-    wide as queries and keys.
+    Blocks that it can walk: parts of its tile of 128 queries by 128 keys, or several tiles high. Values at most
+    twice as wide as queries and keys.
     """
     return cases(queries=(128, 64, 256), keys=(128, 64, 32, 16)).map(_narrowed)
 
