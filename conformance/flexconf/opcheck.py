@@ -19,7 +19,7 @@ import flexflash
 from flexconf import modtext, worker
 from flexconf.errors import InputError
 from flexconf.oracles import math64
-from flexconf.oracles.error_model import OPS
+from flexconf.oracles.error_model import OPS, power_ulps
 from flexconf.subjects import trial
 from flexconf.worker import Lost, Report
 from flexflash.launch.host import VECTOR_WIDTHS, HostLauncher
@@ -52,7 +52,8 @@ class Row:
 
     `max_ulp`: the largest error in ulp of the result's nominal format; `ulps`: the operation's own figure in the
     error model, with its `source`. `max_ratio`: the largest error over its certified bound, which also holds what
-    reaches the operation through its argument; 1 is the limit.
+    reaches the operation through its argument; 1 is the limit. `rounded` and `widest`: how tight the bound is, over a
+    dense sample (`tightness.Figure`); None where nothing has a bound. `explained`: why it is no tighter, or nothing.
     """
 
     name: str
@@ -66,6 +67,9 @@ class Row:
     ulps: float
     source: str
     verdict: str
+    rounded: float | None = None
+    widest: float | None = None
+    explained: str = ""
 
     @property
     def passed(self) -> bool:
@@ -210,8 +214,21 @@ def run(
 
 
 def _run_group(group: Group, report: Report) -> list[Row]:
+    from flexconf import tightness  # it needs this module
+
     report("compile")
-    return check_group(group)
+    rows = check_group(group)
+    report("tightness")
+    found = [tightness.measure(operation, group.dtype) for operation in group.operations]
+    return [
+        replace(
+            row,
+            rounded=figure.rounded,
+            widest=figure.widest,
+            explained=tightness.EXPLAINED.get(row.text, "") if figure.remarkable else "",
+        )
+        for row, figure in zip(rows, found, strict=True)
+    ]
 
 
 def check_group(group: Group, widths: Sequence[int] = VECTOR_WIDTHS) -> list[Row]:
@@ -299,7 +316,9 @@ def _judge(
 
 def _row(operation: Operation, dtype: str, widths: Sequence[int], verdict: str) -> Row:
     model = OPS[_ALIASES.get(operation.name, operation.name)]
-    return Row(operation.name, operation.text, dtype, tuple(widths), 0, 0, 0.0, 0.0, model.ulps, model.source, verdict)
+    power = re.fullmatch(r"x \*\* (-?[\d.]+)", operation.text)
+    ulps = power_ulps(float(power[1])) if power else model.ulps
+    return Row(operation.name, operation.text, dtype, tuple(widths), 0, 0, 0.0, 0.0, ulps, model.source, verdict)
 
 
 def _text(group: Group, captures: dict[str, Tensor], floats: bool) -> str:
@@ -344,7 +363,7 @@ def _ulp(value: Tensor, dtype: torch.dtype) -> Tensor:
     info = torch.finfo(dtype)
     size = value.double().abs().clamp(min=info.tiny)
     exponent = torch.frexp(size).exponent - 1
-    spacing = torch.ldexp(torch.tensor(info.eps, dtype=torch.float64), exponent)
+    spacing = torch.ldexp(torch.full_like(size, info.eps), exponent)
     return torch.where(value.isfinite(), spacing, 1.0)
 
 

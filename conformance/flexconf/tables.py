@@ -199,12 +199,13 @@ def subjects(rows: Sequence[tuple[Subject, str]]) -> RenderableType:
 def ops(rows: Sequence[Row]) -> RenderableType:
     """One line an operation: its dtypes together, the largest figures over them; the sources as footnotes."""
     table = _table(caption=_ops_caption(rows))
-    table.add_column("operation", style="bold", overflow="fold", min_width=15)
+    table.add_column("operation", style="bold", overflow="fold", min_width=10)
     table.add_column("dtypes", overflow="fold", min_width=8)
-    for name in ("elements", "max\nulp", "of\nbound", "own\nulp", "note"):
+    for name in ("elements", "max\nulp", "of\nbound", "own\nulp", "tight", "note"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", overflow="fold", min_width=7, ratio=1)
+    table.add_column("state", overflow="fold", min_width=5, ratio=1)
     sources: dict[str, int] = {}
+    reasons: dict[str, int] = {}
     for group in _by_text(rows):
         failed = [r for r in group if not r.passed]
         state = Text("ok", "green") if not failed else Text(f"{failed[0].dtype}: {failed[0].verdict}", "red")
@@ -214,15 +215,40 @@ def ops(rows: Sequence[Row]) -> RenderableType:
             _dtypes([r.dtype for r in group]),
             f"{sum(r.elements for r in group):,}",
             _figure(max(r.max_ulp for r in group)),
-            f"{max(r.max_ratio for r in group):.2f}",
+            _ratio(max(r.max_ratio for r in group)),
             f"{group[0].ulps:g}",
-            f"({note})",
+            _tightness(group),
+            f"{note}{''.join(_reasons(group, reasons))}",
             state,
         )
-    notes = Table.grid(padding=(0, 1))
-    for text, note in sources.items():
-        notes.add_row(f"({note})", escape(text))
-    return Group(table, Text("Sources of the operations' own errors:"), notes)
+    parts: list[RenderableType] = [table]
+    for title, listed in (
+        ("Sources of the operations' own errors:", {f"({n})": text for text, n in sources.items()}),
+        ("Why a bound is no tighter:", {f"({_letter(n)})": text for text, n in reasons.items()}),
+    ):
+        notes = Table.grid(padding=(0, 1))
+        for mark, text in listed.items():
+            notes.add_row(mark, escape(text))
+        parts += [Text(title), notes] if listed else []
+    return Group(*parts)
+
+
+def _tightness(group: Sequence[Row]) -> str:
+    """The least share of its bound that a correctly rounded result reaches for a dtype."""
+    rounded = [r.rounded for r in group if r.rounded is not None]
+    return f"{min(rounded):.2f}" if rounded else "exact"
+
+
+def _reasons(group: Sequence[Row], known: dict[str, int]) -> list[str]:
+    return [_letter(known.setdefault(text, len(known))) for text in sorted({r.explained for r in group if r.explained})]
+
+
+def _letter(n: int) -> str:
+    return chr(ord("a") + n)
+
+
+def _ratio(share: float) -> str:
+    return f"{share:.2f}" if share < 1000 else f"{share:.1g}"
 
 
 def _dtypes(names: Sequence[str]) -> str:
@@ -246,7 +272,8 @@ def _ops_caption(rows: Sequence[Row]) -> str:
         f"{operations} operation{'s' * (operations != 1)}, {len(rows)} with their dtypes, at vector widths "
         f"{', '.join(map(str, widths))}: {sum(r.elements for r in rows):,} elements, {failed} failed. "
         "max ulp: largest error in ulp of the result's own format; of bound: largest error over the certified bound; "
-        "own ulp: what the operation itself may add, with its source."
+        "own ulp: what the operation itself may add, with its source; tight: largest error of the correctly rounded "
+        "result over its bound, on a dense sample, for the dtype where it is least."
     )
 
 

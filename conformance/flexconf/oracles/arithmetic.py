@@ -46,7 +46,7 @@ def _factor_rounding(b: Shadow, alpha: float, nominal: torch.dtype) -> Tensor:
     PyTorch itself does so in half precision (L7.2 asks for no more); what is exact in that dtype is not rounded.
     """
     if nominal == torch.float64:
-        return b.v.abs() * abs(alpha) * (3 * em.U32)
+        return b.v.abs() * abs(alpha) * (3 * em.UNIT_ROUNDOFF[nominal])
     low = torch.tensor(float(alpha), dtype=torch.float64)
     off = (low - low.to(nominal).double()).abs()
     product = b.v * float(alpha)

@@ -125,7 +125,14 @@ def tanh(op: Operation) -> Shadow:
         return finish(op, v, None, a)
     # |tanh'| = 1 - tanh**2 at the centre, |tanh''| <= 0.77 everywhere; and tanh is 1-Lipschitz and bounded.
     e = torch.square(v).neg_().add_(1.0).add_(a.e, alpha=0.385).clamp_(max=1.0).mul_(a.e).clamp_(max=2.0)
-    return finish(op, v, e, a)
+    return finish(op, v, _between_ends(op, a, v, e), a)
+
+
+def _between_ends(op: Operation, a: Shadow, v: Tensor, e: Tensor) -> Tensor:
+    """`e`, or the values at both ends of the interval where it is wide and a slope says little."""
+    if a.e is None or not bool((a.e > 0.25).any()):
+        return e
+    return torch.minimum(e, spread(v, op.on(self=a.v - a.e), op.on(self=a.v + a.e)))
 
 
 def _exp_error(size: Tensor, nominal: torch.dtype) -> Tensor:
@@ -148,7 +155,7 @@ def sigmoid(op: Operation) -> Shadow:
     extra = torch.where(a.v.isinf(), 0.0, _exp_error(a.v.abs() + a.error(), op.nominal) * _over(slope, a, 0.25))
     e = None
     if a.e is not None:
-        e = slope.add(a.e, alpha=0.0483).clamp_(max=0.25).mul_(a.e).clamp_(max=1.0)
+        e = _between_ends(op, a, v, slope.add(a.e, alpha=0.0483).clamp_(max=0.25).mul_(a.e).clamp_(max=1.0))
     return finish(op, v, e, a, extra=extra, tiny=2.0**-120)
 
 
