@@ -222,7 +222,7 @@ class _Call:
         self.writer.hint, emit = entry
         try:
             ops.check_dtype(target, meta.dtype)
-            self._check_numbers()
+            self._check_operands()
             return emit(self.writer, *ops.converted(target, args, kwargs, meta.dtype), meta.dtype)
         except Unwritable as error:
             raise self._unsupported(f"cannot be written for {error}") from None
@@ -357,24 +357,27 @@ class _Call:
         number: Scalar = result.item()
         return number
 
-    def _check_numbers(self) -> None:
-        """Raise Unwritable for a number that PyTorch refuses here, as `clamp(x, max=300)` of int8 or a divisor 0.
+    def _check_operands(self) -> None:
+        """Raise Unwritable for what PyTorch refuses here, as `clamp(x, max=300)` of int8, a divisor 0, x - True (L7.7).
 
-        Tracing does not tell: a meta tensor takes any number. Tensors whose values are not known are 1 here, which no
-        operation refuses; and what has no kernel on a CPU is refused with any number.
+        Tracing does not tell: a meta tensor takes any number, and many a dtype that no kernel has. So PyTorch is asked
+        itself, on a CPU. Tensors whose values are not known are 1 here, which no operation refuses.
         """
-        values = [self._argument(a) for a in (*self.node.args, *self.node.kwargs.values())]
-        if all(ops.constant_of(a) is None for a in values):
-            return
         try:
             self._eager()
         except Exception as error:
-            try:
-                self._eager(number=1)
-            except Exception:
-                return
-            said = " ".join(f"{type(error).__name__}: {error}".split())
-            raise Unwritable(f"a number of which PyTorch says: {said[:200]}") from None
+            said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            values = [self._argument(a) for a in (*self.node.args, *self.node.kwargs.values())]
+            if all(ops.constant_of(a) is None for a in values) or self._refused_with_ones():
+                raise Unwritable(f"operands of which PyTorch says: {said}") from None
+            raise Unwritable(f"a number of which PyTorch says: {said}") from None
+
+    def _refused_with_ones(self) -> bool:
+        try:
+            self._eager(number=1)
+        except Exception:
+            return True
+        return False
 
     def _eager(self, number: int | None = None) -> Any:
         """PyTorch's own result on constants, with 1 for what is none; `number` takes the place of every constant."""

@@ -209,7 +209,8 @@ def constant_of(argument: Argument) -> Scalar | None:
     return argument if isinstance(argument, (bool, int, float)) else None
 
 
-_ROUNDED = frozenset("eq ne lt le gt ge clamp clamp_min clamp_max hardtanh masked_fill".split())
+_COMPARISONS = frozenset("eq ne lt le gt ge".split())
+_ROUNDED = _COMPARISONS | frozenset("clamp clamp_min clamp_max hardtanh masked_fill".split())
 
 
 def converted(
@@ -217,8 +218,7 @@ def converted(
 ) -> tuple[list[Argument], dict[str, Argument]]:
     """The arguments with their Python numbers as the operation, whose result has `dtype`, reads them."""
     name = target.overloadpacket.__name__
-    compared = dtype is torch.bool and any(isinstance(a, Value) and a.dtype is not torch.bool for a in args)
-    common = operand_dtype(*args) if compared else dtype
+    common = operand_dtype(*args) if name in _COMPARISONS else dtype
     number = rounded_number if name in _ROUNDED else operand_number
 
     def convert(argument: Argument) -> Argument:
@@ -245,7 +245,9 @@ def _add(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: to
 @_spell("sub.Tensor sub.Scalar")
 def _sub(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
     x, y = args[0], _scaled(w, args, kw, dtype)
-    result = _binary(w, "{x} - {y}", x, y, dtype, False, "sub")
+    # PyTorch adds y * -alpha, and the integer 0 has no sign to turn.
+    sign = "+" if constant_of(args[2] if len(args) > 2 else kw.get("alpha", 1)) == 0 else "-"
+    result = _binary(w, f"{{x}} {sign} {{y}}", x, y, dtype, False, "sub")
     if dtype.is_floating_point or _is_unsigned(dtype):
         return result
     result = _limited(result, operator.add, x, y)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from flexconf.three_ways.forms import Form
 from flexconf.three_ways.reasons import LOWERING_REFUSES, LOWERING_TAKES, REASONS, Reason
 from flexconf.three_ways.values import KEYS, QUERIES
 from flexconf.three_ways.ways import GROUP, Result, eager, lowered, oracle, refused
+
+LEAST: Final = 5000
+"""As many points a check of all operations has to compare, or it has not checked."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,13 @@ def check(forms: Sequence[Form]) -> dict[str, Tally]:
     for start in range(0, len(together), GROUP):
         group = together[start : start + GROUP]
         for form, certain, seen in zip(group, oracle(group), lowered(group, [first[f] for f in group]), strict=True):
-            _compare(form, first[form], certain, seen, tallies[form.operation])
+            compare(form, first[form], certain, seen, tallies[form.operation])
+    for reason in REASONS:
+        covered = [form for form in forms if reason.covers(form)]
+        if covered and not any(reason.key in tally.excused for tally in tallies.values()):
+            tallies[covered[0].operation].disagreements.append(
+                Disagreement(covered[0], "the three agree", f"nothing is left of the reason {reason.key!r}")
+            )
     return tallies
 
 
@@ -82,10 +92,11 @@ def _refused(form: Form, first: Result, tally: Tally) -> None:
     elif refusal:
         _report(form, LOWERING_REFUSES, refusal, tally)
     else:
-        tally.disagreements.append(Disagreement(form, "no longer refused", "take it out of reasons.REASONS"))
+        tally.disagreements.append(Disagreement(form, "the lowering takes it", "a reason has it that it does not"))
 
 
-def _compare(form: Form, first: Result, certain: Result, seen: dict[int, Result], tally: Tally) -> None:
+def compare(form: Form, first: Result, certain: Result, seen: dict[int, Result], tally: Tally) -> None:
+    """Hold the three results of a form that all should take against each other; `seen` is by vector width."""
     if certain.value is None or certain.bound is None:
         return _report(form, "oracle refuses", certain.refusal, tally)
     refusal = next((s.refusal for s in seen.values() if s.value is None), "")

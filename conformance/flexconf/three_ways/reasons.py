@@ -31,4 +31,47 @@ class Reason:
         return form.operation in self.operations and re.search(self.text, form.text) is not None
 
 
-REASONS: Final[tuple[Reason, ...]] = ()
+REASONS: Final[tuple[Reason, ...]] = (
+    Reason(
+        "erfc of float64",
+        LOWERING_REFUSES,
+        ("torch.erfc",),
+        "float64",
+        "CuTe has no erfc, and the prelude's has the accuracy of float32; the refusal says to cast",
+    ),
+    Reason(
+        "shift with a bool",
+        LOWERING_REFUSES,
+        ("x << y", "x >> y"),
+        r"^[xz]_bool|^(x_|z_|kv).* (<<|>>) [yz]_bool",
+        "PyTorch's own meta kernel of << and >> takes no bool, where its CPU kernel does (torch 2.13)",
+    ),
+    Reason(
+        "uint8 as a condition",
+        LOWERING_REFUSES,
+        ("torch.where",),
+        r"where\(x_uint8",
+        "PyTorch's own meta kernel of where takes none, where its CPU kernel warns that it is deprecated (torch 2.13)",
+    ),
+    Reason(
+        "a bool to the power True",
+        "dtypes",
+        ("torch.pow", "x ** y"),
+        r"_bool\S*(, | \*\* )True",
+        "PyTorch's own meta kernel says int64, its CPU kernel bool (torch 2.13); as a score both are the same number",
+    ),
+    Reason(
+        "halves on a CPU: two roundings of rsqrt",
+        "eager outside",
+        ("torch.rsqrt", "torch.pow", "x ** y"),
+        r"rsqrt\(.*float16|float16\S*(, | \*\* )\(-0\.5\)",
+        "PyTorch's CPU kernel rounds the root to the half, then its reciprocal once more",
+    ),
+    Reason(
+        "halves on a CPU: erf of a subnormal",
+        "eager outside",
+        ("torch.erf",),
+        "float16",
+        "PyTorch's CPU kernel gives 0 for the smallest numbers of float16 and bfloat16",
+    ),
+)
