@@ -270,7 +270,7 @@ class _Call:
             )
         buffer = self.names[access.position]
         self.read.append(access.position)
-        long = isinstance(layout.numel, int) and layout.numel > _INT32_MAX  # L2.8
+        long = layout.reaches(_INT32_MAX)  # L2.8
         index_dtype = torch.int64 if long else torch.int32
         symbols: list[sympy.Expr] = []
         indices: list[str | int] = []

@@ -137,6 +137,17 @@ class FixedLayout:
             result = result * extent
         return result
 
+    def reaches(self, limit: int) -> bool:
+        """Whether a linear index, or an element's distance from the first in memory, may exceed `limit` (L2.8).
+
+        The distance counts strides, so a view of few elements may span more than an expanded one of many. Symbolic
+        sizes and strides are taken to stay below.
+        """
+        span: Size = 0
+        for extent, stride in zip(self.size, self.stride, strict=True):
+            span = span + (extent - 1) * abs(stride)
+        return any(isinstance(size, int) and size > limit for size in (self.numel, span))
+
 
 @contextmanager
 def patch_fixed_layout_indexer_for_cutedsl() -> Iterator[None]:
