@@ -16,15 +16,21 @@ Layouts of captures, as a case writes them:
 `expanded`              stride 0 in dimension 0
 `expanded(1, 2)`        stride 0 in the given dimensions
 `offset`, `offset(k)`   row-major, 7 (k) elements off the alignment
+`strided(5, 1)`         these strides, one a dimension, 0 to repeat it; for views that span more than 2^31 elements
 `view_of(x)`            the same elements as capture x, as another tensor on the same storage
 `transpose_of(x)`       capture x with its dimensions in reverse order, on the same storage
 `last_of(x)`            x[-1] of capture x, on the same storage
 ======================= ======================================================================================
+
+A `strided` view may span more elements than memory holds. Then only the pages around its elements are ever touched, and
+the guards are those next to an element, and those at its offset as 32 bits would have it. The storage reaches so far
+before the view that such a wrong offset still lies in it.
 """
 
 from __future__ import annotations
 
 import math
+import mmap
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,13 +43,17 @@ from torch import Tensor
 
 from flexconf.errors import InputError
 
-__all__ = ["LAYOUTS", "SHARED", "Layout", "Placement", "dense", "encode", "parse", "place"]
+__all__ = ["LAYOUTS", "SHARED", "STRIDED", "Layout", "Placement", "dense", "encode", "parse", "place"]
 
 LAYOUTS = ("contiguous", "transposed", "permuted", "stepped", "padded", "expanded", "offset")
 SHARED = ("view_of", "transpose_of", "last_of")
+STRIDED = "strided"
 _GUARD = 64
 _TILE = 256
 _GUARD_MOST = 1 << 16
+_WHOLE = 1 << 26  # elements of a storage that is written whole
+_WRAP = 1 << 32
+_NEAR = 4  # guards on either side of an element, where the storage is not written whole
 _TEXT = re.compile(r"([a-z_]+)(?:\(([^()]*)\))?")
 
 
@@ -64,12 +74,14 @@ def parse(text: str) -> Layout:
         if not rest or not rest.strip().isidentifier():
             raise InputError(f"layout {text!r}: {kind} needs the name of a capture, such as {kind}(bias)")
         return Layout(kind, of=rest.strip())
-    if kind not in LAYOUTS:
-        raise InputError(f"unknown layout {text!r}; the layouts are {', '.join((*LAYOUTS, *SHARED))}")
+    if kind not in (*LAYOUTS, STRIDED):
+        raise InputError(f"unknown layout {text!r}; the layouts are {', '.join((*LAYOUTS, STRIDED, *SHARED))}")
     parts = [part.strip() for part in rest.split(",")] if rest and rest.strip() else []
     if not all(part.isdecimal() for part in parts):
         raise InputError(f"layout {text!r}: the arguments are whole numbers")
     numbers = tuple(int(part) for part in parts)
+    if kind == STRIDED and (not numbers or max(numbers) >= _WRAP):
+        raise InputError(f"layout {text!r}: strided takes a stride below 2^32 for each dimension")
     if kind in ("contiguous", "transposed") and numbers:
         raise InputError(f"layout {text!r}: {kind} takes no arguments")
     if kind in ("stepped", "padded", "offset") and (len(numbers) > 1 or any(not 1 <= n <= 64 for n in numbers)):
@@ -127,6 +139,28 @@ def dense(
     return Placement(tuple(shape), tuple(strides), guard + shift, guard + shift + extent + guard)
 
 
+def strided(shape: Sequence[int], strides: Sequence[int]) -> Placement:
+    """Place `shape` with these strides. Raises InputError when two elements would share a place."""
+    what = f"layout 'strided({', '.join(map(str, strides))})'"
+    if len(shape) != len(strides):
+        raise InputError(f"{what}: {len(strides)} strides for {len(shape)} dimensions")
+    span = 0
+    for stride, length in sorted(zip(strides, shape, strict=True)):
+        if length > 1 and stride:
+            if stride <= span:
+                raise InputError(f"{what}: elements of {tuple(shape)} would overlap")
+            span += (length - 1) * stride
+    if span >= _WRAP:
+        raise InputError(f"{what} spans {span:,} elements; at most 2^32 are allowed")
+    stored = math.prod(length for length, stride in zip(shape, strides, strict=True) if stride)
+    if stored > _GUARD_MOST:
+        raise InputError(f"{what} holds {stored:,} elements; at most {_GUARD_MOST:,} are allowed")
+    # An index that is negative, or an offset that wraps around at 32 bits, still leads into the storage.
+    before = sum(length * stride for length, stride in zip(shape, strides, strict=True))
+    lead = -(-(before + _GUARD) // _GUARD) * _GUARD
+    return Placement(tuple(shape), tuple(strides), lead, lead + (span + 1 if all(shape) else 0) + _GUARD)
+
+
 def placement(layout: Layout, shape: Sequence[int]) -> Placement:
     """The placement of a capture of this shape. Raises InputError when the layout does not suit the rank."""
     rank = len(shape)
@@ -153,6 +187,8 @@ def placement(layout: Layout, shape: Sequence[int]) -> Placement:
             return dense(shape, expanded=dimensions)
         case "offset":
             return dense(shape, shift=layout.numbers[0] if layout.numbers else 7)
+        case "strided":
+            return strided(shape, layout.numbers)
     raise InputError(f"layout {layout.kind!r} has no storage of its own")
 
 
@@ -190,9 +226,49 @@ def _bfloat16(values: npt.NDArray[np.float32]) -> Tensor:
 
 def place(stored: Tensor, where: Placement, device: str | torch.device) -> Tensor:
     """A view laid out as `where` says over guarded storage, holding `stored` (of `where.stored_shape`)."""
+    if where.size > _WHOLE:
+        return _placed_apart(stored, where, device)
     storage = _guards(stored, where)
     storage.as_strided(where.stored_shape, where.strides, where.offset).copy_(stored)
     return storage.to(device).as_strided(where.shape, where.strides, where.offset)
+
+
+def _placed_apart(stored: Tensor, where: Placement, device: str | torch.device) -> Tensor:
+    """Like `place`, in a storage of which no page is touched but those around elements."""
+    storage = _reserved(where.size, stored.dtype, torch.device(device))
+    at = torch.full((1,), where.offset)
+    for length, stride in zip(where.stored_shape, where.strides, strict=True):
+        at = (at.unsqueeze(1) + torch.arange(length) * stride).flatten()
+    value = _guard_of(stored).flatten().to(device)
+    # The nearest element says what a guard is, and of two as near the one before it.
+    for apart in (-_WRAP, *(n for distance in range(_NEAR, 0, -1) for n in (-distance, distance))):
+        storage[(at + apart).clamp(min=0).to(device)] = value
+    storage.as_strided(where.stored_shape, where.strides, where.offset).copy_(stored)
+    return storage.as_strided(where.shape, where.strides, where.offset)
+
+
+def _reserved(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A storage of `size` elements. On the CPU it is address space alone, whose pages are zeros until they are written.
+
+    Raises InputError where there is not so much of it.
+    """
+    if device.type != "cpu":
+        return torch.empty(size, dtype=dtype, device=device)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
+    try:
+        return torch.frombuffer(mmap.mmap(-1, size * dtype.itemsize, flags=flags), dtype=dtype)
+    except (OSError, OverflowError) as error:
+        raise InputError(f"a view that spans {size:,} elements of {dtype} finds no address space: {error}") from None
+
+
+def _guard_of(stored: Tensor) -> Tensor:
+    """For each element the value of a guard beside it."""
+    if stored.dtype == torch.bool:
+        return ~stored
+    if stored.dtype.is_floating_point:
+        return torch.full_like(stored, float("nan"))
+    info = torch.iinfo(stored.dtype)
+    return torch.full_like(stored, info.min if info.min < 0 else info.max)
 
 
 def _guards(stored: Tensor, where: Placement) -> Tensor:

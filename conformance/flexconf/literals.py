@@ -149,6 +149,15 @@ def _laid_out(name: str, capture: Capture, values: Tensor) -> tuple[str, Tensor]
             shift = layout.numbers[0] if layout.numbers else 7
             flat = f"torch.cat([{name}.new_zeros({shift}), {name}.flatten()])"
             return f"{name} = {flat}[{shift}:].view({shape})", values
+        case layouts.STRIDED:
+            where = layouts.placement(layout, shape)
+            text, once = name, values
+            for dimension, stride in enumerate(where.strides):
+                if stride == 0:
+                    text, once = f"{text}.narrow({dimension}, 0, 1)", once.narrow(dimension, 0, 1)
+            storage = f"{name}.new_empty({where.size})"
+            laid = f"{storage}.as_strided({where.stored_shape}, {where.strides}, {where.offset}).copy_({text})"
+            return f"{name} = {laid}.expand({shape})", once.expand(shape)
     return "", values
 
 

@@ -218,5 +218,5 @@ def test_every_case_of_the_catalogue_survives_toml() -> None:
 def test_layouts_are_parsed() -> None:
     assert layouts.parse("permuted(2, 0, 1)").numbers == (2, 0, 1)
     assert layouts.parse("view_of(bias)").of == "bias"
-    for wrong in ("view_of()", "stepped(0)", "stepped(1, 2)", "contiguous(1)", "offset(-1)", "", "x(y"):
+    for wrong in ("view_of()", "stepped(0)", "stepped(1, 2)", "contiguous(1)", "offset(-1)", "", "x(y", "strided"):
         refusal(layouts.parse, wrong)

@@ -103,7 +103,7 @@ def test_captures_cover_clause_l7_5() -> None:
     assert {len(capture.shape) for capture in captures} == {0, 1, 2, 3, 4}
     assert {capture.dtype for capture in captures} == set(modtext.DTYPES)
     kinds = {layouts.parse(capture.layout).kind for capture in captures}
-    assert kinds == {*layouts.LAYOUTS, *layouts.SHARED}
+    assert kinds == {*layouts.LAYOUTS, layouts.STRIDED, *layouts.SHARED}
 
 
 def test_problems_cover_the_list() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import resource
 
 import numpy as np
 import pytest
@@ -166,6 +167,8 @@ LAYOUTS = {
     "expanded": (0, 5, 1),
     "expanded(1, 2)": (1, 0, 0),
     "offset": (20, 5, 1),
+    "strided(60, 1, 12)": (60, 1, 12),
+    "strided(0, 1, 7)": (0, 1, 7),
 }
 
 
@@ -198,6 +201,51 @@ def test_layouts_and_guards(layout: str, dtype: str) -> None:
     else:
         between = (~inside[1:] & inside[:-1]).nonzero().squeeze(1)
         assert (storage[between] != storage[between + 1]).all()
+
+
+@pytest.mark.clause("L2.8")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("strides", "shape"), [("1073741824, 1", (3, 2)), ("2, 2147483648", (3, 2)), ("2147483653, 0", (2, 2))]
+)
+def test_a_view_that_spans_more_than_memory_holds_is_placed(strides: str, shape: tuple[int, int], dtype: str) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    where = layouts.placement(layouts.parse(f"strided({strides})"), shape)
+    stored = layouts.encode(draw("integers(0, 2)", *where.stored_shape), dtype, "x")
+    view = layouts.place(stored, where, "cpu")
+    assert view.stride() == tuple(int(n) for n in strides.split(", "))
+    assert torch.equal(view, stored.expand(view.shape))
+    assert inputs.digest(view) == inputs.digest(stored.expand(view.shape).clone())
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 17, "kilobytes: pages are not touched"
+
+    storage = torch.empty(0, dtype=view.dtype).set_(view.untyped_storage())
+    assert storage.numel() == where.size > 2**32
+    far = where.offset + (view.shape[0] - 1) * view.stride(0) + (view.shape[1] - 1) * view.stride(1)
+    for place in (where.offset - 1, far + 1, far - 2**32):
+        guard, element = storage[place], storage[far if place != where.offset - 1 else where.offset]
+        if dtype == "bool":
+            assert guard != element
+        elif view.dtype.is_floating_point:
+            assert guard.isnan()
+        else:
+            assert guard == (torch.iinfo(view.dtype).min or torch.iinfo(view.dtype).max)
+
+
+@pytest.mark.parametrize(
+    ("layout", "hint"),
+    [
+        ("strided", "a stride below 2\\^32 for each dimension"),
+        ("strided(4294967296, 1)", "a stride below 2\\^32"),
+        ("strided(1)", "1 strides for 2 dimensions"),
+        ("strided(1, 1)", r"elements of \(3, 2\) would overlap"),
+        ("strided(2147483648, 1)", "spans 4,294,967,297 elements"),
+    ],
+)
+def test_strides_that_do_not_suit(layout: str, hint: str) -> None:
+    with pytest.raises(InputError, match=hint):
+        layouts.placement(layouts.parse(layout), (3, 2))
+    with pytest.raises(InputError, match="holds 400,000 elements"):
+        layouts.strided((400_000,), (2,))
 
 
 def test_shared_storage() -> None:

@@ -191,3 +191,20 @@ def test_flash_attn_4_is_called_without_the_project(
     assert run(text, tmp_path, *on_cpu)[0] == repro.GONE
     code, said = run(text, tmp_path, *on_cpu, ("return out, lse\n", "return out, lse / math.log(2)\n"))
     assert code == repro.THERE and "lse" in said
+
+
+def test_a_capture_whose_elements_lie_far_apart_is_laid_out_so(tmp_path: Path) -> None:
+    """L2.8, also where a stride is 0."""
+    apart = Case(
+        "apart",
+        score_mod="score + bias[q % 3, kv % 2] + line[h, q]",
+        captures=(
+            Capture("bias", (3, 2), "int8", "integers(-5, 5)", "strided(1073741824, 1)"),
+            Capture("line", ("H", "M"), "float32", "normal", "strided(0, 536870913)"),
+        ),
+        problem=TINY,
+    )
+    for exact in (False, True):
+        text = repro.render(apart, "torch-eager", outcome(apart), exact=exact)
+        assert ".as_strided((3, 2), (1073741824, 1), " in text
+        assert run(text, tmp_path)[0] == repro.GONE

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import cutlass
 import cutlass.cute as cute
@@ -15,6 +17,7 @@ import torch
 from cutlass.cute.runtime import from_dlpack
 
 import flexflash
+from flexconf import layouts
 from flexflash import corrections, kernel, template
 from flexflash.errors import InputError
 from flexflash.indexing import (
@@ -25,6 +28,8 @@ from flexflash.indexing import (
     patch_fixed_layout_indexer_for_cutedsl,
 )
 from flexflash.launch.host import HostLauncher
+from flexflash.launch.simt import SimtLauncher
+from plain import qkv
 
 
 def _layout(*size: int, offset: int = 0) -> FixedLayout:
@@ -170,6 +175,77 @@ def test_index_beyond_32_bits_reads_the_right_element() -> None:
     assert "cutlass.Int64(2147483643)" in rendered
     _, lse = flexflash.flex_flash_attention(q, q, q, mod)
     assert torch.allclose(lse[0, :, 0], torch.arange(0.0, 8.0, 2.0) + torch.tensor(4.0).log())
+
+
+_APART = [
+    ((3, 1), (2**30, 1)),
+    ((3,), (2**30,)),
+    ((2,), (2**31,)),
+    ((2, 3), (1, 2**30)),
+    ((2, 2, 3), (2**30 + 7, 2**29 + 3, 2**28)),
+    ((2, 2, 2, 3), (2**30, 3, 2**30 + 7, 1)),
+    ((2, 5), (2**31 + 5, 0)),
+]
+
+
+@pytest.mark.clause("L2.8")
+def test_what_a_layout_reaches_is_its_span_or_its_elements() -> None:
+    def reaches(size: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+        return FixedLayout(torch.device("cpu"), torch.int8, size, stride).reaches(2**31 - 1)
+
+    assert all(reaches(size, stride) for size, stride in _APART)
+    assert not reaches((3, 1), (2**30 - 1, 1)), "the last element is the one at 2^31 - 2"
+    assert not reaches((2, 1), (2**31 - 1, 2**40)), "a dimension of size 1 reaches nothing"
+    assert reaches((2**16, 2**16), (0, 0)), "the linear index counts expanded elements"
+    symbol = sympy.Symbol("s0", integer=True, positive=True)
+    assert not FixedLayout(torch.device("cpu"), torch.int8, (symbol,), (symbol,)).reaches(2**31 - 1)
+
+
+@pytest.mark.clause("L2.8", "L7.4")
+@pytest.mark.parametrize(
+    ("size", "stride", "dtype"),
+    [(*apart, dtype) for apart, dtype in zip(_APART, itertools.cycle((torch.int8, torch.bfloat16, torch.float64)))],
+)
+def test_a_view_whose_elements_lie_far_apart_is_read(
+    size: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    """Few elements, but a span of more than 2^31: the offset, not the number of elements, needs 64 bits."""
+    where = layouts.strided(size, stride)
+    stored = (torch.arange(1, 1 + math.prod(where.stored_shape)).view(where.stored_shape)).to(dtype)
+    far = layouts.place(stored, where, "cpu")
+    expected = far.reshape(-1).float()
+    q = torch.randn(1, 1, 4, 16).bfloat16()
+
+    def mod(along: int, index_dtype: torch.dtype, negative: bool) -> Any:
+        def read(s: torch.Tensor, *where: torch.Tensor) -> torch.Tensor:
+            linear, index = (where[along] % far.numel()).to(index_dtype), []
+            for extent in reversed(size):
+                index.append(linear % extent - (extent if negative else 0))
+                linear = linear // extent
+            return s * 0 + far[tuple(reversed(index))]
+
+        return read
+
+    for along, index_dtype, negative in ((3, torch.int32, False), (3, torch.int64, True), (2, torch.int32, True)):
+        rendered = flexflash.lower(q, q, q, mod(along, index_dtype, negative))
+        taken = expected[torch.arange(4) % far.numel()]
+        for width in (1, 4):
+            scores = HostLauncher(width).evaluate(rendered, torch.zeros(1, 1, 4, 4))[0, 0]
+            assert torch.equal(scores if along == 3 else scores.T, taken.expand(4, 4)), (along, index_dtype, width)
+
+
+@pytest.mark.clause("L2.8")
+@pytest.mark.parametrize("which", "qkv")
+@pytest.mark.parametrize("launcher", [HostLauncher, SimtLauncher])
+def test_queries_keys_and_values_may_lie_far_apart(which: str, launcher: Callable[[], Any]) -> None:
+    tensors = dict(zip("qkv", qkv(2, 2, 2, 3, 3, 16), strict=True))
+    expected = flexflash.flex_flash_attention(*tensors.values(), lambda s, *_: s * 2.0)
+    for stride in ((2**31, 2**12, 64, 1), (2**20, 2**12, 2**30 + 1, 1), (1, 2**12, 64, 2**27 + 7)):
+        far = layouts.place(tensors[which], layouts.strided((2, 2, 3, 16), stride), "cpu")
+        given = {**tensors, which: far}
+        result = flexflash.flex_flash_attention(*given.values(), lambda s, *_: s * 2.0, launcher=launcher())
+        torch.testing.assert_close(result[0], expected[0], rtol=2**-6, atol=2**-6)
+        torch.testing.assert_close(result[1], expected[1], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.clause("L3.1")

@@ -19,6 +19,7 @@ from cutlass.cute.runtime import from_dlpack
 from ..checks import check_gradients
 from ..eligibility import SIMT, Profile
 from ..errors import InputError
+from ..indexing import FixedLayout
 from ..kernel import ENTRY, RenderedKernel
 from .block_lists import BlockSparseTensors
 from .module import load
@@ -130,6 +131,7 @@ class SimtLauncher:
             keys=k.shape[1],
             dim=q.shape[3],
             value_dim=v.shape[3],
+            long=any(_layout(t).reaches(2**31 - 1) for t in tensors),
         )
         key = (self._digest, plan, *(_signature(t) for t in (*tensors, *captures, *lists)))
         compiled = self._compiled.get(key)
@@ -144,7 +146,7 @@ class SimtLauncher:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a kernel is specialized for; sizes in elements."""
+    """What a kernel is specialized for; sizes in elements. `long`: Q, K, V or OUT need 64-bit coordinates (L2.8)."""
 
     width: int
     chunk: int
@@ -159,6 +161,7 @@ class _Plan:
     keys: int
     dim: int
     value_dim: int
+    long: bool
 
 
 def _lists(lists: BlockSparseTensors | None, q: torch.Tensor) -> list[torch.Tensor]:
@@ -171,6 +174,10 @@ def _lists(lists: BlockSparseTensors | None, q: torch.Tensor) -> list[torch.Tens
 def _cute_tensor(tensor: torch.Tensor) -> cute.Tensor:
     # Strides are the tensor's own: an expanded dimension keeps stride 0, a stepped one its step.
     return from_dlpack(tensor.detach())
+
+
+def _layout(tensor: torch.Tensor) -> FixedLayout:
+    return FixedLayout(tensor.device, tensor.dtype, tuple(tensor.shape), tensor.stride())
 
 
 def _signature(tensor: torch.Tensor) -> tuple[Any, ...]:
@@ -239,6 +246,14 @@ def _kernel(
 
 
 @cute.jit
+def _at(plan: cutlass.Constexpr, *coordinates: cutlass.Int32) -> tuple[cutlass.Int32 | cutlass.Int64, ...]:
+    """The coordinates of an element, so wide that none times its stride overflows."""
+    if cutlass.const_expr(plan.long):
+        return tuple(cutlass.Int64(c) for c in coordinates)
+    return coordinates
+
+
+@cute.jit
 def _row(
     score_mod: cutlass.Constexpr,
     mask_mod: cutlass.Constexpr,
@@ -254,7 +269,7 @@ def _row(
     q, _, _, out, lse = tensors
     query = cute.make_rmem_tensor(plan.dim, cutlass.Float32)
     for d in cutlass.range(plan.dim, unroll=UNROLL):
-        query[d] = q[b, m, h, d].to(cutlass.Float32)
+        query[d] = q[_at(plan, b, m, h, d)].to(cutlass.Float32)
     total = cute.make_rmem_tensor(plan.value_dim, cutlass.Float32)
     for d in cutlass.range(plan.value_dim, unroll=UNROLL):
         total[d] = cutlass.Float32(0.0)
@@ -276,7 +291,7 @@ def _row(
         value = total[d] / state[1]
         if empty:
             value = cutlass.Float32(0.0)  # nothing to attend to (L8.2)
-        out[b, m, h, d] = value.to(out.element_type)
+        out[_at(plan, b, m, h, d)] = value.to(out.element_type)
     logarithm = cute.math.log(state[1])
     result = state[0] + logarithm
     if state[0] == cutlass.Float32.inf:
@@ -344,7 +359,7 @@ def _score(
         key = cutlass.min(n + lane, plan.keys - 1)
         product = cutlass.Float32(0.0)
         for d in cutlass.range(plan.dim, unroll=UNROLL):
-            product = product + query[d] * k[b, key, h // plan.group, d].to(cutlass.Float32)
+            product = product + query[d] * k[_at(plan, b, key, h // plan.group, d)].to(cutlass.Float32)
         score[lane] = product * cutlass.Float32(plan.scale)
         b_idx[lane] = b
         h_idx[lane] = h
@@ -398,4 +413,4 @@ def _gather_up(
             if weight != cutlass.Float32(0.0):
                 state[1] = state[1] + weight
                 for d in cutlass.range(plan.value_dim, unroll=UNROLL):
-                    total[d] = total[d] + weight * v[b, n, h // plan.group, d].to(cutlass.Float32)
+                    total[d] = total[d] + weight * v[_at(plan, b, n, h // plan.group, d)].to(cutlass.Float32)
