@@ -8,7 +8,7 @@ what was run can say.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from flexconf import planted
@@ -24,6 +24,8 @@ MODS, HOST, SIMT, FA4 = "reference.mods", "reference.host", "reference.simt", "r
 CODEGEN, FLASH, TRITON, EAGER = "torch-codegen", "torch-flash", "torch-triton", "torch-eager"
 REFERENCE = (MODS, HOST, SIMT, FA4)
 LAYERS = (*REFERENCE, CODEGEN, FLASH, TRITON, EAGER)
+STAND_INS = "torch-codegen with the reference's functions"
+"""What torch-codegen is where the reference's functions stand in for CuTe's own: a witness, and no subject."""
 NONE = "not reproduced"
 _BEFORE_A_KERNEL = (Stage.TRACE, Stage.ELIGIBILITY, Stage.RENDER)
 
@@ -32,7 +34,7 @@ _BEFORE_A_KERNEL = (Stage.TRACE, Stage.ELIGIBILITY, Stage.RENDER)
 class Attribution:
     """`layer` is where the fault lies, `sentence` says so and why, `evidence` is "stage/symptom" of what was run.
 
-    Layers: codegen, lowering, block lists, GPU compiler, simt kernel, flash-attn-4, torch-codegen, torch-flash,
+    Layers: codegen, lowering, block lists, GPU compiler, simt kernel, flash-attn-4, CuTe, torch-codegen, torch-flash,
     torch-triton, torch-eager, oracle, not reproduced, undecided.
     """
 
@@ -44,14 +46,14 @@ class Attribution:
 def attribute(subject: str, observed: Mapping[str, Outcome | None]) -> Attribution:
     """The layer to blame for the failure of `subject`, from what was observed of the layers; None is "not run".
 
-    `observed` holds `subject` itself. A pure function.
+    `observed` holds `subject` itself, and may hold STAND_INS. A pure function.
     """
     seen = _Seen({name: outcome for name, outcome in observed.items() if outcome is not None})
     if subject not in seen.outcomes:
         return seen.verdict("undecided", f"{subject} was not run again")
     if seen.right(subject):
         return seen.verdict(NONE, f"{subject} is right when it is run again: it is flaky, or was disturbed")
-    if not any(seen.right(name) for name in LAYERS) and seen.wrong(EAGER) and seen.wrong(HOST):
+    if not any(seen.right(name) for name in (*LAYERS, STAND_INS)) and seen.wrong(EAGER) and seen.wrong(HOST):
         wrong = ", ".join(name for name in LAYERS if seen.wrong(name))
         return seen.verdict("oracle", f"everything that was run is wrong ({wrong}): suspect the oracle or the case")
     if subject in REFERENCE:
@@ -62,7 +64,8 @@ def attribute(subject: str, observed: Mapping[str, Outcome | None]) -> Attributi
 def investigate(case: Case, subject: str, run: Callable[[Case, str], Outcome], available: Sequence[str]) -> Attribution:
     """Run `case` again on `subject` and on as many other layers as it takes, and attribute.
 
-    `run(case, subject)` gives an outcome however the case ended; `available` are the subjects that can run here.
+    `run(case, subject)` gives an outcome however the case ended; `available` are the subjects that can run here, and
+    STAND_INS where `run` takes it.
     """
     observed: dict[str, Outcome | None] = {subject: run(case, subject)}
 
@@ -79,6 +82,9 @@ def investigate(case: Case, subject: str, run: Callable[[Case, str], Outcome], a
         look(HOST)
         if again.stage not in _BEFORE_A_KERNEL and subject != CODEGEN:
             look(*((CODEGEN,) if subject == FLASH else ()), SIMT, FA4)
+        generated = observed.get(CODEGEN)
+        if generated is not None and not generated.ok and generated.stage not in _BEFORE_A_KERNEL:
+            look(STAND_INS)
         if not any(o is not None and o.ok for name, o in observed.items() if name != subject):
             look(MODS, SIMT, FA4, TRITON, EAGER)
         return attribute(subject, observed)
@@ -124,7 +130,13 @@ def in_worker(isolated: Isolated, case: Case, subject: str, options: Options | N
     available = [name for name, s in subjects.SUBJECTS.items() if not s.why_not()]
     # The witnesses are asked for the plain truth: approximate instructions and repeated launches are the subject's own.
     plain = Options(vector_width=options.vector_width if options is not None else None)
-    return investigate(case, subject, lambda c, n: isolated.run(c, n, options if n == subject else plain), available)
+
+    def run(case: Case, name: str) -> Outcome:
+        if name == STAND_INS:
+            return isolated.run(case, CODEGEN, replace(plain, stand_ins=True))
+        return isolated.run(case, name, options if name == subject else plain)
+
+    return investigate(case, subject, run, [*available, STAND_INS] if CODEGEN in available else available)
 
 
 def _is_right(outcome: Outcome | None) -> bool:
@@ -210,6 +222,12 @@ _NAMES = {
 def _of_production(subject: str, seen: _Seen) -> Attribution:
     own = _NAMES[subject]
     failed = seen.outcomes[subject]
+    if subject in (CODEGEN, FLASH) and seen.wrong(CODEGEN) and seen.right(STAND_INS):
+        return seen.verdict(
+            "CuTe",
+            f"{subject} is {seen.how(subject)}; on the CPU, what PyTorch generates is {seen.how(CODEGEN)}, and right "
+            "where the reference's functions stand in for those of cute.math: a function of CuTe's, or its compiler",
+        )
     witnesses = [name for name in LAYERS if name != subject and seen.right(name)]
     if not witnesses:
         return seen.verdict("undecided", f"{subject} is {seen.how(subject)}, and nothing that was run is right")

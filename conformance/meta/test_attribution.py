@@ -21,13 +21,14 @@ from flexconf.attribution import (
     MODS,
     REFERENCE,
     SIMT,
+    STAND_INS,
     TRITON,
     attribute,
     investigate,
 )
 from flexconf.case import Case
 from flexconf.outcome import Outcome, Stage, Symptom
-from flexconf.subjects import mods, reference, trial
+from flexconf.subjects import mods, reference, torch_private, trial
 from flexflash import RenderedKernel, corrections, kernel
 from flexflash.launch.host import HostLauncher
 from flexflash.launch.simt import SimtLauncher
@@ -40,7 +41,7 @@ def _outcome(subject: str, ok: bool, stage: str = "output", symptom: str = "wron
 
 def _observed(right: str = "", wrong: str = "", **special: str) -> dict[str, Outcome | None]:
     short = {"mods": MODS, "host": HOST, "simt": SIMT, "fa4": FA4, "codegen": CODEGEN, "flash": FLASH, "triton": TRITON}
-    short["eager"] = EAGER
+    short |= {"eager": EAGER, "standins": STAND_INS}
     seen: dict[str, Outcome | None] = {short[n]: _outcome(short[n], True) for n in right.split()}
     seen |= {short[n]: _outcome(short[n], False) for n in wrong.split()}
     for name, at in special.items():
@@ -76,6 +77,11 @@ def _observed(right: str = "", wrong: str = "", **special: str) -> dict[str, Out
         (FLASH, _observed("host simt fa4 codegen", "flash"), "torch-flash"),
         (CODEGEN, _observed("host", "codegen"), "torch-codegen"),
         (CODEGEN, _observed("", "codegen host mods"), "undecided"),
+        (CODEGEN, _observed("host standins", "codegen"), "CuTe"),
+        (CODEGEN, _observed("host", "codegen standins"), "torch-codegen"),
+        (FLASH, _observed("host standins", "flash codegen"), "CuTe"),
+        (FLASH, _observed("host standins codegen", "flash"), "torch-flash"),
+        (TRITON, _observed("host standins", "triton codegen"), "torch-triton"),
         (TRITON, _observed("host fa4", "triton"), "torch-triton"),
         (EAGER, _observed("host fa4 triton", "eager"), "torch-eager"),
         (FLASH, _observed("", "mods host simt fa4 flash triton eager"), "oracle"),
@@ -235,6 +241,21 @@ def test_no_more_is_run_than_the_answer_takes() -> None:
     ran.clear()
     assert investigate(_case("alibi"), FA4, run, list(LAYERS)).layer == "not reproduced"
     assert ran == [FA4]
+
+
+@pytest.mark.skipif(bool(torch_private.why_not()), reason=torch_private.why_not() or "-")
+@pytest.mark.parametrize(("case", "layer"), [("atan2_of_known_zeros", "CuTe"), ("absolute_of_uint8", "torch-codegen")])
+def test_a_function_of_cute_is_not_laid_at_the_door_of_who_calls_it(case: str, layer: str) -> None:
+    """CuTe's atan2 of two zeros that its compiler knows, and PyTorch's abs of a uint8, each in text of PyTorch's."""
+
+    def run(case: Case, name: str) -> Outcome:
+        if name in (CODEGEN, STAND_INS):
+            return trial.run_case(case, CODEGEN, trial.Options(stand_ins=name == STAND_INS))
+        return trial.run_case(case, name)
+
+    found = investigate(_case(case), CODEGEN, run, [HOST, CODEGEN, STAND_INS])
+    assert found.layer == layer, f"{found.sentence} {found.evidence}"
+    assert {*found.evidence} == {HOST, CODEGEN, STAND_INS}
 
 
 def test_what_cannot_run_here_is_not_asked() -> None:

@@ -582,6 +582,7 @@ DEVICE = {"driver", "CUDA", "GPU"}
         (TRITON, "torch-triton", {"torch", "triton", "driver"}, {"flash-attn-4", "nvidia-cutlass-dsl"}),
         ("torch-flash", "torch-flash", {"torch", "flash-attn-4", "driver"}, {"triton"}),
         ("torch-codegen", "torch-codegen", {"torch", "sympy"}, {*DEVICE, "flash-attn-4", "triton"}),
+        ("torch-codegen", "CuTe", {"nvidia-cutlass-dsl"}, {*DEVICE, "torch", "flash-attn-4", "triton"}),
         ("a new subject", "", {"torch", "triton", "driver"}, set()),
     ],
 )

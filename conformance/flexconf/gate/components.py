@@ -22,6 +22,7 @@ _OF_LAYER: Mapping[str, tuple[str, ...]] = {
     "GPU compiler": ("nvidia-cutlass-dsl", *_GPU),
     "simt kernel": (*_OWN, "nvidia-cutlass-dsl", *_GPU),
     "flash-attn-4": ("flash-attn-4", "quack-kernels", "nvidia-cutlass-dsl", *_GPU),
+    "CuTe": ("nvidia-cutlass-dsl", *_MACHINE),
     "torch-codegen": (*_LOWERED_BY, "nvidia-cutlass-dsl", *_MACHINE),
     "torch-flash": (*_LOWERED_BY, "flash-attn-4", "quack-kernels", "nvidia-cutlass-dsl", *_GPU),
     "torch-triton": (*_LOWERED_BY, "triton", *_GPU),

@@ -47,9 +47,11 @@ class Subject:
     limited: bool = False
 
     def check(self, options: Options | None) -> None:
-        """Raises InputError for options that it has not: fast_math, and a tile, which is torch-triton's."""
+        """Raises InputError for options that it has not: fast_math, torch-triton's tile, torch-codegen's stand-ins."""
         if options is not None and options.tile is not None and self.name != "torch-triton":
             raise InputError(f"a tile is chosen for torch-triton alone, not for {self.name}")
+        if options is not None and options.stand_ins and self.name != "torch-codegen":
+            raise InputError(f"functions are stood in for in torch-codegen alone, not in {self.name}")
         if options is not None and options.fast_math and not self.approximates:
             having = " and ".join(s.name for s in SUBJECTS.values() if s.approximates)
             raise InputError(

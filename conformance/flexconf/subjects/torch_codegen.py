@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from unittest.mock import patch
 
@@ -25,22 +25,23 @@ from flexconf.subjects.trial import Attended, Options, Refused, StageClock
 def codegen(given: Inputs, clock: StageClock, options: Options) -> Attended:
     """`torch-codegen`. The vector width is production's own: what it generates is right for that one alone."""
     first = Generated()
-    out, lse = _attend(given, clock, first)
+    out, lse = _attend(given, clock, first, options.stand_ins)
 
     def again() -> tuple[Tensor | None, Tensor | None]:
-        return _attend(given, clock, Generated())
+        return _attend(given, clock, Generated(), options.stand_ins)
 
     clock.enter("launch")
     return Attended(out, lse, again, {"kernel": _digest(first.kernels)})
 
 
-def _attend(given: Inputs, clock: StageClock, into: Generated) -> tuple[Tensor | None, Tensor | None]:
+def _attend(given: Inputs, clock: StageClock, into: Generated, stand_ins: bool) -> tuple[Tensor | None, Tensor | None]:
     reached = False
 
     def entry(q: Tensor, k: Tensor, v: Tensor, **keywords: Any) -> None:
         nonlocal reached
         reached = True
-        _host(q, k, v, clock, **keywords)
+        with _stand_ins(stand_ins):
+            _host(q, k, v, clock, **keywords)
 
     try:
         torch_private.flex_flash(
@@ -90,39 +91,54 @@ def _host(
         return
     width = getattr(score_mod, "__vec_size__", None)
     lists = BlockSparseTensors(*block_sparse_tensors) if block_sparse_tensors is not None else None
-    with _error_function():
-        HostLauncher(width, clock.enter).forward(
-            q,
-            k,
-            v,
-            softmax_scale=softmax_scale,
-            return_lse=return_lse,
-            score_mod=score_mod,
-            mask_mod=mask_mod,
-            out=out,
-            lse=lse,
-            block_sparse_tensors=lists,
-            aux_tensors=aux_tensors,
-        )
+    HostLauncher(width, clock.enter).forward(
+        q,
+        k,
+        v,
+        softmax_scale=softmax_scale,
+        return_lse=return_lse,
+        score_mod=score_mod,
+        mask_mod=mask_mod,
+        out=out,
+        lse=lse,
+        block_sparse_tensors=lists,
+        aux_tensors=aux_tensors,
+    )
 
 
 @contextlib.contextmanager
-def _error_function() -> Iterator[None]:
-    """CuTe's erf compiles for GPUs and not for a CPU: the reference's stands in."""
-    import cutlass
+def _stand_ins(everywhere: bool) -> Iterator[None]:
+    """The reference's functions in the place of those of `cute.math` that have the same name.
+
+    Without `everywhere` that is erf alone, since CuTe's own compiles for GPUs and not for a CPU.
+    """
     from cutlass import cute
 
     from flexflash import prelude
     from flexflash.launch import module
 
-    text = "import cutlass\nimport cutlass.cute as cute\n\n\n" + prelude.render({"erf", "erf_f64"})
-    ours = module.load(text)
-
-    def erf(x: Any, fastmath: bool = False) -> Any:
-        return (ours.erf_f64 if x.dtype is cutlass.Float64 else ours.erf)(x)
-
-    with patch.object(cute.math, "erf", erf):
+    names = [n for n in prelude.SOURCES if hasattr(cute.math, n)] if everywhere else ["erf"]
+    wanted = {n for name in names for n in (name, f"{name}_f64") if n in prelude.SOURCES}
+    ours = vars(module.load("import cutlass\nimport cutlass.cute as cute\n\n\n" + prelude.render(wanted)))
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            stack.enter_context(patch.object(cute.math, name, _standing_in(name, ours)))
         yield
+
+
+def _standing_in(name: str, ours: Mapping[str, Any]) -> Callable[..., Any]:
+    import cutlass
+    from cutlass import cute
+
+    theirs = getattr(cute.math, name)
+
+    def function(*operands: Any, fastmath: bool = False) -> Any:
+        of_double = operands[0].dtype is cutlass.Float64 and f"{name}_f64" in ours
+        # What is built on CuTe's own of that name means CuTe's own.
+        with patch.object(cute.math, name, theirs):
+            return ours[f"{name}_f64" if of_double else name](*operands)
+
+    return function
 
 
 def _digest(kernels: list[str]) -> str:

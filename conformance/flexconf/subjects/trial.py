@@ -35,7 +35,8 @@ class Options:
     `vector_width`: the keys that a mod sees at once, 1, 2, 4 or 8; None for the subject's own choice. `fast_math`:
     the kernel option of that name, with its own bound. `repeats`: launches, all of which must agree bit for bit (L9.3).
     `timed`: further launches whose time is taken, where the result is right. `tile`: the queries and keys of a tile of
-    torch-triton; None for torch's own choice.
+    torch-triton; None for torch's own choice. `stand_ins`: torch-codegen with the reference's functions in the place of
+    CuTe's own of the same name, which is a witness for attribution.
     """
 
     vector_width: int | None = None
@@ -43,6 +44,7 @@ class Options:
     repeats: int = 1
     timed: int = 0
     tile: tuple[int, int] | None = None
+    stand_ins: bool = False
 
 
 @dataclass(frozen=True)
