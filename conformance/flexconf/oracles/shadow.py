@@ -178,6 +178,8 @@ def rounded(
         total = total.add(size < 2.0**-1022, alpha=2.0**-1072)
     if mixed and ieee:
         keeps = (e == 0) & (v.to(nominal).double() == v)
+        if nominal != torch.float64:  # a subnormal result may be flushed
+            keeps = keeps & ((size >= em.FLT_MIN) | (v == 0))
         if extra is not None:
             keeps = keeps & (extra == 0)
         total = torch.where(keeps, 0.0, total)
