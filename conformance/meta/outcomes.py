@@ -1,0 +1,140 @@
+"""What every case showed on the subjects that need no GPU, as recorded; `python conformance/meta/outcomes.py` records.
+
+Some of them take minutes for the catalogue, so the tests run what is new or has changed, and of the rest know what a
+run of the whole showed with the versions that are named in the file. reference.host is not among them: the suite runs
+every case on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+if __name__ == "__main__":
+    ROOT = Path(__file__).resolve().parents[2]
+    sys.path[:0] = [str(ROOT / "impl"), str(ROOT / "conformance")]
+
+from packaging.version import Version
+
+from flexconf import catalogue, environment, expectations, files, inputs, run, subjects
+from flexconf.case import Case
+from flexconf.errors import InputError
+from flexconf.outcome import Outcome, Stage, Symptom
+from flexconf.run import Result
+
+FOLDER = Path(__file__).parent / "data" / "outcomes"
+SUBJECTS = tuple(s.name for s in subjects.SUBJECTS.values() if not s.needs_gpu and s.name != "reference.host")
+AGAIN = "python conformance/meta/outcomes.py"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a file holds: the packages' versions, and of each case its `key`, "stage/symptom" and elements compared."""
+
+    versions: Mapping[str, str]
+    cases: Mapping[str, tuple[str, str, int]]
+
+    def holds(self, case: Case, subject: str) -> bool:
+        """Whether it knows this very case."""
+        return case.name in self.cases and self.cases[case.name][0] == key(case, subject)
+
+    def outcome(self, case: Case, subject: str) -> Outcome:
+        """The outcome of a case that it holds."""
+        _, ended, elements = self.cases[case.name]
+        stage, _, symptom = ended.partition("/")
+        compared = {"elements": elements, "excluded_elements": 0, "empty": not elements} if symptom == "ok" else None
+        said = f"as recorded; `flexconf run {case.name} --subject {subject}` shows it"
+        return Outcome(case.name, case.digest(), subject, Stage(stage), Symptom(symptom), said, compared)
+
+
+def key(case: Case, subject: str) -> str:
+    """Names all that decides the outcome but versions: the case and, of the reference, the text that is rendered."""
+    rendered = _rendered(case) if subjects.get(subject).is_reference else ""
+    return hashlib.sha256(f"{case.digest()}\n{rendered}".encode()).hexdigest()[:16]
+
+
+def asked() -> list[Case]:
+    """The cases that ought to pass. The others state what the reference refuses before its layers part."""
+    return [case for case in catalogue.load() if case.expect == "ok"]
+
+
+def read(subject: str) -> Recorded:
+    """What is recorded of `subject`. Raises InputError for a file that is absent or not whole."""
+    path = FOLDER / f"{subject}.txt"
+    try:
+        head, *lines = path.read_text(encoding="utf-8").splitlines()
+        count, *versions = head.removeprefix("# ").split(", ")
+        fields = [line.split() for line in lines]
+        cases = {name: (its_key, ended, int(elements)) for name, its_key, ended, elements in fields}
+        found = Recorded(dict(v.split() for v in versions), cases)  # type: ignore[arg-type, misc]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {error}; `{AGAIN}` writes it") from None
+    if count != f"{len(cases)} cases":
+        raise InputError(f"{path}: it says {count} and holds {len(cases)}; `{AGAIN}` writes it")
+    return found
+
+
+def versions(subject: str) -> dict[str, str]:
+    """The public versions, here, of the packages that decide what `subject` does."""
+    here = environment.read().packages
+    found = {name: here.get(name) for name in subjects.get(subject).packages}
+    return {name: Version(version).public for name, version in found.items() if version is not None}
+
+
+def unexplained(results: Sequence[Result], subject: str) -> list[str]:
+    """A line for each result that is neither right nor a known defect, and each known defect that does not show."""
+    file = f"cases/expectations/{subject}.toml"
+    then = "mend it, or" if subjects.get(subject).is_reference else "find its cause, and"
+    wrong = [
+        f"{r.case.name} on {subject}: {r.why}; {then} state it with a repro in {file} (docs/expectations.md)"
+        for r in results
+        if not r.passed
+    ]
+    names = [case.name for case in catalogue.load()]
+    return wrong + expectations.review(expectations.in_force(subject), results, names).lines
+
+
+def write(subject: str) -> list[str]:
+    """Run the whole catalogue on `subject` and record it; the lines of `unexplained`."""
+    results: list[Result] = []
+    cases = asked()
+    run.run(cases, subject=subject, expectations=expectations.in_force(subject), on_result=results.append)
+    by_name = {r.case.name: r for r in results}
+    head = ", ".join([f"# {len(cases)} cases", *(f"{n} {v}" for n, v in versions(subject).items())])
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    files.write(
+        FOLDER / f"{subject}.txt", "".join(f"{x}\n" for x in [head, *(_line(by_name[c.name], subject) for c in cases)])
+    )
+    return unexplained(results, subject)
+
+
+def _line(result: Result, subject: str) -> str:
+    o = result.outcome
+    elements = (o.comparison or {}).get("elements", 0)
+    return f"{result.case.name} {key(result.case, subject)} {o.stage}/{o.symptom} {elements}"
+
+
+def _rendered(case: Case) -> str:
+    import flexflash
+
+    given = inputs.materialize(case)
+    try:
+        return flexflash.lower(given.q, given.k, given.v, given.score_mod, given.block_mask, given.scale).text
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _main(names: Sequence[str]) -> int:
+    count = 0
+    for name in names or SUBJECTS:
+        for line in write(name):
+            print(line)
+            count += 1
+    return int(count > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(_main(sys.argv[1:]))
