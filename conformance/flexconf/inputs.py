@@ -114,6 +114,7 @@ def _capture(capture: Capture, case: Case, earlier: dict[str, Tensor], device: s
             "view_of": lambda: base.view_as(base),
             "transpose_of": lambda: base.permute(*reversed(range(base.dim()))),
             "last_of": lambda: base[-1] if base.dim() and base.shape[0] else base,
+            "first_of": lambda: base[0] if base.dim() and base.shape[0] else base,
         }[layout.kind]()
         dtype = str(view.dtype).removeprefix("torch.")
         if tuple(view.shape) != shape or dtype != capture.dtype:

@@ -20,6 +20,7 @@ Layouts of captures, as a case writes them:
 `view_of(x)`            the same elements as capture x, as another tensor on the same storage
 `transpose_of(x)`       capture x with its dimensions in reverse order, on the same storage
 `last_of(x)`            x[-1] of capture x, on the same storage
+`first_of(x)`           x[0] of capture x, on the same storage: from last_of(x) it differs by its offset alone
 ======================= ======================================================================================
 
 A `strided` view may span more elements than memory holds. Then only the pages around its elements are ever touched, and
@@ -46,7 +47,7 @@ from flexconf.errors import InputError
 __all__ = ["LAYOUTS", "SHARED", "STRIDED", "Layout", "Placement", "dense", "encode", "parse", "place"]
 
 LAYOUTS = ("contiguous", "transposed", "permuted", "stepped", "padded", "expanded", "offset")
-SHARED = ("view_of", "transpose_of", "last_of")
+SHARED = ("view_of", "transpose_of", "last_of", "first_of")
 STRIDED = "strided"
 _GUARD = 64
 _TILE = 256

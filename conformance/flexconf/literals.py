@@ -206,6 +206,7 @@ def captures(case: Case, given: Inputs, exact: bool) -> tuple[list[str], dict[st
                 "view_of": (f"{of}.view_as({of})", base),
                 "transpose_of": (f"{of}.permute({backwards})", base.permute(backwards)),
                 "last_of": (f"{of}[-1]" if base.dim() else of, base[-1] if base.dim() and base.shape[0] else base),
+                "first_of": (f"{of}[0]" if base.dim() else of, base[0] if base.dim() and base.shape[0] else base),
             }[layouts.parse(capture.layout).kind]
             lines.append(f"{name} = {text}")
             tensors[name] = tensor

@@ -1,8 +1,9 @@
 """What fuzzing has reached, and what it has not, counted over keys that are read from a case's text.
 
-Keys are texts: `op:NAME:DTYPE:WIDTH`, `capture:RANK:DTYPE:STRIDES:INDEX`, `shape:CLASS`, `template:BRANCH`. The
-universe comes from the table of operations that `flexconf ops` checks (for which dtypes each is defined), from the
-dtypes of L7.5 and from the layouts that a case can name.
+Keys are texts: `op:NAME:DTYPE:WIDTH`, `capture:RANK:DTYPE:STRIDES:INDEX`, `shape:CLASS`, `template:BRANCH`, and those
+of `flexconf.fuzz.marks`. The universe comes from the table of operations that `flexconf ops` checks (for which dtypes
+each is defined), from the argument forms that the generator knows, from the dtypes of L7.5 and from the layouts that a
+case can name.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from typing import Any
 
 from flexconf import layouts, modtext
 from flexconf.case import DISTRIBUTIONS, DTYPES, PATTERNS, PROBLEM_LAYOUTS, Case
-from flexconf.fuzz import outline
+from flexconf.fuzz import marks, outline
 from flexconf.fuzz.outline import Outline
 
 WIDTHS = (1, 2, 4, 8)
 INDICES = ("constant", "variable", "computed", "loaded", "negative")
 STRIDES = (*layouts.LAYOUTS, *layouts.SHARED)
 
+_VIEWS = tuple(itertools.product(marks.VIEWS, ("one mod", "both mods")))
 _SHAPES = (
     "M=0", "N=0", "B=0", "M=1", "N=1", "M<block", "N<block", "M in whole blocks", "N in whole blocks",
     "M with a tail", "N with a tail", "M=N", "M<N", "M>N", "B>1", "one head", "heads equal", "gqa", "mqa",
@@ -50,6 +52,7 @@ def keys(case: Case, width: int, seen: Outline) -> list[str]:
         if c is not None:
             strides = outline.stride_kind(c.layout)
             found |= {f"capture:{len(c.shape)}:{c.dtype}:{strides}:{kind}" for kind in read.kinds}
+    found |= seen.marks
     found |= {f"shape:{name}" for name in _shapes(case)}
     found |= {f"template:{name}" for name in _templates(case, seen)}
     return sorted(found)
@@ -167,7 +170,7 @@ def operations() -> frozenset[tuple[str, str]]:
     found: set[tuple[str, str]] = set()
     for operation in opcheck.OPERATIONS:
         for dtype in operation.dtypes:
-            seen = outline.of_text(operation.text, {"x": (dtype, 0), "y": (dtype, 0)})
+            seen, _ = outline.of_text(operation.text, {"x": (dtype, 0), "y": (dtype, 0)})
             found |= {(o.name, o.dtype) for o in seen if o.dtype == dtype}
     return frozenset(found)
 
@@ -187,8 +190,53 @@ def captures() -> frozenset[tuple[str, str, str, str]]:
     return frozenset(
         (str(rank), dtype, strides, index)
         for rank, dtype, strides in itertools.product(range(5), modtext.DTYPES, STRIDES)
-        if rank >= least.get(strides, 0) and not (strides == "last_of" and rank == 4)
+        if rank >= least.get(strides, 0) and not (strides in ("last_of", "first_of") and rank == 4)
         for index in (INDICES if rank else ("none",))
+    )
+
+
+def _marked(text: str, kind: str, captures: Mapping[str, tuple[str, int]]) -> set[tuple[str, ...]]:
+    """The marks of one kind that a text has, taken apart."""
+    _, found = outline.of_text(text, captures)
+    return {tuple(mark.split(":")[1:]) for mark in found if mark.startswith(f"{kind}:")}
+
+
+@cache
+def forms() -> frozenset[tuple[str, ...]]:
+    """(operation, arguments) of every argument form that the generator and `flexconf ops` know."""
+    from flexconf import opcheck
+    from flexconf.strategies import forms as drawn
+
+    found: set[tuple[str, ...]] = set()
+    for operation in (*opcheck.OPERATIONS, *drawn.table()):
+        dtype = operation.dtypes[0]
+        found |= _marked(operation.text, "form", {"x": (dtype, 0), "y": (dtype, 0)})
+    return frozenset(found)
+
+
+@cache
+def lanes() -> frozenset[tuple[str, ...]]:
+    """(operation, the arguments that differ within a vector) of every index that the generator makes so."""
+    from flexconf.strategies import lanes as drawn
+
+    return frozenset().union(*(_marked(text, "lanes", {drawn.TABLE: ("float32", 1)}) for text in drawn.examples()))
+
+
+@cache
+def promotions() -> frozenset[tuple[str, ...]]:
+    """(zero, dtype of a 0-dim capture, dtype) and (number, type of a Python number, dtype)."""
+    zero = itertools.product(("zero",), modtext.DTYPES, modtext.DTYPES)
+    return frozenset((*zero, *itertools.product(("number",), ("bool", "int", "float"), modtext.DTYPES)))
+
+
+@cache
+def permutations() -> frozenset[tuple[str, ...]]:
+    """(rank, the places whose indices are others) of two reads of one table."""
+    return frozenset(
+        (str(rank), "".join(map(str, places)))
+        for rank in (2, 3, 4)
+        for count in range(2, rank + 1)
+        for places in itertools.combinations(range(rank), count)
     )
 
 
@@ -212,6 +260,11 @@ def report(counts: Mapping[str, int]) -> Coverage:
         pairs = {(c[i], c[j]) for c in every}
         axes.append(_axis(f"captures: {named[i]} x {named[j]}", pairs, caps, (i, j)))
     axes.append(_axis("captures: rank x dtype x strides x index", every, caps, (0, 1, 2, 3)))
+    axes.append(_axis("argument forms", forms(), _split(counts, "form", 2), (0, 1)))
+    axes.append(_axis("promotions", promotions(), _split(counts, "promotion", 3), (0, 1, 2)))
+    axes.append(_axis("lanes that differ in an index", lanes(), _split(counts, "lanes", 2), (0, 1)))
+    axes.append(_axis("permuted reads of a table", permutations(), _split(counts, "permutation", 2), (0, 1)))
+    axes.append(_axis("views of one storage", _VIEWS, _split(counts, "views", 2), (0, 1)))
     axes.append(_axis("shape classes", {(name,) for name in _SHAPES}, _split(counts, "shape", 1), (0,)))
     axes.append(_axis("template branches", {(name,) for name in _TEMPLATES}, _split(counts, "template", 1), (0,)))
     outside = sorted({f"{name} {dtype}" for name, dtype, _ in ops if (name, dtype) not in wanted})

@@ -7,7 +7,6 @@ tell which operation works on what, and which index may be negative.
 from __future__ import annotations
 
 import ast
-import functools
 import hashlib
 import io
 import math
@@ -16,10 +15,10 @@ import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
-
 from flexconf import layouts
 from flexconf.case import Case
+from flexconf.fuzz import marks
+from flexconf.fuzz.values import Value, constant, folded, interval, kinds, operand, promoted
 
 __all__ = ["SPELLINGS", "Operation", "Outline", "Read", "of_case", "of_text", "stride_kind", "tokens"]
 
@@ -58,11 +57,12 @@ class Operation:
 class Read:
     """One read of a capture; `kinds` says how each index comes about: constant, variable, computed, loaded, negative.
 
-    A read of rank 0 has the kind "none".
+    A read of rank 0 has the kind "none". `places` are the indices as they are written.
     """
 
     capture: str
     kinds: tuple[str, ...]
+    places: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ class Outline:
     """A case's mods. `operations` in the order of evaluation, score_mod first; `reads` likewise.
 
     `graph` is the same for cases whose mods differ in names and constants only, and whose captures have the same ranks
-    and dtypes. `shared` are captures that both mods read, `repeated` those read more than once.
+    and dtypes. `shared` are captures that both mods read, `repeated` those read more than once. `marks` name what
+    `flexconf.fuzz.marks` tells apart: argument forms, promotions, lanes, reads in another order, views.
     """
 
     operations: tuple[Operation, ...]
@@ -78,31 +79,14 @@ class Outline:
     graph: str
     shared: frozenset[str]
     repeated: frozenset[str]
-
-
-@dataclass(frozen=True)
-class _Value:
-    """An expression: a tensor of `dtype`, or a Python number (dtype None); what is known of its range.
-
-    `rank` are the dimensions still to be indexed. `variable`: it is b, h, q or kv itself. `loaded`: it depends on a
-    capture.
-    """
-
-    dtype: str | None
-    low: float = -math.inf
-    high: float = math.inf
-    number: bool | int | float | None = None
-    rank: int = 0
-    variable: bool = False
-    loaded: bool = False
-    capture: str = ""
-    kinds: tuple[str, ...] = ()
+    marks: frozenset[str]
 
 
 @dataclass
 class _Seen:
     operations: list[Operation] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
+    marks: set[str] = field(default_factory=set)
 
 
 def of_case(case: Case) -> Outline:
@@ -113,6 +97,7 @@ def of_case(case: Case) -> Outline:
     operations: list[Operation] = []
     reads: list[Read] = []
     used: list[set[str]] = []
+    found: set[str] = set()
     texts: list[str] = []
     for kind, text in (("score", case.score_mod), ("mask", case.mask_mod)):
         if text is None:
@@ -124,24 +109,28 @@ def of_case(case: Case) -> Outline:
         operations += seen.operations
         reads += seen.reads
         used.append({read.capture for read in seen.reads})
+        found |= seen.marks
         texts.append(_normal(tree, renaming, dtypes))
     ranks = [f"{dtypes[name][1]}:{dtypes[name][0]}" for name in renaming if name in dtypes]
     graph = hashlib.sha256("|".join([*texts, *ranks]).encode()).hexdigest()[:16]
     names = [read.capture for read in reads]
+    found |= marks.permutations((read.capture, read.places) for read in reads)
+    found |= marks.views(case.captures, used)
     return Outline(
         operations=tuple(operations),
         reads=tuple(reads),
         graph=graph,
         shared=frozenset(used[0] & used[1]) if len(used) == 2 else frozenset(),
         repeated=frozenset(name for name in names if names.count(name) > 1),
+        marks=frozenset(found),
     )
 
 
-def of_text(text: str, captures: Mapping[str, tuple[str, int]]) -> tuple[Operation, ...]:
-    """The operations of a score_mod's text over captures of (dtype, rank)."""
+def of_text(text: str, captures: Mapping[str, tuple[str, int]]) -> tuple[tuple[Operation, ...], frozenset[str]]:
+    """(operations, marks) of a score_mod's text over captures of (dtype, rank)."""
     seen = _Seen()
     _Walk("score", dict.fromkeys(("B", "H", "Hkv", "M", "N", "D", "Dv"), 8), captures, seen).module(ast.parse(text))
-    return tuple(seen.operations)
+    return tuple(seen.operations), frozenset(seen.marks)
 
 
 def tokens(case: Case) -> int:
@@ -162,15 +151,16 @@ class _Walk:
         self, kind: str, symbols: Mapping[str, int], captures: Mapping[str, tuple[str, int]], seen: _Seen
     ) -> None:
         self.seen = seen
+        self.depth = 0  # of indices around what is walked
         self.captures = captures
         ranges = {"b": symbols["B"], "h": symbols["H"], "q": symbols["M"], "kv": symbols["N"]}
-        self.names: dict[str, _Value] = {
-            name: _Value("int32", 0, max(size - 1, 0), variable=True) for name, size in ranges.items()
+        self.names: dict[str, Value] = {
+            name: Value("int32", 0, max(size - 1, 0), variable=True, lane=name == "kv") for name, size in ranges.items()
         }
-        self.names |= {name: _constant(size) for name, size in symbols.items()}
-        self.names |= {name: _constant(getattr(math, name)) for name in ("inf", "nan", "pi")}
+        self.names |= {name: constant(size) for name, size in symbols.items()}
+        self.names |= {name: constant(getattr(math, name)) for name in ("inf", "nan", "pi")}
         if kind == "score":
-            self.names["score"] = _Value("float32")
+            self.names["score"] = Value("float32", lane=True)
 
     def module(self, tree: ast.Module) -> None:
         for statement in tree.body:
@@ -180,195 +170,98 @@ class _Walk:
             elif isinstance(statement, ast.Expr):
                 self.value(statement.value)
 
-    def value(self, node: ast.expr) -> _Value:
+    def value(self, node: ast.expr) -> Value:
         match node:
             case ast.Constant(value=bool() | int() | float() as number):
-                return _constant(number)
+                return constant(number)
             case ast.Name(id=name):
                 return self.name(name)
-            case ast.UnaryOp(op=op, operand=operand):
-                return self.operation(_UNARY[type(op)], [self.value(operand)])
+            case ast.UnaryOp(op=op, operand=inner):
+                return self.operation(_UNARY[type(op)], [self.value(inner)])
             case ast.BinOp(left=left, op=op, right=right):
-                return self.operation(_BINARY[type(op)], [self.value(left), self.value(right)])
+                return self.operator(_BINARY[type(op)], left, right)
             case ast.Compare(left=left, ops=[op], comparators=[right]):
-                return self.operation(_COMPARE[type(op)], [self.value(left), self.value(right)])
+                return self.operator(_COMPARE[type(op)], left, right)
             case ast.Subscript(value=inner, slice=index):
                 return self.subscript(self.value(inner), index)
             case ast.Call():
                 return self.call(node)
-        return _Value("float32")
+        return Value("float32")
 
-    def name(self, name: str) -> _Value:
+    def name(self, name: str) -> Value:
         if name in self.names:
             return self.names[name]
         dtype, rank = self.captures.get(name, ("float32", 0))
         if rank == 0:
             self.seen.reads.append(Read(name, ("none",)))
         low, high = (0.0, 1.0) if dtype == "bool" else (0.0, math.inf) if dtype == "uint8" else _EVERYTHING
-        return _Value(dtype, low, high, rank=rank, loaded=True, capture=name)
+        return Value(dtype, low, high, rank=rank, loaded=True, capture=name, zero=rank == 0)
 
-    def subscript(self, inner: _Value, index: ast.expr) -> _Value:
-        parts = [self.value(part) for part in (index.elts if isinstance(index, ast.Tuple) else [index])]
-        kinds = (*inner.kinds, *(kind for part in parts for kind in _kinds(part)))
+    def operator(self, name: str, left: ast.expr, right: ast.expr) -> Value:
+        operands = [self.value(left), self.value(right)]
+        self.seen.marks |= marks.form(name, operands, {})
+        return self.operation(name, operands)
+
+    def subscript(self, inner: Value, index: ast.expr) -> Value:
+        written = index.elts if isinstance(index, ast.Tuple) else [index]
+        self.depth += 1
+        parts = [self.value(part) for part in written]
+        self.depth -= 1
+        found = (*inner.kinds, *(kind for part in parts for kind in kinds(part)))
+        places = (*inner.places, *map(ast.unparse, written))
         rank = inner.rank - len(parts)
         if rank <= 0:
-            self.seen.reads.append(Read(inner.capture, kinds))
-        return replace(inner, rank=max(rank, 0), kinds=kinds)
+            self.seen.reads.append(Read(inner.capture, found, places))
+        lane = inner.lane or any(part.lane for part in parts)
+        return replace(inner, rank=max(rank, 0), kinds=found, places=places, lane=lane)
 
-    def call(self, node: ast.Call) -> _Value:
+    def call(self, node: ast.Call) -> Value:
         assert isinstance(node.func, ast.Attribute)
         name = SPELLINGS.get(node.func.attr, node.func.attr)
         keywords = {k.arg: k.value for k in node.keywords if k.arg is not None}
         if name == "to":
             target = ast.unparse(node.args[0]).removeprefix("torch.")
             source = self.value(node.func.value)
-            self.seen.operations.append(Operation(f"to_{target}", _operand([source])))
+            self.seen.operations.append(Operation(f"to_{target}", operand([source])))
             if target.startswith("int") and source.dtype is not None and "float" not in source.dtype:
                 return replace(source, dtype=target, number=None, variable=False)
-            return _Value(target, loaded=source.loaded)
+            return Value(target, loaded=source.loaded, lane=source.lane)
         arguments = [self.value(argument) for argument in node.args]
+        named = {k: v if marks.is_word(v) else self.value(v) for k, v in keywords.items()}
+        self.seen.marks |= marks.form(name, arguments, named)
         # Their values count: the bounds of a clamp may be tensors.
-        arguments += [self.value(v) for k, v in keywords.items() if k in ("min", "max", "alpha")]
+        arguments += [v for k, v in named.items() if k in ("min", "max", "alpha") and isinstance(v, Value)]
         mode = keywords.get("rounding_mode")
-        if name == "div" and isinstance(mode, ast.Constant):
+        if name == "div" and isinstance(mode, ast.Constant) and mode.value is not None:
             name = f"div_{mode.value!s}"
         approximate = keywords.get("approximate")
         if name == "gelu" and isinstance(approximate, ast.Constant) and approximate.value == "tanh":
             name = "gelu_tanh"
         if name in _LIKE and "dtype" in keywords:
-            self.seen.operations.append(Operation(name, _operand(arguments[:1])))
-            return _Value(ast.unparse(keywords["dtype"]).removeprefix("torch."), loaded=arguments[0].loaded)
+            self.seen.operations.append(Operation(name, operand(arguments[:1])))
+            return Value(ast.unparse(keywords["dtype"]).removeprefix("torch."))
         return self.operation(name, arguments)
 
-    def operation(self, name: str, arguments: Sequence[_Value]) -> _Value:
+    def operation(self, name: str, arguments: Sequence[Value]) -> Value:
         numbers = [a.number for a in arguments]
         if all(number is not None for number in numbers) and arguments:
-            return _folded(name, numbers)
+            return folded(name, numbers)
         if name == "pos":
             return arguments[0]
         chosen = arguments[1:] if name == "where" else arguments[:1] if name in _LIKE else arguments
-        result = _promoted([(a.dtype, type(a.number).__name__ if a.dtype is None else "") for a in chosen])
-        operand = _operand(chosen) if any(a.dtype is not None for a in chosen) else _operand(arguments)
-        self.seen.operations.append(Operation(name, operand))
+        result = promoted([(a.dtype, type(a.number).__name__ if a.dtype is None else "") for a in chosen])
+        inner = operand(chosen) if any(a.dtype is not None for a in chosen) else operand(arguments)
+        self.seen.operations.append(Operation(name, inner))
+        self.seen.marks |= marks.promotions(chosen)
+        if self.depth:
+            self.seen.marks |= marks.lanes(name, arguments)
         if name in _BOOLEAN:
             result = "bool"
         elif name.removesuffix("_tanh") in _FLOATING and not result.startswith(("float", "bfloat")):
             result = "float32"
-        low, high = _interval(name, arguments) if "int" in result else _EVERYTHING
-        return _Value(result, low, high, loaded=any(a.loaded for a in arguments))
-
-
-def _constant(number: bool | int | float) -> _Value:
-    bound = float(number) if math.isfinite(number) else 0.0
-    return _Value(None, bound, bound, number=number)
-
-
-def _folded(name: str, numbers: Sequence[bool | int | float | None]) -> _Value:
-    """A Python number that Python computes; only its type and, for the usual operators, its value matter here."""
-    a, b = numbers[0] or 0, (numbers[1] if len(numbers) > 1 else 0) or 0
-    value: bool | int | float = a
-    try:
-        match name:
-            case "neg":
-                value = -a
-            case "add":
-                value = a + b
-            case "sub":
-                value = a - b
-            case "mul":
-                value = a * b
-            case "div":
-                value = a / b
-            case "floor_divide":
-                value = a // b
-            case "remainder":
-                value = a % b
-    except ArithmeticError:
-        pass
-    return _constant(value)
-
-
-def _operand(arguments: Sequence[_Value]) -> str:
-    tensors = [(a.dtype, "") for a in arguments if a.dtype is not None]
-    return _promoted(tensors) if tensors else "number"
-
-
-_CATEGORY = {"bool": 0, "int": 1, "float": 2}
-
-
-def _promoted(operands: Sequence[tuple[str | None, str]]) -> str:
-    return _promote(tuple(operands))
-
-
-@functools.lru_cache(maxsize=4096)
-def _promote(operands: tuple[tuple[str | None, str], ...]) -> str:
-    """PyTorch's promotion of scalar tensors (dtype, "") and Python numbers (None, type)."""
-    result: torch.dtype | None = None
-    for dtype, _ in operands:
-        if dtype is not None:
-            given = getattr(torch, dtype)
-            result = given if result is None else torch.promote_types(result, given)
-    kinds = [kind for dtype, kind in operands if dtype is None]
-    highest = max((_CATEGORY.get(kind, 2) for kind in kinds), default=-1)
-    if result is None:
-        return ("bool", "int64", "float32")[max(highest, 0)]
-    own = 2 if result.is_floating_point else 0 if result is torch.bool else 1
-    if highest > own:
-        return ("bool", "int64", "float32")[highest]
-    return str(result).removeprefix("torch.")
-
-
-def _interval(name: str, arguments: Sequence[_Value]) -> tuple[float, float]:
-    """Bounds of a whole number, as far as they are easily known."""
-    a = arguments[0]
-    b = arguments[1] if len(arguments) > 1 else a
-    match name:
-        case "add" if len(arguments) == 2:
-            return a.low + b.low, a.high + b.high
-        case "sub" if len(arguments) == 2:
-            return a.low - b.high, a.high - b.low
-        case "neg":
-            return -a.high, -a.low
-        case "abs" | "square":
-            return 0.0, math.inf
-        case "mul":
-            ends = [x * y for x in (a.low, a.high) for y in (b.low, b.high) if not (math.isnan(x * y))]
-            return (min(ends), max(ends)) if len(ends) == 4 else _EVERYTHING
-        case "remainder" if b.low > 0:
-            return 0.0, b.high - 1
-        case "remainder" if b.high < 0:
-            return b.low + 1, 0.0
-        case "floor_divide" | "div_floor" | "bitwise_right_shift" if b.low >= 0 and a.low >= 0:
-            return 0.0, a.high
-        case "bitwise_left_shift" if a.low >= 0:
-            return 0.0, math.inf
-        case "bitwise_and" if min(a.low, b.low) >= 0 or max(a.low, b.low) >= 0:
-            return 0.0, max(a.high, b.high)
-        case "bitwise_or" | "bitwise_xor" if min(a.low, b.low) >= 0:
-            return 0.0, math.inf
-        case "minimum" | "clamp_max":
-            return min(a.low, b.low), min(a.high, b.high)
-        case "maximum" | "clamp_min":
-            return max(a.low, b.low), max(a.high, b.high)
-        case "clamp" if len(arguments) == 3:
-            low, high = arguments[1], arguments[2]
-            return max(a.low, low.low), min(max(a.high, low.high), high.high)
-        case "relu":
-            return max(a.low, 0.0), max(a.high, 0.0)
-        case "where":
-            return min(x.low for x in arguments[1:]), max(x.high for x in arguments[1:])
-    return _EVERYTHING
-
-
-def _kinds(index: _Value) -> tuple[str, ...]:
-    """How an index comes about; a loaded or computed one that may be negative is counted as both."""
-    if index.number is not None:
-        return ("negative",) if index.low < 0 else ("constant",)
-    if index.variable:
-        return ("variable",)
-    kind = "loaded" if index.loaded else "computed"
-    # Of a loaded index nothing is known; it is not called negative for that.
-    return (kind, "negative") if index.low < 0 and math.isfinite(index.low) else (kind,)
+        low, high = interval(name, arguments) if "int" in result else _EVERYTHING
+        depends = (any(a.loaded for a in arguments), any(a.lane for a in arguments))
+        return Value(result, low, high, loaded=depends[0], lane=depends[1])
 
 
 def _normal(tree: ast.Module, renaming: dict[str, str], captures: Mapping[str, tuple[str, int]]) -> str:

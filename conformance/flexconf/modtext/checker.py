@@ -238,8 +238,7 @@ class Checker:
             self.dtype(given.value)
         elif word in STRING_CHOICES:
             choices = STRING_CHOICES[word]
-            value = given.value.value if isinstance(given.value, ast.Constant) else None
-            if value not in choices:
+            if not isinstance(given.value, ast.Constant) or given.value.value not in choices:
                 self.fail(node, f"{word} is one of {', '.join(map(repr, choices))}")
         else:
             self.scalar(given.value)

@@ -87,7 +87,11 @@ def _table() -> dict[str, Signature]:
 OPERATIONS: Mapping[str, Signature] = _table()
 """What may be called, by its dotted name."""
 
-STRING_CHOICES = {"rounding_mode": ("floor", "trunc"), "approximate": ("none", "tanh")}
+STRING_CHOICES: Mapping[str, tuple[str | None, ...]] = {
+    "rounding_mode": ("floor", "trunc", None),
+    "approximate": ("none", "tanh"),
+}
+"""Keywords that take one of a few words; `rounding_mode=None`, the default written out, divides and rounds nothing."""
 CONSTANTS: Mapping[str, float] = {"inf": math.inf, "nan": math.nan, "pi": math.pi}
 PARAMETERS: Mapping[Kind, tuple[str, ...]] = {
     "score": ("score", "b", "h", "q", "kv"),

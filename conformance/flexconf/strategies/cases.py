@@ -12,7 +12,7 @@ from hypothesis.strategies import SearchStrategy
 
 from flexconf.case import Case, used
 from flexconf.modtext.syntax import LIMITS
-from flexconf.strategies import expressions, masks, problems
+from flexconf.strategies import expressions, foci, masks, problems
 from flexconf.strategies import features as switches
 from flexconf.strategies.expressions import Draw
 from flexconf.strategies.features import Features
@@ -21,7 +21,10 @@ from flexconf.strategies.terms import Term, result_dtype, written
 
 _DEPTHS = (1, 2, 3, 4)
 _FAR = ("-300.0", "200.0")  # what moves a whole row away from 0, where a softmax without its maximum breaks down
-_MOST_FOCI = 10  # terms of one operation each, beside the rest: a term costs a tenth of what another example does
+_ROWS = ("q % 3 == 1", "q >= 0", "(q < 2) & (kv % 2 == 0)")  # whose scores are all as low, or some of them
+_LOWEST = -(2.0**127) * 1.75  # float32 holds it, but not its product with log2(e)
+_KINDS = (None, None, None, *["focus"] * 28, "far")
+_MOST_FOCI = 12  # terms of one operation each, beside the rest: a term costs a tenth of what another example does
 
 
 def vector_widths() -> SearchStrategy[int]:
@@ -104,6 +107,8 @@ def _score(draw: Draw, scope: Scope) -> str:
     while len(parts) < _MOST_FOCI and (part := draw(_foci(scope))) is not None:
         parts.append(part)
     text += "".join(f" + ({part})" for part in parts if part)
+    if draw(st.integers(0, 31)) == 31:
+        text = f"torch.where({draw(st.sampled_from(_ROWS))}, {_LOWEST!r}, {text})"
     return written("\n".join([*lines, text]))
 
 
@@ -113,13 +118,13 @@ def _foci(draw: Draw, scope: Scope) -> str | None:
 
     It is drawn together with whether there is one, so that Hypothesis can take any of them out when it shrinks.
     """
-    kind = draw(st.integers(0, 7))
-    if kind == 0:
+    kind = draw(st.sampled_from(_KINDS))
+    if kind is None:
         return None
-    if kind == 7 and draw(st.integers(0, 3)) == 3:
+    if kind == "far":
         far: str = draw(st.sampled_from(_FAR))
         return far
-    part = expressions.focus(draw, scope)
+    part = foci.focus(draw, scope)
     return expressions.small(draw, part).text if part is not None else ""
 
 
@@ -136,7 +141,7 @@ def _sum(x: Term, y: Term) -> Term:
 def _as_score(draw: Draw, x: Term) -> str:
     """`x` as a score: itself if it is a float, otherwise beside the score."""
     if x.dtype == "bool":
-        return f"torch.where({x.text}, score, {draw(st.sampled_from(('-inf', 'score * 0.5', '0.0')))})"
+        return f"torch.where({x.text}, score, {draw(st.sampled_from(('score * 0.5', '0.0', 'score * 2', '-inf')))})"
     if not x.is_float:
         return f"score + ({x.text})"
     if x.text == "score" or not draw(st.booleans()):

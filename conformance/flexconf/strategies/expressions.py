@@ -119,7 +119,7 @@ def focus(draw: Draw, scope: Scope) -> Term | None:
 
     What a random expression holds is mostly sums; this sees every operation often. None where the draw gives nothing.
     """
-    wanted = [(o, d) for o, d in _pairs(_dtypes(scope)) if _wanted(scope.features, o.name)]
+    wanted = [(o, d) for o, d in _pairs(dtypes(scope)) if _wanted(scope.features, o.name)]
     if not wanted:
         return None
     chosen, dtype = draw(st.sampled_from(wanted))
@@ -147,9 +147,9 @@ _OFTEN = frozenset("div floor_divide remainder fmod bitwise_left_shift bitwise_r
 
 
 @functools.cache
-def _pairs(dtypes: tuple[str, ...]) -> tuple[tuple[Operation, str], ...]:
+def _pairs(among: tuple[str, ...]) -> tuple[tuple[Operation, str], ...]:
     """Every operation with every dtype; several times where few arguments tell whether it is right."""
-    return tuple((o, d) for d in dtypes for o in operations.catalogue(d) for _ in range(_weight(o.name, d)))
+    return tuple((o, d) for d in among for o in operations.catalogue(d) for _ in range(_weight(o.name, d)))
 
 
 def _weight(name: str, dtype: str) -> int:
@@ -160,7 +160,7 @@ def _weight(name: str, dtype: str) -> int:
     return 2 if name in _OFTEN else 1
 
 
-def _dtypes(scope: Scope) -> tuple[str, ...]:
+def dtypes(scope: Scope) -> tuple[str, ...]:
     """The dtypes that an operand can have here."""
     f = scope.features
     plain = ("float32", "int32", "bool") if f.booleans else ("float32", "int32")

@@ -46,8 +46,12 @@ class Features:
 _OFTEN = frozenset({"captures", "dtypes", "functions"})
 """On in three of four examples: what L7 asks for is mostly combinations of these."""
 
+_SELDOM = frozenset({"empty"})
+"""On in one of four: an empty problem has nothing to compare."""
+
 
 def features() -> SearchStrategy[Features]:
     """A random subset; fewer is simpler."""
-    often = st.sampled_from((False, True, True, True))
-    return st.builds(Features, **{f.name: often if f.name in _OFTEN else st.booleans() for f in fields(Features)})
+    often, seldom = st.sampled_from((False, True, True, True)), st.sampled_from((False, False, False, True))
+    chosen = dict.fromkeys(_OFTEN, often) | dict.fromkeys(_SELDOM, seldom)
+    return st.builds(Features, **{f.name: chosen.get(f.name, st.booleans()) for f in fields(Features)})

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hypothesis import strategies as st
 
 from flexconf.case import PATTERNS, BlockSpec, Capture
-from flexconf.strategies import expressions, tables
+from flexconf.strategies import expressions, foci, tables
 from flexconf.strategies.scope import Scope
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -28,9 +28,9 @@ _FAMILIES = (
     "b < 1",
     "kv >= {n} * b",
     "(q * 1103515245 + kv * 12345) % 100 < {n} * 6",
-    *["torch.zeros_like(q, dtype=torch.bool)"] * 2,
     "torch.ones_like(kv, dtype=torch.bool)",
 )
+_NOTHING = "torch.zeros_like(q, dtype=torch.bool)"  # says something only beside lists with full blocks
 _OF_THE_BATCH = ("b < 1", "kv >= {n} * b", "b % 2 == kv % 2")  # more of them where there are several
 _WITH_CAPTURES = ("document", "lengths", "keep")
 _SIZES = (4, 16, 3, 64, 7)
@@ -40,17 +40,29 @@ BLOCKS = (128, 64, 32, 16, 256, 12, 5)
 def mask(draw: Draw, scope: Scope) -> str:
     """A mask_mod's text; `scope` is of kind "mask" and receives its captures."""
     common = ["common"] * (6 if scope.captures else 0)
-    names = [*_FAMILIES, *(_WITH_CAPTURES if scope.features.captures else ()), *common, *["free"] * 4]
+    names = [*_FAMILIES, *(_WITH_CAPTURES if scope.features.captures else ()), *common, *["free"] * 4, *["focus"] * 5]
+    names += [_NOTHING] * (2 if scope.features.lists else 0)
     names += [*_OF_THE_BATCH] * (4 if scope.problem.B > 1 else 0)
     family: str = draw(st.sampled_from(names))
-    if family == "free":
-        return expressions.condition(draw, scope, draw(st.integers(1, 3))).text
-    if family == "common" or family in _WITH_CAPTURES:
-        text = _common(draw, scope) if family == "common" else _captured(scope, family)
-        if text is not None:
-            return text
-        family = _FAMILIES[0]
-    return family.format(n=draw(st.sampled_from(_SIZES)))
+    size = draw(st.sampled_from(_SIZES))
+    if family in _WITH_CAPTURES:
+        return _captured(scope, family) or _FAMILIES[0]
+    if family not in _MADE:
+        return family.format(n=size)
+    text = _MADE[family](draw, scope)
+    if text is None:
+        return _FAMILIES[0]
+    # What is made of anything is often false everywhere, and then there is nothing to compare but zeros.
+    return text if draw(st.booleans()) else f"({text}) | (kv % {size} == 0)"
+
+
+def _free(draw: Draw, scope: Scope) -> str:
+    return expressions.condition(draw, scope, draw(st.integers(1, 3))).text
+
+
+def _focus(draw: Draw, scope: Scope) -> str | None:
+    found = foci.focus(draw, scope)
+    return expressions.compared(draw, expressions.small(draw, found)).text if found is not None else None
 
 
 def _common(draw: Draw, scope: Scope) -> str | None:
@@ -63,6 +75,9 @@ def _common(draw: Draw, scope: Scope) -> str | None:
     if found is None:
         found = tables.reread(draw, scope, draw(st.sampled_from(scope.captures)), 1, expressions.index)
     return expressions.compared(draw, found).text if found is not None else None
+
+
+_MADE: Mapping[str, Callable[[Draw, Scope], str | None]] = {"free": _free, "focus": _focus, "common": _common}
 
 
 def _captured(scope: Scope, family: str) -> str | None:
@@ -103,16 +118,23 @@ def block(
     if not listed:
         if text is None:
             return BlockSpec(kind="none") if by_pattern and f.lists else BlockSpec()
-        depends = any(name in _names(text) for name in ("b", "h"))
-        return BlockSpec(q=q, kv=kv, broadcast=f.block_sizes and not depends and draw(st.booleans()))
+        # A broadcast block mask is made for b = h = 0, and holds for all, whatever the mask_mod says in partial blocks.
+        return BlockSpec(q=q, kv=kv, broadcast=f.block_sizes and draw(st.booleans()))
     if by_pattern:
-        return BlockSpec(q=q, kv=kv, kind="lists", pattern=draw(st.sampled_from(PATTERNS)))
+        return BlockSpec(q=q, kv=kv, kind="lists", pattern=draw(st.sampled_from(_patterns(rows, columns))))
     many = draw(st.booleans()) and p.B * p.H * rows * columns <= 40
-    lists = [[_rows(draw, rows, columns) for _ in range(p.H if many else 1)] for _ in range(p.B if many else 1)]
+    states = "fnp" if text == _NOTHING else "pfn"
+    lists = [[_rows(draw, rows, columns, states) for _ in range(p.H if many else 1)] for _ in range(p.B if many else 1)]
     if not many:
         return BlockSpec(q=q, kv=kv, kind="lists", partial=lists[0][0][0], full=lists[0][0][1])
     partial, full = (tuple(tuple(head[kind] for head in heads) for heads in lists) for kind in (0, 1))
     return BlockSpec(q=q, kv=kv, kind="lists", partial=partial, full=full)
+
+
+def _patterns(rows: int, columns: int) -> list[str]:
+    """Those that leave something, twice, and "nothing"."""
+    empty = {"nothing", *(["empty_rows"] if rows < 2 else []), *(["first_empty"] if columns < 2 else [])}
+    return [*(name for name in PATTERNS if name not in empty for _ in range(2)), "nothing"]
 
 
 def _several(draw: Draw, size: int, sizes: Sequence[int], length: int) -> int:
@@ -121,17 +143,17 @@ def _several(draw: Draw, size: int, sizes: Sequence[int], length: int) -> int:
     return draw(st.sampled_from(fitting)) if fitting else size
 
 
-def _rows(draw: Draw, rows: int, columns: int) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
-    """(partial, full): for each row of query blocks, the key blocks in any order, each in one list or in none."""
+def _rows(
+    draw: Draw, rows: int, columns: int, kinds: str
+) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
+    """(partial, full): for each row of query blocks, the key blocks in any order, each in one list or in none.
+
+    `kinds`: partial, full, not listed; in the place of the last, the first where a row would be the only one and empty.
+    """
     partial, full = [], []
     for _ in range(rows):
         order = draw(st.permutations(range(columns)))
-        states = [draw(st.sampled_from("pfn")) for _ in order]
+        states = [draw(st.sampled_from(kinds if rows * columns > 1 else kinds.replace("n", kinds[0]))) for _ in order]
         partial.append(tuple(c for c, s in zip(order, states, strict=True) if s == "p"))
         full.append(tuple(c for c, s in zip(order, states, strict=True) if s == "f"))
     return tuple(partial), tuple(full)
-
-
-def _names(text: str) -> set[str]:
-    cleaned = "".join(c if c.isalnum() or c == "_" else " " for c in text)
-    return set(cleaned.split())

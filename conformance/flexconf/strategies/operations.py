@@ -5,7 +5,9 @@ The operations, their texts and their dtypes are those that `flexconf ops` check
 
 from __future__ import annotations
 
+import functools
 import math
+import re
 from collections.abc import Callable, Mapping
 
 from flexconf import opcheck
@@ -74,7 +76,12 @@ _BY_DTYPE = {d: tuple(o for o in (*opcheck.OPERATIONS, *_MORE) if d in o.dtypes)
 
 def takes_two(operation: Operation) -> bool:
     """Whether its text reads y."""
-    return "y" in operation.text.replace("copysign", "").replace("hypot", "")
+    return _reads_y(operation.text)
+
+
+@functools.cache
+def _reads_y(text: str) -> bool:
+    return re.search(r"(?<![\w.])y\b", text) is not None
 
 
 def domain(operation: Operation, dtype: str) -> Range:

@@ -9,7 +9,7 @@ from flexconf.case import Capture, Problem
 from flexconf.strategies.features import Features
 from flexconf.strategies.terms import Term
 
-NAMES = ("bias", "table", "weight", "offset", "extra", "more")
+NAMES = ("bias", "table", "weight", "offset", "extra", "more", "scale", "slope", "bound", "other")
 _DEVIATIONS = 12
 """Sums of products of normal numbers lie within this many deviations: one in 10^11 does not."""
 _SPREAD = {"normal": 1, "large": 3, "tiny": 2**-10, "infinite": 1}
@@ -53,8 +53,12 @@ class Scope:
 
     def free_name(self) -> str | None:
         """A name for another capture; None when there are enough."""
+        return next(iter(self.free_names(1)), None)
+
+    def free_names(self, count: int) -> list[str]:
+        """Names for `count` more captures, or fewer when there are enough."""
         taken = {c.name for c in self.captures}
-        return next((name for name in NAMES if name not in taken), None)
+        return [name for name in NAMES if name not in taken][:count]
 
     def symbol(self, size: int) -> int | str:
         """The problem's symbol for a size, where one has just this value."""

@@ -23,6 +23,8 @@ _SQUARE = 128
 _DTYPES = ("float32", "int32", "float16", "bfloat16", "float64", "int64", "bool", "int16", "int8", "uint8")
 _LAYOUTS = ("contiguous", "stepped", "padded", "expanded", "offset", "transposed", "permuted")
 
+_SLICES = {"first_of": "last_of", "last_of": "first_of"}
+
 
 def load(draw: Draw, scope: Scope, depth: int, index: Index, whole: bool = False) -> Term:
     """An element of a capture, an old one or a new one; of an integer dtype that can be an index if `whole`."""
@@ -112,6 +114,30 @@ def load_of(draw: Draw, scope: Scope, dtype: str, index: Index) -> Term | None:
     return _read(draw, scope, capture, subscripts)
 
 
+def of_values(
+    draw: Draw, scope: Scope, dtype: str, values: str, ends: tuple[float, float], zero: bool, index: Index
+) -> Term | None:
+    """A new capture of these values, from `ends[0]` to `ends[1]`: 0-dim if `zero`, or else an element of a vector.
+
+    None where there are captures enough.
+    """
+    subscripts = [] if zero else [index(draw, scope, 0)]
+    name = scope.free_name()
+    if name is None:
+        return None
+    return made(
+        scope, Capture(name, tuple(scope.symbol(_size(s)) for s in subscripts), dtype, values), ends, subscripts
+    )
+
+
+def made(scope: Scope, capture: Capture, ends: tuple[float, float], subscripts: list[Term]) -> Term:
+    """An element of a capture of values from `ends[0]` to `ends[1]`, which is put among those of the scope."""
+    scope.captures.append(capture)
+    scope.values[capture.name] = (*ends, False)
+    text = f"{capture.name}[{', '.join(s.text for s in subscripts)}]" if subscripts else capture.name
+    return Term(text, capture.dtype, *ends)
+
+
 def _size(subscript: Term) -> int:
     """The least size of a dimension for which every index is legal."""
     return max(int(subscript.hi) + 1, -int(subscript.lo), 1)
@@ -169,12 +195,16 @@ def _values(draw: Draw, scope: Scope, dtype: str, rank: int) -> tuple[str, float
 
 def shared(draw: Draw, scope: Scope, name: str, other: Capture, depth: int, index: Index) -> Term | None:
     """A read of the storage of `other` through another tensor; None where no index is sure to be within it."""
-    if layouts.parse(other.layout).of is not None:
+    given = layouts.parse(other.layout)
+    if given.of is not None and given.kind not in _SLICES:
         return None
-    kinds = {0: ("view_of",), 1: ("view_of", "last_of")}.get(len(other.shape), (*layouts.SHARED, "transpose_of"))
-    kind = draw(st.sampled_from(kinds))
-    shape = {"view_of": other.shape, "transpose_of": other.shape[::-1], "last_of": other.shape[1:]}[kind]
-    capture = Capture(name, shape, other.dtype, other.values, f"{kind}({other.name})")
+    if given.of is not None:  # the other slice of the same tensor, which differs by its offset alone
+        kind, base, shape = _SLICES[given.kind], given.of, other.shape
+    else:
+        kinds = {0: ("view_of",), 1: ("view_of", *_SLICES)}.get(len(other.shape), (*layouts.SHARED, "transpose_of"))
+        kind, base = draw(st.sampled_from(kinds)), other.name
+        shape = {"view_of": other.shape, "transpose_of": other.shape[::-1]}.get(kind, other.shape[1:])
+    capture = Capture(name, shape, other.dtype, other.values, f"{kind}({base})")
     scope.values[name] = scope.values[other.name]
     scope.captures.append(capture)  # reading the index may bring captures of its own, which then have other names
     found = reread(draw, scope, capture, depth, index)

@@ -1,0 +1,196 @@
+"""Argument forms: every keyword, each default written out, numbers on either side of an operator, bounds of every sort.
+
+An operation's own text (`flexconf.opcheck`) says one way to call it. A lowering takes each way apart for itself: an
+overload of its own for a number, a default for what is not written, a promotion for each sort of number.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import strategies as st
+
+from flexconf import opcheck
+from flexconf.opcheck import FLOATS, INTEGERS, NUMBERS, SIGNED, Operation
+from flexconf.strategies import expressions, operations
+from flexconf.strategies.operations import Range
+from flexconf.strategies.scope import Scope
+from flexconf.strategies.terms import Term, result_dtype
+
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+
+_NN = "torch.nn.functional."
+_WHOLE = (*INTEGERS, "bool")
+_WIDE = ("int32", "int64")
+
+
+def _each(name: str, dtypes: tuple[str, ...], *texts: str, y: str = "any") -> Iterator[Operation]:
+    return (Operation(name, text, dtypes, y) for text in texts)
+
+
+def _table() -> Iterator[Operation]:
+    yield from _each(
+        "add", NUMBERS, "torch.add(x, y, alpha=1)", "torch.add(x, y, alpha=-2)", "torch.add(x, 3, alpha=2)"
+    )
+    yield from _each("sub", NUMBERS, "torch.sub(x, y, alpha=1)", "torch.sub(x, y, alpha=2)", "torch.sub(x, 3, alpha=2)")
+    yield from _each("add", FLOATS, "torch.add(x, y, alpha=0.5)", "torch.add(x, y, alpha=-1.5)")
+    yield from _each("sub", FLOATS, "torch.sub(x, y, alpha=0.5)")
+    yield from _each("add", NUMBERS, "x + 5", "5 + x", "x + 0.5", "x + True")
+    yield from _each("sub", NUMBERS, "x - 5", "5 - x", "0.5 - x", "x - 0.5")
+    yield from _each("mul", NUMBERS, "x * 3", "3 * x", "x * 0.5", "x * True")
+    yield from _each("mul", ("bool",), "x * 3", "x * 0.5", "x * 5000000000")
+    yield from _each("add", ("bool",), "x + 3", "x + 0.5", "x + 5000000000")
+    yield from _each("add", _WIDE, "x + 2147483647", "x * 1103515245")
+    for mode in ("None", "'floor'", "'trunc'"):
+        texts = [f"torch.div({pair}, rounding_mode={mode})" for pair in ("x, y", "x, 7", "x, 2.5", "7, y")]
+        # A number has no method of a tensor, and torch.div takes a tensor first.
+        yield from _each("div", SIGNED, *texts[:3], y="nonzero")
+        yield from _each("div", FLOATS, *texts[:3], y="close")
+        yield from _each("div", SIGNED, f"torch.div(x, -3, rounding_mode={mode})")
+        yield from _each("div", ("uint8",), f"torch.div(x, 7, rounding_mode={mode})")
+    yield from _each("div", NUMBERS, "x / 7", "x / 0.5", "7 / y", "0.5 / y", "torch.true_divide(x, y)", y="nonzero")
+    yield from _each("floor_divide", SIGNED, "x // -3", "7 // y", "-7 // y", "torch.floor_divide(x, y)", y="nonzero")
+    yield from _each(
+        "remainder", SIGNED, "7 % y", "-7 % y", "torch.remainder(x, 3)", "torch.remainder(x, y)", y="nonzero"
+    )
+    yield from _each("fmod", SIGNED, "torch.fmod(x, 3)", "torch.fmod(x, -3)", "torch.fmod(x, 2.5)")
+    yield from _each("remainder", NUMBERS, "x % 2.5", "x % 3")
+    yield from _each("floor_divide", NUMBERS, "x // 2.5", "x // 3")
+    yield from _each("remainder", FLOATS, "7 % y", "x % -2.5", y="close")
+    yield from _each("floor_divide", FLOATS, "7 // y", "x // -2.5", y="close")
+    yield from _each("fmod", FLOATS, "torch.fmod(x, 2.5)", "torch.fmod(x, -3)")
+    yield from _each("round", FLOATS, *(f"torch.round(x, decimals={n})" for n in (0, 1, 2, 3, -1, -2)))
+    both = ("(x, -2, 3)", "(x, min=-2, max=3)", "(x, -2, max=3)", "(x, 3, -2)", "(x, min=2)", "(x, max=2)", "(x, 2)")
+    yield from _each("clamp", (*FLOATS, *SIGNED), *(f"torch.clamp{form}" for form in both))
+    fractions = ("(x, 0.5, 2.5)", "(x, min=0.5)", "(x, max=1.5)", "(x, -0.5, 2)", "(x, -2, max=1.5)", "(x, -2.5, -0.5)")
+    yield from _each("clamp", (*FLOATS, *SIGNED), *(f"torch.clamp{form}" for form in fractions))
+    yield from _each("clamp_min", (*FLOATS, *SIGNED), "torch.clamp_min(x, 0.5)", "torch.clamp_min(x, -2)")
+    yield from _each("clamp_max", (*FLOATS, *SIGNED), "torch.clamp_max(x, 1.5)", "torch.clamp_max(x, -2)")
+    tensors = ("(x, y)", "(x, min=y)", "(x, max=y)", "(x, y, x)", "(x, min=y, max=x)")
+    yield from _each("clamp", NUMBERS, *(f"torch.clamp{form}" for form in tensors))
+    yield from _each("clamp", NUMBERS, "torch.clamp_min(x, y)", "torch.clamp_max(x, y)")
+    bounds = ("min_val=-1.0, max_val=1.0", "min_val=-2", "max_val=0.5", "-0.25, max_val=2.5", "min_val=0.5, max_val=3")
+    yield from _each("hardtanh", FLOATS, *(f"{_NN}hardtanh(x, {form})" for form in bounds))
+    slopes = ("0.01", "negative_slope=0.01", "negative_slope=0.5", "negative_slope=-0.5", "-1.5")
+    yield from _each("leaky_relu", FLOATS, *(f"{_NN}leaky_relu(x, {form})" for form in slopes))
+    yield from _each(
+        "elu", FLOATS, *(f"{_NN}elu(x, {form})" for form in ("alpha=1.0", "alpha=0.25", "3.0", "alpha=-0.5"))
+    )
+    betas = (
+        "beta=1, threshold=20",
+        "beta=2",
+        "0.5",
+        "threshold=3",
+        "1, 2",
+        "beta=2, threshold=5",
+        "beta=3, threshold=1",
+    )
+    yield from _each("softplus", FLOATS, *(f"{_NN}softplus(x, {form})" for form in betas))
+    # The two forms of gelu differ by 5e-4 at most, so that few arguments tell them apart.
+    yield from _each(
+        "gelu", FLOATS, *(f"{_NN}gelu(x, approximate='{form}') * {n}" for form in ("none", "tanh") for n in (1, 9, 50))
+    )
+    yield from _each("lerp", FLOATS, *(f"torch.lerp(x, y, {weight})" for weight in (0.5, 1.5, -0.5, 0.0, "y", "x")))
+    for dtype in opcheck.ALL:
+        yield from _each("like", NUMBERS, f"torch.full_like(x, 2.7, dtype=torch.{dtype})")
+    for dtype in ("float32", "int64", "bool"):
+        yield from _each("like", opcheck.ALL, f"torch.ones_like(x, dtype=torch.{dtype})")
+        yield from _each("like", NUMBERS, f"torch.zeros_like(x, dtype=torch.{dtype})")
+    yield from _each(
+        "like", opcheck.ALL, "torch.full_like(x, 2.7)", "torch.full_like(x, 1)", "torch.full_like(x, True)"
+    )
+    yield from _each("like", SIGNED, "torch.full_like(x, -2.7)", "torch.full_like(x, -1)")
+    yield from _each("like", FLOATS, "torch.full_like(x, 0.1).to(torch.float32) * 100", "x == torch.full_like(x, 0.1)")
+    yield from _each(
+        "pow", NUMBERS, *(f"x ** {n}" for n in (0, 1, 2, 4)), "torch.pow(x, 2)", "torch.pow(x, 2.0)", "x ** 3.0"
+    )
+    yield from _each("pow", FLOATS, "x ** 1.5", "x ** -2", "torch.pow(x, -1)", "x ** y", y="close")
+    yield from _each("pow", FLOATS, "2 ** y", "0.5 ** y", "3.0 ** y", y="close")
+    yield from _each("pow", INTEGERS, "2 ** y", "3 ** y", "x ** y", "torch.pow(2, y)", "0.5 ** y", y="power")
+    yield from _each("pow", SIGNED, "(-2) ** y", y="power")
+    yield from _each("pow", INTEGERS, "torch.pow(x, y)", "2 ** y", y="exponent")
+    yield from _each("bitwise", _WHOLE, *(f"x {s} y" for s in "&|^"), "~x")
+    yield from _each(
+        "bitwise", INTEGERS, "x & 6", "6 & x", "x | 5", "5 | x", "x ^ 3", "3 ^ x", "torch.bitwise_and(x, 6)"
+    )
+    yield from _each("bitwise", INTEGERS, "1 << y", "100 >> y", "torch.bitwise_left_shift(x, y)", y="shift")
+    yield from _each("bitwise", INTEGERS, "torch.bitwise_right_shift(x, y)", "x >> y", y="shift")
+    yield from _each("bitwise", INTEGERS, "torch.bitwise_right_shift(x, 2)", "torch.bitwise_left_shift(x, 2)")
+    for symbol, name in (("<", "lt"), ("<=", "le"), (">", "gt"), (">=", "ge"), ("==", "eq"), ("!=", "ne")):
+        yield from _each(name, opcheck.ALL, f"x {symbol} 1", f"1 {symbol} x", f"x {symbol} 0.5", f"torch.{name}(x, 1)")
+    yield from _each(
+        "where", opcheck.ALL, "torch.where(x > 0, 1, x)", "torch.where(x > 0, x, 0.5)", "torch.where(x > 0, 2, 0.5)"
+    )
+    yield from _each("where", NUMBERS, "torch.where(x > y, 2.5, y)", "torch.where(x.to(torch.bool), y, 3)")
+    yield from _each("copysign", FLOATS, "torch.copysign(x, -2.0)", "torch.copysign(x, 0.0)", "torch.copysign(x, -0.0)")
+    yield from _each("copysign", FLOATS, "torch.copysign(x, 0.0) + 2 * torch.copysign(x, -0.0)")
+
+
+def _taken(form: Operation) -> Operation:
+    """With the dtypes for which PyTorch takes it."""
+    both = operations.takes_two(form)
+    good = tuple(d for d in form.dtypes if result_dtype(form.text, d, d if both else None))
+    return replace(form, dtypes=good)
+
+
+@functools.cache
+def table() -> tuple[Operation, ...]:
+    """Every form, each once."""
+    return tuple(form for form in map(_taken, dict.fromkeys(_table())) if form.dtypes)
+
+
+@functools.cache
+def _of(dtypes: tuple[str, ...]) -> tuple[tuple[Operation, tuple[str, ...]], ...]:
+    """The forms that take one of the dtypes, with those of them that they take."""
+    found = ((form, tuple(d for d in dtypes if d in form.dtypes)) for form in table())
+    return tuple((form, taken) for form, taken in found if taken)
+
+
+def form(draw: Draw, scope: Scope) -> Term | None:
+    """One argument form, any as likely as any other, on a dtype that it takes; None where the draw gives nothing."""
+    chosen, taken = draw(st.sampled_from(_of(expressions.dtypes(scope))))
+    dtype = draw(st.sampled_from(taken))
+    reads_x, reads_y = _reads(chosen.text)
+    x_range, y_range = _domains(chosen, dtype, draw(st.booleans()))
+    x = expressions.kept(draw, expressions.operand(draw, scope, dtype), x_range) if reads_x else None
+    if reads_y:
+        y = expressions.kept(draw, expressions.operand(draw, scope, dtype), y_range)
+        if not y.within(*y_range):
+            return None
+        return operations.apply(chosen, x if x is not None else y, y)
+    assert x is not None
+    return operations.apply(chosen, x, None)
+
+
+@functools.cache
+def _reads(text: str) -> tuple[bool, bool]:
+    found = set(re.findall(r"(?<![\w.])[xy]\b", text))
+    return "x" in found, "y" in found
+
+
+def _domains(chosen: Operation, dtype: str, negative: bool) -> tuple[Range, Range]:
+    """Where x and y have to lie. A divisor is all positive, or all `negative`, and never -1: of the least integer
+    that is no quotient."""
+    whole = dtype in INTEGERS
+    least = 0 if dtype == "uint8" else -3
+    if chosen.name == "pow":
+        x: Range = (least, 3) if whole else (0.1, 8)
+        return x, {"power": (0, 3), "exponent": (0, 250 if dtype == "uint8" else 100)}.get(chosen.y, (-2, 3))
+    unknown: Range = (-math.inf, math.inf)
+    bounded: Range = (-1e3, 1e3) if not whole and chosen.name in _BOUNDED else operations.domain(chosen, dtype)
+    match chosen.y:
+        case "nonzero":
+            return bounded, (-20, -2) if negative and dtype in SIGNED else (1 if whole else 0.25, 20)
+        case "close":
+            return bounded, (-20, -0.25) if negative else (0.25, 20)
+        case "shift":
+            return unknown, (0, 7)
+    return bounded, unknown
+
+
+_BOUNDED = frozenset("div floor_divide remainder fmod round leaky_relu".split())

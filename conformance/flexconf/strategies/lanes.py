@@ -1,0 +1,89 @@
+"""Indices of which one operand is the same for all keys of a vector and another is not.
+
+Whoever loads once for a vector has to look at all of them: `table[torch.where(kv % 2 == 0, h, b)]` differs by lane
+though both branches are the same, `table[q % (kv + 1)]` though the dividend is.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from hypothesis import strategies as st
+
+from flexconf.case import Capture
+from flexconf.strategies import tables
+from flexconf.strategies.scope import Scope
+from flexconf.strategies.terms import Term
+
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+
+# u: the same in all lanes, from 0 to 15; l: it differs; d: a divisor, m: a shift, c: a condition of either sort.
+FORMS = (
+    *["torch.where({lc}, {u}, {v})"] * 4,
+    *["torch.where({uc}, {l}, {v})", "torch.where({uc}, {u}, {l})"] * 2,
+    "({u} + {l})", "({l} - {u})", "({u} - {l})", "({u} * {l})",
+    "({u} // ({l} + 1))", "({l} // ({u} + 1))", "({u} % ({l} + 1))", "({l} % ({u} + 1))",
+    "torch.fmod({u}, {l} + 1)", "torch.div({u}, {l} + 1, rounding_mode='trunc')",
+    "({u} & {l})", "({l} | {u})", "({u} ^ {l})", "({u} << ({l} & 3))", "({u} >> ({l} & 3))", "({l} >> ({u} & 3))",
+    "torch.minimum({u}, {l})", "torch.maximum({l}, {u})", "torch.clamp({u}, max={l})", "torch.clamp({u}, min={l})",
+    "torch.clamp({l}, min={u})", "torch.clamp({u}, {l}, {v})", "torch.clamp({u}, {v}, {l})",
+    "(({u} < {l}).to(torch.int32) * 3)", "(({lc}) & ({uc})).to(torch.int32)", "(({uc}) | ({lc})).to(torch.int32)",
+    "torch.abs({u} - {l})", "torch.pow({u} & 3, {l} & 3)", "torch.relu({u} - {l})",
+    "torch.bitwise_xor({l}, {u})", "torch.logical_xor({uc}, {lc}).to(torch.int32)",
+)  # fmt: skip
+_LANES = ("(kv % 5)", "(kv & 7)", "(15 - kv % 16)", "(kv // 2 % 4)")
+_SAME = ("(q % 7)", "(q & 3)", "(q // 2 % 8)")
+_NUMBERS = ("3", "0", "11")
+_LANE_CONDITIONS = ("kv % 2 == 0", "kv & 2 == 2", "kv < q", "kv % 3 != 1", "(kv % 2).to(torch.bool)", "q - kv > 1")
+_SAME_CONDITIONS = ("q % 2 == 0", "q > 1", "(q & 1).to(torch.bool)", "h < 1")
+_MOST = 16
+
+TABLE = "t"
+"""The table of `examples`."""
+
+
+def examples() -> Iterator[str]:
+    """Every form over every sort of operand, as an index of a table."""
+    for form in dict.fromkeys(FORMS):
+        for u, v in ((_SAME[0], _SAME[1]), *([("3", "0")] if form.startswith("torch.where") else [])):
+            for lane, same in itertools.product(_LANE_CONDITIONS[:2], _SAME_CONDITIONS[:2]):
+                yield f"{TABLE}[{form.format(u=u, v=v, l=_LANES[0], lc=lane, uc=same)}]"
+
+
+def laned(draw: Draw, scope: Scope) -> Term | None:
+    """An element of a table at such an index; None where there are captures enough."""
+    if not scope.features.captures or scope.free_name() is None:
+        return None
+    form = draw(st.sampled_from(FORMS))
+    lanes, conditions = [*_LANES], [*_LANE_CONDITIONS]
+    if scope.kind == "score" and scope.problem.qkv == "normal":
+        conditions.append("score > 0")
+    same = [*_SAME, *(t.text for t in scope.parameters()[2:] if 0 < t.hi < _MOST), *_loaded(scope)]
+    if form.startswith("torch.where") or "torch." not in form:
+        same += _NUMBERS  # which the other functions of tensors do not take
+    u, v = draw(st.lists(st.sampled_from(same), min_size=2, max_size=2, unique=True))
+    lane_condition, same_condition = draw(st.sampled_from(conditions)), draw(st.sampled_from(_SAME_CONDITIONS))
+    index = form.format(u=u, v=v, l=draw(st.sampled_from(lanes)), lc=lane_condition, uc=same_condition)
+    if "{lc}, {u}" not in form:
+        index = f"({index} % {_MOST})"
+    name = scope.free_name()
+    assert name is not None
+    # Every element differs from its neighbours by more than the bound of a score.
+    values, ends = draw(st.sampled_from((("arange(-4, 0.5)", (-4.0, 4.0)), ("normal", (-3.5, 3.5)))))
+    dtype = draw(st.sampled_from(("float32", "float32", "float16", "int32")))
+    if dtype == "int32":
+        values, ends = "permutation", (0.0, float(_MOST))
+    capture = Capture(name, (_MOST,), dtype, values)
+    return tables.made(scope, capture, ends, [Term(index, "int32", 0, _MOST - 1)])
+
+
+def _loaded(scope: Scope) -> list[str]:
+    """Elements of old captures that can be indices and depend on no key."""
+    found = []
+    for c in scope.captures:
+        lo, hi, special = scope.values[c.name]
+        if c.dtype in ("int32", "int64") and not c.shape and lo >= 0 and hi < _MOST and not special:
+            found.append(c.name)
+    return found

@@ -1,0 +1,153 @@
+"""Two operands of any two dtypes, one of them a 0-dim capture, a Python number, or what divides.
+
+PyTorch promotes a Python number by its category alone, a tensor by its dtype; in a mod every tensor is a scalar, a
+0-dim capture like an element of a table. The values are such that another promotion gives another result: integers
+that the narrower dtype does not hold, floats of 25 bits.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import strategies as st
+
+from flexconf.strategies import expressions, tables
+from flexconf.strategies.scope import Scope
+from flexconf.strategies.terms import FLOATS, INTEGER_RANGES, Term, result_dtype
+
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+Range = tuple[float, float]
+
+_OFFSET = 2**24  # float32 has every whole number up to here, and float64 many more
+_SYMBOLS = ("+", "-", "*", "//", "%", "/", "<", "==", ">=", "&", "|", "^")
+_CALLS = ("torch.minimum({}, {})", "torch.maximum({}, {})", "torch.clamp_max({}, {})", "torch.clamp({}, min={})")
+_NUMBERS = (5, -3, 2, 100, 0.5, 2.5, -1.5, True, 70_000, 5_000_000_000)
+
+
+def promoted(draw: Draw, scope: Scope) -> Term | None:
+    """`x op y`, one of them a 0-dim capture or a Python number; None where the draw gives nothing."""
+    among = expressions.dtypes(scope)
+    dtype, other = draw(st.sampled_from(among)), draw(st.sampled_from(among))
+    against = draw(st.integers(0, 3))  # a Python number, or 0 to 2 of the operands are 0-dim captures
+    form: str = draw(st.sampled_from(_forms()))
+    turned = draw(st.booleans())
+    if against == 0 or not scope.features.captures:
+        return _with_number(draw, scope, form, dtype, turned)
+    divides = "//" in form or "%" in form
+    x = _operand(draw, scope, dtype, zero=against > 1)
+    y = _operand(draw, scope, other, zero=against < 3, divisor=divides)
+    if x is None or y is None:
+        return None
+    if turned and not divides:
+        x, y = y, x
+    return _joined(form, x, y)
+
+
+@functools.cache
+def _forms() -> tuple[str, ...]:
+    return (*(f"({{}} {symbol} {{}})" for symbol in _SYMBOLS), *_CALLS, "torch.where(q >= kv, {}, {})")
+
+
+def _with_number(draw: Draw, scope: Scope, form: str, dtype: str, turned: bool) -> Term | None:
+    number = draw(st.sampled_from(_NUMBERS))
+    if not isinstance(number, float) and dtype in INTEGER_RANGES:
+        least, most = INTEGER_RANGES[dtype]
+        if not least <= number <= most:
+            number = 7  # what the dtype does not hold has no one meaning
+    if form.startswith(("torch.minimum", "torch.maximum")):
+        form = "({} * {})"  # which take no number
+    if form.startswith("torch.clamp") or (form == "({} ** {})" and dtype == "bool"):
+        turned = False
+    divides = "//" in form or "%" in form
+    if dtype == "bool" and (divides or form.startswith("torch.clamp") or form in ("({} - {})",)):
+        form = "({} * {})"
+    zero = draw(st.booleans()) and scope.features.captures
+    x = _operand(draw, scope, dtype, zero=zero, divisor=turned and divides)
+    if x is None:
+        return None
+    constant = Term(repr(number), type(number).__name__, number, number)
+    return _joined(form, constant, x) if turned else _joined(form, x, constant)
+
+
+def _joined(form: str, x: Term, y: Term) -> Term | None:
+    names = ["x" if t.dtype in _TENSORS else t.text for t in (x, y)]
+    if names == ["x", "x"]:
+        names[1] = "y"
+    text = form.format(*names)
+    tensors = [t.dtype for t in (x, y) if t.dtype in _TENSORS]
+    dtype = result_dtype(text, tensors[0], tensors[1] if len(tensors) > 1 else None)
+    if not dtype:
+        return None
+    found = form.format(x.text, y.text)
+    special = (x.special or y.special) and dtype != "bool"
+    if dtype == "bool":
+        return Term(found, dtype, 0, 1)
+    if dtype in INTEGER_RANGES:
+        return None if special else Term(found, dtype, *INTEGER_RANGES[dtype])  # it may wrap around
+    large = [t for t in (x, y) if _OFFSET < t.size < 2 * _OFFSET and dtype == "float64"]
+    if len(large) == 1 and min(x.size, y.size) < 1e4 and form in ("({} + {})", "({} - {})"):
+        # What float32 loses shows beside a score once most of the rest is taken away.
+        turned = form == "({} - {})" and large[0] is y
+        symbol = "+" if (large[0].lo > 0) == turned else "-"
+        return Term(f"({found} {symbol} {_OFFSET}.0)", dtype, -2e4, 2e4, special)
+    return Term(found, dtype, -float("inf"), float("inf"), special)
+
+
+_TENSORS = frozenset((*FLOATS, *INTEGER_RANGES, "bool"))
+
+
+def _operand(draw: Draw, scope: Scope, dtype: str, *, zero: bool, divisor: bool = False) -> Term | None:
+    """A 0-dim capture, or one that differs by place."""
+    if not zero and not draw(st.booleans()):
+        found = expressions.operand(draw, scope, dtype)
+        if not divisor:
+            return found
+        found = expressions.kept(draw, found, (1 if dtype in INTEGER_RANGES else 0.25, 20))
+        return found if found.lo > 0 else None
+    values, lo, hi = _values(draw, dtype, divisor)
+    return tables.of_values(draw, scope, dtype, values, (lo, hi), zero, expressions.index)
+
+
+def _values(draw: Draw, dtype: str, divisor: bool) -> tuple[str, float, float]:
+    """(values, least, largest): near the ends of the dtype, or where a divisor may be."""
+    if dtype == "bool":
+        return "bool(0.5)", 0, 1
+    if divisor:
+        negative = draw(st.booleans()) and dtype != "uint8"
+        if dtype in FLOATS:
+            return ("uniform(-9, -0.5)", -9, -0.5) if negative else ("uniform(0.5, 9)", 0.5, 9)
+        return ("integers(-9, -1)", -9, -2) if negative else ("integers(1, 9)", 1, 8)
+    if dtype in FLOATS:
+        if dtype == "float64" and draw(st.booleans()):
+            sign, first = draw(st.sampled_from((1, -1))), _OFFSET + 1
+            ends = sorted((sign * first, sign * (first + 300)))
+            return f"integers({ends[0]}, {ends[1]})", ends[0], ends[1]
+        return "normal", -3.5, 3.5
+    least, most = INTEGER_RANGES[dtype]
+    near = min(most, 2**40)
+    if least < 0 and draw(st.booleans()):
+        return f"integers({-near}, {-near + 90})", -near, -near + 90
+    return f"integers({near - 90}, {near})", near - 90, near
+
+
+def divided(draw: Draw, scope: Scope) -> Term | None:
+    """An integer by an integer capture as it is, 0-dim or read: `q // size`, `kv % size[h]`, `q / size`."""
+    if not scope.features.captures:
+        return None
+    among = [d for d in expressions.dtypes(scope) if d in INTEGER_RANGES]
+    form = draw(st.sampled_from(_DIVISIONS))
+    values, lo, hi = _values(draw, dtype := draw(st.sampled_from(among)), True)
+    y = tables.of_values(draw, scope, dtype, values, (lo, hi), draw(st.booleans()), expressions.index)
+    x = expressions.operand(draw, scope, draw(st.sampled_from(("int32", "int32", *among))))
+    return _joined(form, x, y) if y is not None else None
+
+
+_DIVISIONS = (
+    "({} // {})",
+    "({} % {})",
+    "({} / {})",
+    "torch.fmod({}, {})",
+    *(f"torch.div({{}}, {{}}, rounding_mode={mode})" for mode in ("'trunc'", "'floor'", "None")),
+)
