@@ -81,13 +81,13 @@ def test_scores_lie_where_the_generator_thinks(qkv: str, dim: int, scale: float 
 
 @pytest.fixture(scope="module")
 def everything() -> list[Case]:
-    """A thousand cases with every feature on, in rounds as short as those of `flexconf fuzz`."""
+    """Cases with every feature on, in rounds as short as those of `flexconf fuzz`."""
     found: list[Case] = []
 
     def collect(case: Case) -> None:
         found.append(case)
 
-    for turn in range(100):
+    for turn in range(150):
         settings(QUIET, max_examples=11)(seed(turn)(given(strategies.cases(Features.every()))(collect)))()
     return found
 

@@ -107,8 +107,8 @@ def permutations(reads: Iterable[tuple[str, tuple[str, ...]]]) -> set[str]:
     for capture, places in reads:
         by_capture[capture].add(places)
     found = set()
-    for places in by_capture.values():
-        for one, other in itertools.combinations(sorted(places), 2):
+    for reads_of_one in by_capture.values():
+        for one, other in itertools.combinations(sorted(reads_of_one), 2):
             if sorted(one) == sorted(other):
                 differ = "".join(str(i) for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
                 found.add(f"permutation:{len(one)}:{differ}")

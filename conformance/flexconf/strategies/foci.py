@@ -12,8 +12,8 @@ from flexconf.strategies.scope import Scope
 from flexconf.strategies.terms import Term
 
 _FOCI: Mapping[str, tuple[Callable[[Draw, Scope], Term | None], int]] = {
-    "operation": (expressions.focus, 12),
-    "form": (forms.form, 7),
+    "operation": (expressions.focus, 15),
+    "form": (forms.form, 8),
     "promoted": (promotion.promoted, 4),
     "divided": (promotion.divided, 1),
     "laned": (lanes.laned, 3),
