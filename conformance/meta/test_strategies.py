@@ -13,7 +13,8 @@ from hypothesis.errors import NoSuchExample
 from flexconf import findings, inputs, modtext, strategies
 from flexconf.case import DISTRIBUTIONS, Case, Problem
 from flexconf.errors import InputError
-from flexconf.fuzz import coverage, cuts, outline
+from flexconf.fuzz import coverage, cuts, marks, outline
+from flexconf.modtext import DTYPES as DTYPES_OF_CAPTURES
 from flexconf.strategies import Features, operations, terms
 from flexconf.strategies.scope import Scope
 from flexconf.strategies.terms import Term, result_dtype, substitute, written
@@ -184,3 +185,67 @@ def test_terms() -> None:
     assert substitute("x % 3", x) == "(q - kv) % 3" and written("(((q)) % (3))") == "q % 3"
     assert x.fits() and not Term("x", "int8", -9, 200).fits() and not Term("x", "float16", 0, 1e9).fits()
     assert terms.FLOATS[0] == "float16"
+
+
+def _mods(case: Case) -> str:
+    return f"{case.score_mod or ''}\n{case.mask_mod or ''}"
+
+
+_DRAWN = {
+    "an integer capture as a bare divisor": lambda c: any(
+        x.dtype in terms.INTEGER_RANGES and re.search(rf"(//|%|/) {x.name}(\[\w+\])?(?![\w\[])", _mods(c))
+        for x in c.captures
+    ),
+    "a broadcast block mask of a mask that depends on the batch": lambda c: (
+        c.block.broadcast and c.problem.B > 1 and re.search(r"\bb\b", c.mask_mod or "")
+    ),
+    "more than 12 query heads": lambda c: c.problem.H > 12,
+    "a row of finite scores that times log2(e) are not": lambda c: "-2.97747" in _mods(c),
+    "integers clamped by fractional bounds": lambda c: re.search(r"clamp\w*\((q|kv|\(?kv - q\)?|q - kv),[^()]*\d\.5", _mods(c)),
+    "a default written out that is None": lambda c: "rounding_mode=None" in _mods(c),
+    "one table at indices in two orders": lambda c: any(m.startswith("permutation:") for m in _marks(c)),
+    "two slices that differ by their offset alone": lambda c: "views:offset:one mod" in _marks(c),
+    "two such slices, one in each mod": lambda c: "views:offset:both mods" in _marks(c),
+    "a condition that differs by lane in an index": lambda c: "lanes:where:0" in _marks(c),
+    "a 0-dim capture of a wide integer beside an int32": lambda c: "promotion:zero:int64:int32" in _marks(c),
+    "a Python integer beside an int8": lambda c: "promotion:number:int:int8" in _marks(c),
+}  # fmt: skip
+
+
+def _marks(case: Case) -> frozenset[str]:
+    return outline.of_case(case).marks
+
+
+@pytest.mark.parametrize("what", _DRAWN)
+def test_what_was_never_drawn_is_drawn(what: str, everything: list[Case]) -> None:
+    assert any(_DRAWN[what](case) for case in everything)
+
+
+@pytest.mark.parametrize("dtype", [d for d in DTYPES_OF_CAPTURES if d not in ("bool", "uint8")])
+def test_captures_of_every_signed_dtype_are_negative(dtype: str, everything: list[Case]) -> None:
+    """And those of another sign are what the case says: what is never negative would show in nothing."""
+    cases = [case for case in everything if any(c.dtype == dtype for c in case.captures)]
+    assert any(
+        bool((given_.captures[c.name] < 0).any())
+        for case in cases[:40]
+        for given_ in [inputs.materialize(case)]
+        for c in case.captures
+        if c.dtype == dtype
+    )
+
+
+def test_every_keyword_of_the_grammar_is_an_argument_form() -> None:
+    """Each by itself, and, where PyTorch has a default for it, with that written out."""
+    known: dict[str, set[str]] = {}
+    for name, arguments in coverage.forms():
+        known.setdefault(name, set()).add(arguments)
+    missing = []
+    for dotted, signature in modtext.OPERATIONS.items():
+        name = dotted.rpartition(".")[2]
+        for word in signature.keywords:
+            written = {part for arguments in known.get(name, ()) for part in arguments.split(", ")}
+            if not any(part.startswith(f"{word}=") and part != f"{word}=default" for part in written):
+                missing.append(f"{name} {word}")
+            if (name, word) in marks.DEFAULTS and f"{word}=default" not in written:
+                missing.append(f"{name} {word}, its default")
+    assert missing == []

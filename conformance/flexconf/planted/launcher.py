@@ -15,6 +15,8 @@ from flexconf.planted.captures import contiguous_view
 from flexconf.planted.fault import Fault
 from flexconf.planted.patching import Apply, arguments, attributes, rewritten
 from flexconf.planted.witness import mask, plain, problem, score
+from flexflash import kernel
+from flexflash.indexing import contiguous_strides
 
 Attend = Callable[..., None]
 
@@ -59,6 +61,13 @@ def _padding_attended(true: Any) -> Any:
         missing = -scores.shape[-1] % 8
         pad = torch.nn.functional.pad
         true(self, pad(scores, (0, missing)), pad(value, (0, 0, 0, missing)), *rest)
+
+    return attend
+
+
+def _lowest_lost(true: Any) -> Any:
+    def attend(self: Any, scores: torch.Tensor, *rest: Any) -> None:
+        true(self, torch.where(torch.isneginf(scores * math.log2(math.e)), -math.inf, scores), *rest)
 
     return attend
 
@@ -231,6 +240,13 @@ LAUNCHER = (
         mask("kv < 0"),
     ),
     Fault(
+        "lowest-scores-are-masked",
+        "launcher",
+        "A finite score counts as -inf when its product with log2(e) is, which base 2 computes with.",
+        _method("attend", _lowest_lost),
+        score("score * 0.0 - 2.9774707105582116e+38"),
+    ),
+    Fault(
         "lse-with-queries-first",
         "launcher",
         "The LSE is written as (B, M, H).",
@@ -242,6 +258,13 @@ LAUNCHER = (
         "launcher",
         "The output is written as if it were contiguous, whatever the query's layout.",
         _contiguous("OUT"),
+        plain(problem(H=2, layout="bmhd")),
+    ),
+    Fault(
+        "output-always-row-major",
+        "launcher",
+        "The output's strides are those of a contiguous tensor, not in the order of the query's.",
+        attributes(lambda: [(kernel, "infer_dense_strides", lambda size, stride: contiguous_strides(size))]),
         plain(problem(H=2, layout="bmhd")),
     ),
     Fault(

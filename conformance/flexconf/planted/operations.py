@@ -18,7 +18,8 @@ from flexflash.ops import Argument, Emitter, Value, Writer
 Keywords = dict[str, Argument]
 
 
-def _emitter(name: str) -> Emitter:
+def emitter(name: str) -> Emitter:
+    """The entry of an operation, such as "fmod.Tensor"."""
     packet, _, overload = name.partition(".")
     found = ops.lookup(getattr(getattr(torch.ops.aten, packet), overload))
     assert found is not None
@@ -27,7 +28,7 @@ def _emitter(name: str) -> Emitter:
 
 def _instead(name: str) -> Any:
     """The entry of another operation."""
-    return lambda emit: _emitter(name)
+    return lambda emit: emitter(name)
 
 
 def _with(**keywords: Argument) -> Any:

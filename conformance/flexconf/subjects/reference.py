@@ -87,7 +87,22 @@ def _attend(given: Inputs, clock: StageClock, options: Options, launcher: flexfl
         lse=lse.tensor,
         again=lambda: launch(*kernel.allocate()),
         digests={"kernel": kernel.digest},
-        trespass=f"memory around {' and '.join(trespassed)} was written" if trespassed else "",
+        trespass=f"memory around {' and '.join(trespassed)} was written"
+        if trespassed
+        else _misplaced(out.tensor, given.q),
+    )
+
+
+def _misplaced(out: Tensor, query: Tensor) -> str:
+    """What is wrong with the strides of the output, "" for nothing: dense, in the order of the query's (L5.1)."""
+    expected, running = [0] * out.dim(), 1
+    for dimension in sorted(range(out.dim()), key=lambda d: (query.stride(d), -d)):
+        expected[dimension] = running
+        running *= out.shape[dimension]
+    if out.numel() == 0 or list(out.stride()) == expected:
+        return ""
+    return (
+        f"the output's strides are {out.stride()}, not {tuple(expected)}, which are dense in the order of the query's"
     )
 
 

@@ -52,7 +52,7 @@ class Attended:
     """What a subject returned; None for a tensor that it did not.
 
     `again` runs it once more into fresh tensors; `digests` name what it ran. `trespass` says what was written outside
-    the output and its LSE, "" for nothing.
+    the output and its LSE, or that the output lies elsewhere than it has to, "" for neither.
     """
 
     out: Tensor | None
