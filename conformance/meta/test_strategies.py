@@ -201,7 +201,7 @@ _DRAWN = {
     ),
     "more than 12 query heads": lambda c: c.problem.H > 12,
     "a row of finite scores that times log2(e) are not": lambda c: "-2.97747" in _mods(c),
-    "integers clamped by fractional bounds": lambda c: re.search(r"clamp\w*\((q|kv|\(?kv - q\)?|q - kv),[^()]*\d\.5", _mods(c)),
+    "integers clamped by fractional bounds": lambda c: re.search(r"clamp\w*\((q|kv|kv - q|q - kv),[^()]*\.5", _mods(c)),
     "a default written out that is None": lambda c: "rounding_mode=None" in _mods(c),
     "one table at indices in two orders": lambda c: any(m.startswith("permutation:") for m in _marks(c)),
     "two slices that differ by their offset alone": lambda c: "views:offset:one mod" in _marks(c),

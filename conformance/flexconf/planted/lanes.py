@@ -164,7 +164,7 @@ LANES = (
     Fault("broadcast-mask-of-batch-0", "block lists",
           "Where one block mask serves all batches, the mask_mod is that of batch 0.",
           text(_of_the_first(0, "b_idx")), mask("kv > b", at=problem(B=2), block=_BROADCAST)),
-    Fault("broadcast-mask-of-head-0", "block lists", 
+    Fault("broadcast-mask-of-head-0", "block lists",
           "Where one block mask serves all heads, the mask_mod is that of head 0.",
           text(_of_the_first(1, "h_idx")), mask("kv > h", at=problem(H=2, Hkv=2), block=_BROADCAST)),
     Fault("heads-in-four-bits", "code generator", "Of 16 heads and more, head h is h % 16 in the score_mod.",

@@ -100,7 +100,7 @@ _TENSORS = frozenset((*FLOATS, *INTEGER_RANGES, "bool"))
 
 def _operand(draw: Draw, scope: Scope, dtype: str, *, zero: bool, divisor: bool = False) -> Term | None:
     """A 0-dim capture, or one that differs by place."""
-    if not zero and not draw(st.booleans()):
+    if not scope.features.captures or (not zero and not draw(st.booleans())):
         found = expressions.operand(draw, scope, dtype)
         if not divisor:
             return found
