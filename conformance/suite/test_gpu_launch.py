@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from flexconf import catalogue, devices, inputs, worker
+from flexconf import catalogue, devices, inputs, layouts, worker
 from flexconf.canary import Canary
 from flexconf.run import environments, prepare_worker
 from flexconf.subjects import trial
@@ -58,6 +59,7 @@ def perform(payload: Payload, report: Report) -> dict[str, Any]:
         "stream": stream,
         "second": second,
         "timed": timed,
+        "far": far,
     }
     return experiments[what](case, _launcher(name))
 
@@ -82,6 +84,20 @@ def padded(case: str, launcher: Any) -> dict[str, Any]:
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().contiguous().view(torch.uint8) if tensor.dim() else tensor.detach().reshape(1)
+
+
+def far(case: str, launcher: Any) -> dict[str, Any]:
+    """The query's batches, then its heads, lie more than 2^31 elements apart."""
+    kernel, given = _lowered(case, "cuda", launcher)
+    expected = _result(kernel, given, launcher)
+    dim = given.q.shape[3]
+    equal = []
+    for strides in ((2**31, 2**14, dim, 1), (dim, 2**31 + dim, 2 * dim, 1)):
+        where = layouts.strided(tuple(given.q.shape), strides)
+        apart = dataclasses.replace(given, q=layouts.place(given.q.cpu(), where, "cuda"))
+        out, lse = _result(kernel, apart, launcher)
+        equal.append(bool(torch.equal(out, expected[0]) and torch.equal(lse, expected[1])))
+    return {"equal": equal}
 
 
 def stream(case: str, launcher: Any) -> dict[str, Any]:
@@ -166,6 +182,13 @@ def _performed(payload: Payload, variables: dict[str, str] | None = None) -> dic
 def test_nothing_else_is_written(case: str, launcher: str) -> None:
     facts = _performed(("padded", case, launcher))
     assert facts == {"strides differ": True, "equal": True, "intact": True, "inputs": True}
+
+
+@pytest.mark.gpu
+@pytest.mark.clause("L2.8")
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_query_that_spans_more_than_32_bits_is_read(launcher: str) -> None:
+    assert _performed(("far", "event_time_decay", launcher)) == {"equal": [True, True]}
 
 
 @pytest.mark.gpu
