@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from flexconf import planted
 from flexconf.case import Case
+from flexconf.errors import InputError
 from flexconf.outcome import Outcome, Stage
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def investigate(case: Case, subject: str, run: Callable[[Case, str], Outcome], a
     """Run `case` again on `subject` and on as many other layers as it takes, and attribute.
 
     `run(case, subject)` gives an outcome however the case ended; `available` are the subjects that can run here, and
-    STAND_INS where `run` takes it.
+    STAND_INS where `run` takes it. Raises InputError for a case that is itself at fault.
     """
     observed: dict[str, Outcome | None] = {subject: run(case, subject)}
 
@@ -76,6 +77,8 @@ def investigate(case: Case, subject: str, run: Callable[[Case, str], Outcome], a
 
     again = observed[subject]
     assert again is not None
+    if again.bad_input:
+        raise InputError(again.bad_input)
     if again.ok:
         return attribute(subject, observed)
     if subject not in REFERENCE:

@@ -129,8 +129,13 @@ def _in_a_worker(
         )
     (ended,) = results
     if isinstance(ended, Lost) and isinstance(ended.error, InputError):
-        raise ended.error
+        raise _unnamed(ended.error)
     return ended
+
+
+def _unnamed(error: InputError) -> InputError:
+    """Without the name of a case that only the command line has made."""
+    return InputError(str(error).removeprefix("case 'check': "))
 
 
 def run_check(what: CheckTask, report: Report) -> Outcome:
@@ -138,7 +143,7 @@ def run_check(what: CheckTask, report: Report) -> Outcome:
     report("inputs")
     given = _inputs(what)
     report("a trial in PyTorch")
-    _refuse_indices_out_of_range(given)
+    _require(given)
     return subjects.get(what.subject).run(what.case, what.options, report, given=given)
 
 
@@ -147,6 +152,8 @@ def run_render(what: CheckTask, report: Report) -> str:
     import flexflash
 
     given = _inputs(what)
+    if what.case.expect == "ok":
+        _require(given)
     try:
         kernel = flexflash.lower(
             given.q, given.k, given.v, given.score_mod, given.block_mask, given.scale, on_stage=report
@@ -164,30 +171,16 @@ def _inputs(what: CheckTask) -> Inputs:
     try:
         return inputs.materialize(what.case, functions=functions)
     except InputError as error:
-        raise InputError(str(error).removeprefix("case 'check': ")) from None
-    except Exception as error:
-        # A mask_mod is first run here, to make the block mask; what it raises is the user's to know.
-        raise InputError(f"the mask_mod failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from None
+        raise _unnamed(error) from None
 
 
-def _refuse_indices_out_of_range(given: Inputs) -> None:
-    """An index outside a buffer is the mod's fault (L7.4) and shows when the mod runs in PyTorch, before any kernel."""
-    import torch
+def _require(given: Inputs) -> None:
+    from flexconf import eager
 
-    from flexconf.oracles import math64
-
-    p = given.case.problem
-    score = torch.zeros(p.B, p.H, p.M, p.N, dtype=torch.float64)
-    if given.score_mod is None or not score.numel():
-        return
     try:
-        math64.evaluate(given.score_mod, "score", (score, None), p.B, p.H, p.M, p.N)
-    except IndexError as error:
-        raise InputError(f"the score_mod reads outside a buffer: {error}; valid are -size to size - 1") from None
-    except Exception as error:
-        if "ZeroDivisionError" in str(error):
-            raise InputError("the score_mod divides an integer by zero, which PyTorch refuses") from None
-        return  # whatever else is wrong with it, the lowering says better
+        eager.require(given)
+    except InputError as error:
+        raise _unnamed(error) from None
 
 
 def of_case(case: Case) -> CheckTask:

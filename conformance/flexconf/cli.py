@@ -92,7 +92,8 @@ def run(
 ) -> None:
     """Run catalogue cases, and compare every element with float64 mathematics.
 
-    Exit code 0 when all pass or fail as `cases/expectations` says, 1 when a case fails, 2 for a bad input.
+    Exit code 0 when all pass or fail as `cases/expectations` says, 1 when a case fails, 2 for a bad input, such as a
+    case whose mod PyTorch refuses; the other cases run all the same.
 
     Examples: `flexconf run`, `flexconf run alibi 'causal*' --timings`, `flexconf run --workers 1 --vector-width 8`
     """
@@ -126,9 +127,11 @@ def run(
     whole = catalogue.load() if file and in_force else catalogued  # what an expectation names is there, not in a file
     review = expectations.review(in_force, results_seen, [c.name for c in whole])
     failed.sort(key=lambda r: r.case.name)
+    bad = [r.outcome.bad_input for r in failed if r.outcome.bad_input]
     blamed: dict[str, Attribution] = {}
-    if attribute and failed:
-        asked = failed[:_ATTRIBUTED]
+    to_blame = [r for r in failed if not r.outcome.bad_input]
+    if attribute and to_blame:
+        asked = to_blame[:_ATTRIBUTED]
         with _progress("attributing", len(asked), hidden=as_json) as advance:
             blamed = attribution.of_results(asked, options, on_case=lambda: advance(""))
     if as_json:
@@ -150,10 +153,12 @@ def run(
         if failed:
             _console().print(tables.failures(failed))
         if blamed:
-            _console().print(tables.attributions(blamed, len(failed)))
+            _console().print(tables.attributions(blamed, len(to_blame)))
         _console().print(tables.summary(summary, timings))
         for line in review.lines:
             _console().print(f"[yellow]note[/] {escape(line)}")
+    if bad:
+        raise InputError(bad[0] if len(bad) == 1 else f"{bad[0]} (and {len(bad) - 1} more of {len(chosen)} cases)")
     raise typer.Exit(0 if summary.ok else 1)
 
 

@@ -202,7 +202,13 @@ def _block_mask(case: Case, mask_mod: Mod | None, device: str | torch.device) ->
         if mask_mod is None:
             return None
         batch, heads = (None, None) if block.broadcast else (p.B, p.H)
-        return create_block_mask(mask_mod, batch, heads, p.M, p.N, device=str(device), BLOCK_SIZE=size)
+        try:
+            return create_block_mask(mask_mod, batch, heads, p.M, p.N, device=str(device), BLOCK_SIZE=size)
+        except Exception as error:
+            if torch.device(device).type != "cpu":
+                raise  # what fails on a GPU alone is no fault of the mod
+            said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            raise InputError(f"case {case.name!r}: the mask_mod failed: {said}") from None
     partial, full = _lists(case)
     kv_num, kv_idx = _list_tensors(partial, case, device)
     full_num, full_idx = _list_tensors(full, case, device)

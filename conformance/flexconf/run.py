@@ -10,7 +10,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -221,10 +221,10 @@ def of_lost(task: CaseTask, lost: Lost) -> Outcome:
         symptom = Symptom.ILLEGAL_ACCESS
     if isinstance(lost.error, InputError):
         symptom = Symptom.MISSING
-    # Making inputs comes before the first stage, the oracle after the launch.
+    # Making inputs and a bad input come before the first stage.
     stages = {**{str(s): s for s in Stage}, "oracle": Stage.OUTPUT}
-    stage = stages.get(lost.stage, Stage.TRACE)
-    message = worker.describe(lost)
+    stage = Stage.TRACE if symptom is Symptom.MISSING else stages.get(lost.stage, Stage.TRACE)
+    message = worker.describe(replace(lost, how="InputError") if isinstance(lost.error, InputError) else lost)
     subject = planted.labelled(task.subject)
     return Outcome(task.case.name, task.case.digest(), subject, stage, symptom, message)
 

@@ -8,23 +8,27 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from flexconf import compare, inputs, kept, planted
+from flexconf import compare, eager, inputs, kept, planted
 from flexconf.case import Case
+from flexconf.errors import InputError
 from flexconf.inputs import Inputs
 from flexconf.oracles import math64
 from flexconf.oracles.math64 import Certified
 from flexconf.outcome import Outcome, Stage, Symptom
 from flexconf.subjects import get
 
+R = TypeVar("R")
+
 _DELAY = 2_000_000
 """Cycles of the GPU, about a millisecond."""
 _LONGEST_DELAY = 200_000_000
 
+_WANTS_GPU = ("Torch not compiled with CUDA", "Found no NVIDIA driver", "No CUDA GPUs are available")
 _OUT_OF_BOUNDS = ("illegal memory access", "ILLEGAL_ADDRESS", "misaligned address", "MISALIGNED_ADDRESS")
 
 
@@ -112,8 +116,9 @@ def run_case(
 ) -> Outcome:
     """Run `case` on `subject` and compare with float64 mathematics, element by element.
 
-    `stage` is told of each stage as it begins (inputs, trace, eligibility, render, compile, launch, oracle,
-    output), so that the parent of a dying process knows where it died. `attend` takes the place of the subject's own,
+    `stage` is told of each stage as it begins (inputs, oracle, trace, eligibility, render, compile, launch, output), so
+    that the parent of a dying process knows where it died. The oracle comes first where a result is expected: what
+    PyTorch refuses is the case's fault, and runs nowhere. `attend` takes the place of the subject's own,
     for tests that plant a fault; `given` are the case's inputs, on the CPU, for mods that are no text. `keep` is a
     folder that receives the output and LSE. A refusal is an outcome; InputError and defects of the harness raise.
     """
@@ -134,6 +139,15 @@ def run_case(
             case.name, case.digest(), subject, at, symptom, message, None, clock.seconds, {**exact.digests, **digests}
         )
 
+    certified: Certified | None = None
+    if case.expect == "ok":
+        clock.enter("oracle")
+        try:
+            certified = certify(exact, options)
+        except Unjudged:
+            if not what.is_reference:
+                raise
+            # The lowering refuses it by name and line, which helps more; else it is raised below.
     digests: Mapping[str, str] = {}
     try:
         attended = (attend if attend is not None else what.load())(theirs, clock, options)
@@ -144,6 +158,11 @@ def run_case(
     except Refused as refusal:
         return ended(refusal.stage, Symptom.REFUSED, str(refusal), digests)
     except Exception as error:  # compilers' own exceptions have no common base
+        if not what.on_gpu and any(sign in str(error) for sign in _WANTS_GPU):
+            raise InputError(
+                f"case {case.name!r}: {what.name} runs on a CPU here, and this case makes it ask for a GPU; without "
+                "one, nothing can be said of it"
+            ) from error
         return ended(clock.stage or "launch", *error_symptom(error), digests)
     out, lse = (t.detach().cpu() if t is not None else None for t in (attended.out, attended.lse))
     returned = {name: t for name, t in (("out", out), ("lse", lse)) if t is not None}
@@ -154,8 +173,9 @@ def run_case(
         return ended("output", Symptom.WRONG, attended.trespass, digests)
     if flake:
         return ended("output", Symptom.NONDETERMINISTIC, flake, digests)
-    clock.enter("oracle")
-    certified = certify(exact, options)
+    if certified is None:
+        clock.enter("oracle")
+        certified = certify(exact, options)
     clock.enter("output")
     comparison = compare.compare(out, lse, certified)
     clock.close()
@@ -175,18 +195,43 @@ def run_case(
     )
 
 
+class Unjudged(InputError):
+    """The mods hold an operation without an error model: nothing can be said of any result."""
+
+
 def certify(exact: Inputs, options: Options) -> Certified:
-    """What float64 mathematics allows for inputs on the CPU, run with `options`."""
-    return math64.attention(
-        exact.q,
-        exact.k,
-        exact.v,
-        score_mod=exact.score_mod,
-        mask_mod=exact.mask_mod,
-        block_mask=exact.block_mask,
-        scale=exact.scale,
-        fast_math=options.fast_math,
-    )
+    """What float64 mathematics allows for inputs on the CPU, run with `options`.
+
+    Raises InputError for mods that PyTorch does not run and lists that are no block mask, Unjudged for an operation
+    that has no error model.
+    """
+
+    def oracle() -> Certified:
+        return math64.attention(
+            exact.q,
+            exact.k,
+            exact.v,
+            score_mod=exact.score_mod,
+            mask_mod=exact.mask_mod,
+            block_mask=exact.block_mask,
+            scale=exact.scale,
+            fast_math=options.fast_math,
+        )
+
+    return asked(exact, oracle)
+
+
+def asked(exact: Inputs, oracle: Callable[[], R]) -> R:
+    """What `oracle` says of the case. What the case is to blame for becomes an InputError, as in `certify`."""
+    try:
+        return oracle()
+    except (math64.BlockListError, math64.ModResultError) as error:
+        raise InputError(f"case {exact.case.name!r}: {error}") from None
+    except Exception as error:
+        eager.require(exact)
+        if isinstance(error, math64.UnmodelledOperation):
+            raise Unjudged(f"case {exact.case.name!r}: {error}, so no result of it can be judged") from None
+        raise
 
 
 def is_broken() -> bool:
