@@ -55,6 +55,33 @@ def test_an_expectation_explains_the_failure_it_describes_and_no_other() -> None
         assert bool(result.why) is not explained
 
 
+EVERY = [f"{stage}/{symptom}" for stage in Stage for symptom in Symptom if symptom is not Symptom.OK]
+
+
+@pytest.mark.parametrize("described", [e for e in EVERY if not e.endswith("/missing")])
+def test_an_expectation_covers_its_own_stage_and_symptom_alone(described: str) -> None:
+    """Another symptom of the same stage, or the same symptom of another stage, is another defect."""
+    e = dataclasses.replace(one(), outcomes=(described,))
+    covered = [other for other in EVERY if e.covers(outcome("alibi", *other.split("/")))]
+    assert covered == [described]
+    wrong = run.judge(Case("alibi", score_mod="score"), outcome("alibi", "output", "wrong"), [e])
+    assert wrong.passed is (described == "output/wrong")
+
+
+def test_repeats_that_fail_in_a_way_that_is_not_described_are_not_explained() -> None:
+    """Of attempts that differ, each must be described: by its symptom, not by its stage."""
+    e = dataclasses.replace(one(), outcomes=("output/wrong", "launch/crash"))
+    for observed, flaky, covered in (
+        (("output/wrong", "launch/crash"), False, True),
+        (("output/wrong", "output/nonfinite"), False, False),
+        (("output/wrong", "launch/timeout"), True, False),
+        (("output/ok", "output/wrong"), False, False),
+        (("output/ok", "output/wrong"), True, True),
+    ):
+        seen = dataclasses.replace(outcome("alibi", "output", "nondeterministic"), observed=observed)
+        assert dataclasses.replace(e, flaky=flaky).covers(seen) is covered, observed
+
+
 def test_the_second_of_two_expectations_may_explain_it() -> None:
     first, second = one(), dataclasses.replace(one(), outcomes=("lse/wrong",))
     result = run.judge(Case("alibi", score_mod="score"), outcome("alibi", "lse"), [first, second])

@@ -541,6 +541,22 @@ def test_drift_that_is_hard_to_measure(old: Any, new: Any, says: str) -> None:
     assert found.verdict is PASS and says in row(found).why
 
 
+@pytest.mark.parametrize("name", ["out", "lse"])
+def test_each_digest_of_a_result_counts(name: str) -> None:
+    """Bits that differ in the LSE alone, or in the output alone, are a drift; between repeats, a flake."""
+    right = outcome("alibi")
+    other = dataclasses.replace(right, digests={**right.digests, name: "other"})
+    unknown = dataclasses.replace(right, digests={k: v for k, v in right.digests.items() if k != name})
+    for before, after in ((right, other), (other, right), (right, unknown), (unknown, right), (unknown, unknown)):
+        found = decided(Made().attempts("alibi", before), Made().attempts("alibi", after))
+        assert (found.verdict, row(found).change) == (PASS, Change.DRIFT)
+        said = "is not recorded" if unknown in (before, after) else "with other bits"
+        assert said in row(found).why
+    found = decided(Made(), Made().attempts("alibi", right, other))
+    assert (found.verdict, row(found).change) == (FAIL, Change.FLAKY)
+    assert row(decided(Made().attempts("alibi", other), Made().attempts("alibi", other))).change is Change.IDENTICAL
+
+
 # ------------------------------------------------------------------------------------------- components and suspects
 
 

@@ -529,6 +529,15 @@ def kept(tmp_path: Path) -> tuple[Path, Fingerprint]:
     return place, found
 
 
+@pytest.mark.parametrize("name", ["out", "lse"])
+def test_each_digest_of_a_fingerprint_counts(name: str, kept: tuple[Path, Fingerprint]) -> None:
+    place, found = kept
+    result = next(r for r, digests in found.results.items() if name in digests)
+    changed = {**found.results, result: {**found.results[result], name: "other"}}
+    differing = fingerprint.check(place, Fingerprint(found.environment, changed))
+    assert differing == [f"{result}: {name}: other bits than are kept"]
+
+
 def test_a_fingerprint_is_kept_and_checked(kept: tuple[Path, Fingerprint]) -> None:
     place, found = kept
     assert goldens.verify(place) == [] and fingerprint.check(place, found) == []

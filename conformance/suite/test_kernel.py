@@ -12,7 +12,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from flexconf import catalogue
 from flexconf.subjects import trial
-from flexflash import BlockMaskUnsupported, InputError, codegen, flex_flash_attention, lower, template
+from flexflash import BlockMaskUnsupported, InputError, RenderedKernel, codegen, flex_flash_attention, lower, template
 from flexflash.indexing import infer_dense_strides
 from flexflash.launch.fa4 import Fa4Launcher
 from flexflash.launch.host import HostLauncher
@@ -115,9 +115,26 @@ def test_a_bug_of_the_generator_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.clause("L5.3")
-def test_one_candidate() -> None:
-    tensors = qkv(1, 2, 2, 8, 8)
-    assert lower(*tensors) .text == lower(*tensors).text  # fmt: skip
+def test_one_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call renders one text and launches that text once: there is nothing to choose from, and nothing is timed."""
+    rendered: list[str] = []
+    render = template.render
+
+    def once(**facts: Any) -> str:
+        rendered.append(render(**facts))
+        return rendered[-1]
+
+    class Counting(HostLauncher):
+        def run(self, kernel: RenderedKernel, arguments: Any) -> None:
+            launched.append(kernel.text)
+            super().run(kernel, arguments)
+
+    launched: list[str] = []
+    monkeypatch.setattr(template, "render", once)
+    for length in (8, 300):
+        flex_flash_attention(*qkv(1, 2, 2, length, length), lambda s, *_: s * 0.5, launcher=Counting())
+    assert len(rendered) == 2 and launched == rendered
+    assert "autotune" not in rendered[0].lower() and rendered[0].count("def score_mod(") == 1
 
 
 @pytest.mark.clause("L5.4")
