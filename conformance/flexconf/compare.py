@@ -35,8 +35,8 @@ class Comparison:
 
     elements: those compared, out and LSE together. excluded_elements: those in excluded rows, or without a
     bound. over_1, over_half, over_tenth: elements whose ratio exceeds 1, 0.5, 0.1. special_mismatches: NaN or
-    infinity on one side only, or different ones. empty: the problem has no rows, so there is nothing to
-    compare and that is right.
+    infinity on one side only, or different ones. empty: the problem has no rows, so there is nothing to compare
+    and that is right. telling: elements compared whose right value is finite and not 0.
     """
 
     passed: bool
@@ -53,6 +53,7 @@ class Comparison:
     special_mismatches: int
     worst: Worst | None
     empty: bool = False
+    telling: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; infinities and NaN as the strings "inf", "-inf", "nan"."""
@@ -79,6 +80,7 @@ class _Part:
     special: int
     max_ratio: float
     worst: Worst | None
+    telling: int
 
 
 def compare(out: Tensor | None, lse: Tensor | None, certified: Certified) -> Comparison:
@@ -134,6 +136,7 @@ def compare(out: Tensor | None, lse: Tensor | None, certified: Certified) -> Com
         over_tenth=over_tenth,
         special_mismatches=special,
         worst=leading.worst,
+        telling=sum(p.telling for p in parts),
     )
 
 
@@ -171,6 +174,7 @@ def compare_scores(observed: Tensor, expected: Tensor, bound: Tensor) -> Compari
         over_tenth=part.over[2],
         special_mismatches=part.special,
         worst=part.worst,
+        telling=part.telling,
     )
 
 
@@ -211,7 +215,9 @@ def _part(
             bound=float(bound[at]),
         )
     over = tuple(int((ratio > limit).sum()) for limit in (1.0, 0.5, 0.1))
-    return _Part(name, elements, expected.numel() - elements, (over[0], over[1], over[2]), specials, max_ratio, worst)
+    telling = int((compared & expected.isfinite() & (expected != 0)).sum())
+    over_all = (over[0], over[1], over[2])
+    return _Part(name, elements, expected.numel() - elements, over_all, specials, max_ratio, worst, telling)
 
 
 def _verdict(

@@ -90,6 +90,6 @@ def _outcome(task: CaseTask, stage: Stage, symptom: Symptom, message: str, exclu
     ok = symptom is Symptom.OK
     comparison = {
         "elements": 9, "excluded_elements": excluded, "rows": 4, "excluded_rows": excluded,
-        "max_ratio": 0.5 if ok else 3.0, "worst": None,
+        "max_ratio": 0.5 if ok else 3.0, "worst": None, "telling": 72,
     }  # fmt: skip
     return Outcome(task.case.name, task.case.digest(), task.subject, stage, symptom, message, comparison)

@@ -105,6 +105,12 @@ def test_special_values_in_their_place_pass(value: float) -> None:
     assert compare(*results(out=value), certified(out=value, bound=0.0)).passed
 
 
+@pytest.mark.parametrize(("expected", "telling"), [(0.0, 4), (NAN, 4), (-INF, 4), (1.0, 36)])
+def test_elements_that_tell_something_are_counted(expected: float, telling: int) -> None:
+    """Zeros are what a kernel that does nothing leaves behind; the LSE of `certified` is finite, and counts."""
+    assert compare(*results(out=expected), certified(out=expected, bound=0.0)).telling == telling
+
+
 def test_comparing_nothing_fails() -> None:
     nothing = dataclasses.replace(certified(), excluded=torch.ones(1, 1, 4, dtype=torch.bool))
     result = compare(*results(), nothing)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
-from flexconf import planted, run
+import flexflash
+from flexconf import inputs, planted, run
 from flexconf.cli import main
 from flexconf.errors import InputError
 from flexconf.fuzz.driver import discarded
@@ -15,6 +17,7 @@ from flexconf.planted import FAULTS, Fault, cli, detection, table
 from flexconf.planted.detection import Detection
 from flexconf.subjects import SUBJECTS, reference, trial
 from flexconf.subjects.trial import Options
+from flexflash.launch.host import HostLauncher
 from flexflash.launch.simt import SimtLauncher
 
 
@@ -35,7 +38,30 @@ def test_there_are_enough() -> None:
     assert all(fault.about.endswith(".") and name == fault.name for name, fault in FAULTS.items())
 
 
-@pytest.mark.parametrize("name", FAULTS)
+_BY_TEST = [name for name, fault in FAULTS.items() if fault.found_by.endswith(".py")]
+
+
+@pytest.mark.parametrize("name", _BY_TEST)
+def test_what_the_oracle_allows_differs_from_eager(name: str) -> None:
+    """A GPU may divide so too, which is why the oracle leaves it open; the text on a CPU must not."""
+    fault = FAULTS[name]
+    given, p = inputs.materialize(fault.witness), fault.witness.problem
+    assert given.score_mod is not None and (Path(__file__).parents[2] / fault.found_by).is_file()
+    zero = torch.zeros(1, 1, p.M, p.N)
+    nothing, m, n = torch.zeros((), dtype=torch.int32), torch.arange(p.M)[:, None], torch.arange(p.N)
+    expected = given.score_mod(zero, nothing, nothing, m.int(), n.int()).expand(1, 1, p.M, p.N)
+
+    def seen() -> torch.Tensor:
+        kernel = flexflash.lower(given.q, given.k, given.v, given.score_mod)
+        return HostLauncher(fault.width).evaluate(kernel, zero)
+
+    with planted.plant(name):
+        wrong = seen()
+    assert not torch.allclose(wrong, expected, atol=1e-4)
+    torch.testing.assert_close(seen(), expected)
+
+
+@pytest.mark.parametrize("name", [name for name in FAULTS if name not in _BY_TEST])
 def test_the_witness_shows_the_fault(name: str) -> None:
     fault = FAULTS[name]
     with planted.plant(name):

@@ -296,6 +296,7 @@ class Driver:
             why=found.why,
             shrinking=shrinking,
             toml=case.to_toml() if failed or close else "",
+            mute=compared is not None and not compared["telling"],
         )
         try:
             self.writer.write(record)

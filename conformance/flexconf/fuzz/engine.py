@@ -42,6 +42,7 @@ class Tally:
     keys: Counter[str] = field(default_factory=Counter)
     graphs: set[str] = field(default_factory=set)
     worst: float = 0.0
+    mute: int = 0
     busy: float = 0.0
 
     def add(self, record: Record) -> None:
@@ -49,6 +50,7 @@ class Tally:
         self.examples += 1
         self.verdicts[record.verdict] += 1
         self.busy += record.seconds
+        self.mute += record.mute
         if record.verdict == "discarded":
             self.reasons[record.why] += 1
             return
@@ -108,6 +110,7 @@ class Report:
             "distinct_graphs_a_second": round(self.graphs_a_second, 3),
             "discarded": {"rate": round(self.discard_rate, 4), "reasons": dict(self.now.reasons.most_common())},
             "worst_ratio": self.now.worst,
+            "nothing_but_0_or_nan": self.now.mute,
             "failures": dict(self.now.failures),
             "busy": round(self.now.busy / (self.seconds * self.plan.workers), 3) if self.seconds else 0.0,
             "new_findings": [brief(f) for f in self.new],

@@ -48,6 +48,8 @@ def summary(report: Report, everything: bool = False) -> RenderableType:
     facts.add_row("discarded", f"{discarded:,} ({report.discard_rate:.1%})")
     for reason, count in report.now.reasons.most_common(5):
         facts.add_row("", f"{count:,}: {escape(reason)}")
+    share = report.now.mute / report.now.examples if report.now.examples else 0.0
+    facts.add_row("nothing but 0 or NaN", f"{report.now.mute:,} ({share:.1%}) had nothing else to compare")
     duplicates = report.now.verdicts["duplicate"]
     failures = ", ".join(f"{count} {name}" for name, count in report.now.failures.most_common())
     facts.add_row("failures", escape(f"{failures} ({duplicates} of them known)") if failures else "none")

@@ -41,7 +41,7 @@ class Record:
     `ident` is driver/round/index, `graph` that of its outline, `ratio` its largest error over its bound (None when
     nothing was compared). A verdict "discarded" has its reason in `why`, "duplicate" the finding that explains it,
     "failed" what was observed; a failed one also carries its case as TOML. `shrinking`: it was tried to make a failure
-    smaller.
+    smaller. `mute`: what was compared of it, if anything, had to be 0, NaN or infinite.
     """
 
     ident: str
@@ -57,10 +57,11 @@ class Record:
     why: str = ""
     shrinking: bool = False
     toml: str = ""
+    mute: bool = False
 
     def to_line(self) -> bytes:
         """One line of JSON."""
-        plain = {k: v for k, v in asdict(self).items() if not (k in ("why", "shrinking", "toml") and not v)}
+        plain = {k: v for k, v in asdict(self).items() if not (k in ("why", "shrinking", "toml", "mute") and not v)}
         return json.dumps(plain, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
     @classmethod

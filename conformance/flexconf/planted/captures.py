@@ -154,6 +154,15 @@ _BIAS = Capture("bias", ("M", "N"))
 
 CAPTURES = (
     Fault(
+        "index-width-by-elements",
+        "captures",
+        "An index has 64 bits where a capture has more than 2^31 elements, not where its strides span as many.",
+        attributes(lambda: [(FixedLayout, "reaches", lambda self, limit: int(self.numel) > limit)]),
+        score("score * 0.0 + t[h + 1, 0]", Capture("t", (3, 1), "int8", "list(1, 2, 3)", "strided(1073741824, 1)"),
+              at=problem(H=2, Hkv=2)),
+        found_by="the catalogue",
+    ),
+    Fault(
         "lexicographic-index",
         "captures",
         "A linear index counts row by row, as everywhere in PyTorch, where CuTe counts column by column.",

@@ -44,6 +44,8 @@ def detect(
     from flexconf.planted import detection, table
 
     chosen = [planted.get(name).name for name in names or planted.FAULTS]
+    if not names and not (show or markdown):
+        chosen = [name for name in chosen if not planted.FAULTS[name].found_by]
     if markdown:
         print(table.document(), end="")
         return

@@ -21,6 +21,8 @@ class Fault:
 
     `about` is a sentence on the real bug that it stands for. `apply` makes the context in which the lowering has it.
     `witness` is a minimal case that shows it, at vector width `width`, after `before` have run in the same process.
+    `found_by`: what finds it where fuzzing does not, "" for most: "the catalogue", or a test where the oracle allows
+    what the fault does, since a GPU may do it too.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Fault:
     witness: Case
     width: int = 1
     before: tuple[Case, ...] = ()
+    found_by: str = ""
 
     @property
     def subject(self) -> str:

@@ -11,8 +11,8 @@ import torch
 from flexconf.case import Capture
 from flexconf.planted.fault import Fault
 from flexconf.planted.patching import attributes, entries, helper, mapping, together
-from flexconf.planted.witness import mask, score
-from flexflash import ops
+from flexconf.planted.witness import mask, problem, score
+from flexflash import ops, smoothness
 from flexflash.ops import Argument, Emitter, Value, Writer
 
 Keywords = dict[str, Argument]
@@ -175,6 +175,17 @@ def _power(emit: Emitter) -> Emitter:
 
 
 _COMPARISONS = (("lt", "<"), ("le", "<="), ("gt", ">"), ("ge", ">="), ("eq", "=="), ("ne", "!="))
+
+
+def _always(w: Writer, divisor: float, dtype: torch.dtype) -> bool:
+    return ops.compute_dtype(dtype) is torch.float32
+
+
+_CHEAP_FORMS = "conformance/suite/test_cheap_forms.py"
+_ENDING = frozenset(
+    getattr(torch.ops.aten, name).default
+    for name in "sqrt rsqrt log log2 log10 log1p asin acos atanh acosh reciprocal".split()
+)
 _DIVISIONS = "div.Tensor_mode div.Scalar_mode floor_divide.default"
 
 OPERATIONS = (
@@ -205,6 +216,22 @@ OPERATIONS = (
         "The quotient of two integers is an integer: / was taken for //.",
         entries("div.Tensor div.Scalar", _integer_quotient),
         score("q / 2"),
+    ),
+    Fault(
+        "reciprocal-for-any-divisor",
+        "operations",
+        "A quotient is a product with a rounded reciprocal, also where a floor waits for the exact one.",
+        attributes(lambda: [(ops, "_by_reciprocal", _always)]),
+        score("score + torch.floor(q / 41)", at=problem(M=42)),
+        found_by=_CHEAP_FORMS,
+    ),
+    Fault(
+        "reciprocal-under-a-root",
+        "operations",
+        "A quotient is a product with a rounded reciprocal, also where a root, a logarithm or an arc has its end.",
+        attributes(lambda: [(smoothness, "_ANYWHERE", smoothness._ANYWHERE | _ENDING)]),
+        score("torch.sqrt(1 - q / 41)", at=problem(M=42)),
+        found_by=_CHEAP_FORMS,
     ),
     Fault(
         "reversed-subtraction",

@@ -36,7 +36,7 @@ to the fault that it was begun with. Faults of the layer `simt` show on `referen
 flexconf.planted` runs that kernel's rows in a loop on the CPU.
 
 The last column is the mod that shows the fault: score_mod, or `mask:` mask_mod; an empty one means that plain attention
-does.
+does. Fuzzing finds all of them but those with another finder's name behind the sentence.
 """
 
 
@@ -46,9 +46,13 @@ def document() -> str:
     lines = [_HEAD.format(count=len(faults))]
     for layer in LAYERS:
         lines += [f"## {layer.capitalize()}", "", "| fault | stands for | shows in |", "|---|---|---|"]
-        lines += [f"| `{f.name}` | {_cell(f.about)} | {_mods(f)} |" for f in faults.values() if f.layer == layer]
+        lines += [f"| `{f.name}` | {_cell(_about(f))} | {_mods(f)} |" for f in faults.values() if f.layer == layer]
         lines.append("")
     return "\n".join(lines)
+
+
+def _about(fault: Fault) -> str:
+    return f"{fault.about} Found by {fault.found_by}." if fault.found_by else fault.about
 
 
 def _mods(fault: Fault) -> str:
