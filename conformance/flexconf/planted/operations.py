@@ -12,7 +12,7 @@ from flexconf.case import Capture
 from flexconf.planted.fault import Fault
 from flexconf.planted.patching import attributes, entries, helper, mapping, together
 from flexconf.planted.witness import mask, problem, score
-from flexflash import ops, smoothness
+from flexflash import numbers, ops, smoothness
 from flexflash.ops import Argument, Emitter, Value, Writer
 
 Keywords = dict[str, Argument]
@@ -178,7 +178,7 @@ _COMPARISONS = (("lt", "<"), ("le", "<="), ("gt", ">"), ("ge", ">="), ("eq", "==
 
 
 def _always(w: Writer, divisor: float, dtype: torch.dtype) -> bool:
-    return ops.compute_dtype(dtype) is torch.float32
+    return numbers.compute_dtype(dtype) is torch.float32
 
 
 _CHEAP_FORMS = "conformance/suite/test_cheap_forms.py"
