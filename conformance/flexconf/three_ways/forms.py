@@ -125,8 +125,7 @@ def plan(full: bool = False) -> dict[str, tuple[Form, ...]]:
     for symbol in SYMBOLS:
         name, n = f"x {symbol} y", next(turn)
         indices = itertools.islice(_of_indices(symbol), 0 if full else n % 3, None, 1 if full else 3)
-        # An integer power takes long to compile, and torch.pow has as many.
-        step = 3 if symbol == "**" and not full else 1
+        step = 3 if symbol == "**" and not full else 1  # torch.pow has others
         found[name] = _forms(name, [*[*_binary(symbol, f"{{a}} {symbol} {{b}}", n, full)][::step], *indices])
     for symbol in UNARY_SYMBOLS:
         found[f"{symbol}x"] = _forms(f"{symbol}x", _unary(f"{symbol}{{a}}", next(turn), full))
@@ -180,7 +179,7 @@ def _of_call(name: str, signature: Signature, turn: int, full: bool) -> Iterator
 
 def _extras(name: str, signature: Signature) -> Iterator[str]:
     """What may follow the operands: each keyword with each of its values, by name and by position, and two at once."""
-    words = sorted(signature.keywords)
+    words = sorted(word for word in signature.keywords if word in _WORDS)
     for word in words:
         yield from (f"{word}={value}" for value in _WORDS[word] if _spelled(word, value))
     if len(words) > 1:
@@ -208,7 +207,9 @@ def _operands(name: str, template: str, count: int, turn: int, full: bool, plain
     elif count == 2 and plain:
         yield from _alike(name, template, turn, full)
     elif count == 2:
-        yield from _binary(name, template, turn, full)
+        # An integer power takes long to compile.
+        step = 2 if name == "torch.pow" and not full else 1
+        yield from itertools.islice(_binary(name, template, turn, full), 0, None, step)
     else:
         yield from _ternary(template, turn)
 
