@@ -144,6 +144,8 @@ def _over(slope: Tensor, a: Shadow, most: float, steepness: float = 1.0) -> Tens
     """The largest value over the interval of a function whose logarithm has no slope beyond `steepness`."""
     if a.e is None:
         return slope
+    if a.e.numel() and float(a.e.max()) * steepness <= 1:  # exp(t) <= 1 + 2 t
+        return torch.addcmul(slope, slope, a.e, value=2 * steepness)
     return torch.clamp(slope * torch.exp(a.e * steepness), max=most)
 
 
@@ -164,7 +166,7 @@ def silu(op: Operation) -> Shadow:
     v = op.on(self=a.v)
     gate = torch.sigmoid(a.v)
     size = a.v.abs() + a.error()
-    extra = _exp_error(size, op.nominal) * size * _over(gate * torch.sigmoid(-a.v), a, 0.25)
+    extra = _exp_error(size, op.nominal) * size * _over(gate * (1 - gate), a, 0.25)
     extra = extra.nan_to_num_(nan=0.0, posinf=0.0)
     e = None
     if a.e is not None:

@@ -165,11 +165,14 @@ def rounded(
     relative = em.relative(ulps, nominal) if ulps or nominal in HALVES else 0.0
     size = v.abs()
     size = size.add_(e) if e.dim() <= size.dim() else size + e
-    calm = size.numel() == 0 or float(size.max()) < _CALM[nominal]
+    least, most = (float(t) for t in size.aminmax()) if size.numel() else (1.0, 1.0)  # NaN if one is
+    calm = most < _CALM[nominal]
     total = torch.add(e, size, alpha=relative) if relative else e
     if extra is not None:
         total = total + extra
-    if relative and nominal != torch.float64:
+    if relative and nominal in (torch.float32, torch.bfloat16) and least >= tiny * 2.0**40:
+        total = total.add_(tiny)  # nothing beside the rounding, and cheaper than to ask where
+    elif relative and nominal != torch.float64:
         smallest = tiny
         if nominal == torch.float16:  # half the spacing of its subnormals, which begin below 2**-14
             tiny, smallest = max(tiny, 2.0**-25), max(tiny, 2.0**-14)
@@ -178,7 +181,7 @@ def rounded(
         total = total.add(size < 2.0**-1022, alpha=2.0**-1072)
     if mixed and ieee:
         keeps = (e == 0) & (v.to(nominal).double() == v)
-        if nominal != torch.float64:  # a subnormal result may be flushed
+        if nominal != torch.float64 and not least >= em.FLT_MIN:  # a subnormal result may be flushed
             keeps = keeps & ((size >= em.FLT_MIN) | (v == 0))
         if extra is not None:
             keeps = keeps & (extra == 0)
