@@ -10,61 +10,21 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import operator
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import torch
-
 from flexconf.modtext import OPERATIONS
 from flexconf.modtext.vocabulary import Signature
 from flexconf.three_ways.values import DTYPES, FLOATS, INTEGERS
+from flexconf.three_ways.written import BOOLS, INTS, WRITTEN_FLOATS, kind_of, numbers, some, takes, written
 
 SYMBOLS: Final = ("+", "-", "*", "/", "//", "%", "**", "<<", ">>", "&", "|", "^", "==", "!=", "<", "<=", ">", ">=")
 UNARY_SYMBOLS: Final = ("-", "+", "~")
 UNCOVERED: Final = ("torch.cumsum", "torch.sum", "torch.sort", "torch.rand_like")
 """Of the vocabulary only so that a case can expect their refusal (L7.7)."""
 
-Number = bool | int | float
-_BOOLS: Final = (True, False)
-_INTS: Final = (
-    0, 1, -1, 2, 3, -7, 8, 100, -128, 255, 256, -129, 65536, 2**24 + 1, 2**31 - 1, 2**31, -(2**31), 2**32 + 3,
-    2**53 + 1,
-)  # fmt: skip
-_FLOATS: Final = (
-    0.0, -0.0, 0.5, -2.5, 0.1, 3.0, -1.0, 1e-3, 7.3, 65519.0, 65536.0, 2147483648.0, 3e38, 1e39, 1e-46,
-    math.inf, -math.inf, math.nan,
-)  # fmt: skip
-_DIVISORS: Final = {"//", "%", "torch.floor_divide", "torch.remainder", "torch.fmod", "torch.div"}
-_SHIFTS: Final = {"<<", ">>", "torch.bitwise_left_shift", "torch.bitwise_right_shift"}
-_POWERS: Final = {"**", "torch.pow"}
-_AMOUNTS: Final = (0, 1, 3, 7, 8, 31, 32, 63)
-_EXPONENTS: Final = (
-    0,
-    1,
-    2,
-    3,
-    -1,
-    -2,
-    7,
-    31,
-    64,
-    200,
-    True,
-    0.5,
-    -0.5,
-    1.0,
-    2.0,
-    3.0,
-    -1.0,
-    2.5,
-    -0.0,
-    1e-3,
-    math.inf,
-)
-_BASES: Final = (2, 2.0, 0, 1, -1, 3, True, 0.5, -2.0, 10.0, 0.0, math.inf)
 _WORDS: Final[dict[str, tuple[str, ...]]] = {
     "alpha": ("1", "1.0", "True", "3", "-2", "0.5", "-0.7", "0"),
     "rounding_mode": ('"floor"', '"trunc"', "None"),
@@ -234,7 +194,7 @@ def _some_of_unary(template: str, turn: int) -> Iterator[str]:
 
 def _alike(name: str, template: str, turn: int, full: bool) -> Iterator[str]:
     """A keyword's forms: an operand of each dtype, the other alike, zero-dimensional or a number in turn."""
-    kind = _kind(name)
+    kind = kind_of(name)
     for n, dtype in enumerate(DTYPES):
         other = DTYPES[(3 * n + turn) % len(DTYPES)]
         a, z = f"x_{dtype}[kv]", f"z_{other}_{kind}_{2 + n}"
@@ -245,7 +205,7 @@ def _alike(name: str, template: str, turn: int, full: bool) -> Iterator[str]:
 
 
 def _binary(name: str, template: str, turn: int, full: bool) -> Iterator[str]:
-    kind = _kind(name)
+    kind = kind_of(name)
     for i, first in enumerate(DTYPES):
         for j, second in enumerate(DTYPES):
             n = i + 3 * j + turn
@@ -264,62 +224,15 @@ def _binary(name: str, template: str, turn: int, full: bool) -> Iterator[str]:
 
 def _with_numbers(name: str, template: str, dtype: str, kind: str, n: int, full: bool) -> Iterator[str]:
     operands = (f"x_{dtype}[kv]", f"z_{dtype}_any_{n}")
-    rights, lefts = _numbers(name, dtype)
+    rights, lefts = numbers(name, dtype)
     if not full:  # a few will do to see that they are refused
-        rights = rights if _takes(name, 1) else rights[: int(n % 4 == 0)]
-        lefts = lefts if _takes(name, 0) else lefts[: int(n % 4 == 1)]
-    for position, number in enumerate(_some(rights, n, full)):
-        yield template.format(a=operands[position % 3 == 2], b=_text(number))
-    for position, number in enumerate(_some(lefts, n + 3, full)[n % 3 if not full else 0 :: 1 if full else 2]):
+        rights = rights if takes(name, 1) else rights[: int(n % 4 == 0)]
+        lefts = lefts if takes(name, 0) else lefts[: int(n % 4 == 1)]
+    for position, number in enumerate(some(rights, n, full)):
+        yield template.format(a=operands[position % 3 == 2], b=written(number))
+    for position, number in enumerate(some(lefts, n + 3, full)[n % 3 if not full else 0 :: 1 if full else 2]):
         b = (f"y_{dtype}_{kind}[q]", f"z_{dtype}_{kind}_{n}")[position % 3 == 2]
-        yield template.format(a=_text(number), b=b)
-
-
-@functools.cache
-def _takes(name: str, place: int) -> bool:
-    """Whether PyTorch takes a Python number as the first or second argument of this operation."""
-    if not name.startswith("torch.") or name in ("torch.where", "torch.clamp"):
-        return True
-    call = operator.attrgetter(name.removeprefix("torch."))(torch)
-    arguments: list[object] = [torch.ones((), dtype=torch.int32)] * 2
-    arguments[place] = 1
-    try:
-        call(*arguments)
-    except TypeError:
-        return False
-    return True
-
-
-def _numbers(name: str, dtype: str) -> tuple[tuple[Number, ...], tuple[Number, ...]]:
-    """The numbers that may stand on the right, and on the left."""
-    general = (*_BOOLS, *_INTS, *_FLOATS)
-    if name in _SHIFTS:
-        return (*_AMOUNTS, True), (1, 3, -1, 255, True, 2**40)
-    if name in _POWERS:
-        return _EXPONENTS, _BASES
-    if name in _DIVISORS:
-        return tuple(n for n in general if _divides(n, dtype)), general
-    return general, general
-
-
-def _divides(number: Number, dtype: str) -> bool:
-    """Whether an integer of `dtype` may be divided by it: not by 0 nor -1, be it by wrapping around."""
-    if isinstance(number, float):
-        return dtype not in INTEGERS or number != 0
-    if dtype in INTEGERS:
-        number = int(torch.tensor(number, dtype=torch.int64).to(getattr(torch, dtype)))
-    return number not in (0, -1)
-
-
-def _some(numbers: Sequence[Number], n: int, full: bool) -> list[Number]:
-    """Of each kind of number some, in turn, so that all dtypes together see all of them; with `full` all."""
-    if full:
-        return list(numbers)
-    chosen: list[Number] = []
-    for kind, count in ((bool, n % 2), (int, 1 + n % 2), (float, 1)):
-        alike = [x for x in numbers if type(x) is kind]
-        chosen += [alike[(n * count + i) % len(alike)] for i in range(min(count, len(alike)))]
-    return chosen
+        yield template.format(a=written(number), b=b)
 
 
 def _of_indices(symbol: str) -> Iterator[str]:
@@ -360,9 +273,9 @@ def _clamp(turn: int, full: bool) -> Iterator[str]:
             yield call.format(a=f"x_{dtype}[kv]", b=f"y_{second}_any[q]", c=f"z_{third}_any_{m}")
             yield call.format(a=f"x_{dtype}[kv]", b=f"z_{second}_any_{m}", c=f"y_{third}_any[q]")
             yield call.format(a=f"z_{dtype}_any_{m}", b=f"z_{second}_any_{m}", c=f"y_{third}_any[q]")
-            low, high = _INTS[m % len(_INTS)], _FLOATS[m % len(_FLOATS)]
-            yield call.format(a=f"x_{dtype}[kv]", b=_text(low), c=_text(high))
-            yield call.format(a=f"x_{dtype}[kv]", b=_text(high), c=_text(low))
+            low, high = INTS[m % len(INTS)], WRITTEN_FLOATS[m % len(WRITTEN_FLOATS)]
+            yield call.format(a=f"x_{dtype}[kv]", b=written(low), c=written(high))
+            yield call.format(a=f"x_{dtype}[kv]", b=written(high), c=written(low))
             yield call.format(a=f"x_{dtype}[kv]", b=("-0.5", "1.5", "-2", "True")[m % 4], c=("2.5", "3", "1.5")[m % 3])
 
 
@@ -372,7 +285,7 @@ def _where(turn: int, full: bool) -> Iterator[str]:
         texts = _binary("torch.where", f"torch.where({condition}, {{a}}, {{b}})", turn + n, full)
         yield from itertools.islice(texts, n if not full else None, None, len(conditions) if not full else 1)
     for first, second in ((1, 2.5), (True, 3), (2**31, 1), (-0.0, 0), (math.inf, True), (2.5, 0.1)):
-        yield f"torch.where(x_bool[kv], {_text(first)}, {_text(second)})"
+        yield f"torch.where(x_bool[kv], {written(first)}, {written(second)})"
     for dtype in ("uint8", "int32", "float32"):
         yield f"torch.where(x_{dtype}[kv], x_int32[kv], 0)"
 
@@ -404,25 +317,10 @@ def _lerp(turn: int, full: bool) -> Iterator[str]:
 
 
 def _full_like(turn: int, full: bool) -> Iterator[str]:
-    numbers = (*_BOOLS, *_INTS, *_FLOATS)
+    numbers = (*BOOLS, *INTS, *WRITTEN_FLOATS)
     for n, dtype in enumerate(DTYPES):
-        for number in _some(numbers, n + turn, full):
-            yield f"torch.full_like(x_{dtype}[kv], {_text(number)})"
+        for number in some(numbers, n + turn, full):
+            yield f"torch.full_like(x_{dtype}[kv], {written(number)})"
         for m, target in enumerate(DTYPES):
-            for number in _some(numbers, 10 * n + m, full)[: None if full else 1]:
-                yield f"torch.full_like(x_{dtype}[kv], {_text(number)}, dtype=torch.{target})"
-
-
-def _kind(name: str) -> str:
-    """What the second operand may be."""
-    if name in _SHIFTS:
-        return "shift"
-    if name in _POWERS:
-        return "exponent"
-    return "divisor" if name in _DIVISORS else "any"
-
-
-def _text(number: Number) -> str:
-    if isinstance(number, float) and not math.isfinite(number):
-        return {"inf": "inf", "-inf": "(-inf)", "nan": "nan"}[str(number)]
-    return f"({number!r})" if str(number).startswith("-") else repr(number)
+            for number in some(numbers, 10 * n + m, full)[: None if full else 1]:
+                yield f"torch.full_like(x_{dtype}[kv], {written(number)}, dtype=torch.{target})"
