@@ -143,6 +143,18 @@ def _operations() -> tuple[Operation, ...]:
         *_binary({"softplus/beta": f"{nn}softplus(x, 2, 5)", "elu/alpha": f"{nn}elu(x, 0.5)"}, FLOATS),
         *_binary({"log_sigmoid": f"{nn}logsigmoid(x)"}, FLOATS),
         *_binary({f"lerp/{weight}": f"torch.lerp(x, y, {weight})" for weight in (0.25, 0.75)}, FLOATS),
+        *_unary("celu selu hardsigmoid hardswish mish softsign softshrink hardshrink tanhshrink", FLOATS, nn),
+        *_binary({"celu/alpha": f"{nn}celu(x, -0.5)", "softshrink/lambd": f"{nn}softshrink(x, 2)"}, FLOATS),
+        *_binary({"threshold": f"{nn}threshold(x, 1, 7)"}, NUMBERS),
+        *_unary("deg2rad rad2deg sinc logit signbit nan_to_num", ALL),
+        *_unary("sgn positive", NUMBERS),
+        *_binary({"logit/eps": "torch.logit(x, 0.01)"}, FLOATS),
+        *_binary({"nan_to_num/values": "torch.nan_to_num(x, nan=0.5, posinf=7.0, neginf=-7.0)"}, FLOATS),
+        *_binary({"xlogy": "torch.xlogy(x, y)", "heaviside": "torch.heaviside(x, y)"}, ALL),
+        *_binary({"logaddexp": "torch.logaddexp(x, y)", "logaddexp2": "torch.logaddexp2(x, y)"}, FLOATS),
+        *_binary({"addcmul": "torch.addcmul(x, x, y, value=0.5)"}, FLOATS),
+        *_binary({"addcmul": "torch.addcmul(x, x, y, value=3)"}, INTEGERS),
+        *_binary({"addcdiv": "torch.addcdiv(x, x, y, value=0.5)"}, FLOATS, "close"),
         *_binary({"gelu/tanh": f'{nn}gelu(x, approximate="tanh")'}, FLOATS),
         *_unary("isnan isinf isfinite", ALL),
         *(Operation("_to_copy", f"x.to(torch.{target})", ("bool", "uint8", *SIGNED), "any") for target in FLOATS),
@@ -154,7 +166,13 @@ def _operations() -> tuple[Operation, ...]:
 
 
 OPERATIONS = _operations()
-_ALIASES = {"relu6": "hardtanh", "log_sigmoid": "log_sigmoid_forward"}
+_ALIASES = {
+    "relu6": "hardtanh",
+    "log_sigmoid": "log_sigmoid_forward",
+    "selu": "elu",
+    "softsign": "div",
+    "tanhshrink": "sub",
+}
 
 
 @dataclass(frozen=True)

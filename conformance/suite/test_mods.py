@@ -424,7 +424,6 @@ _UNWRITABLE: dict[str, tuple[Mod, str]] = {
     "complex capture": (lambda s, b, h, q, kv: s + _COMPLEX[h].real, "reads `_?COMPLEX` of torch.complex64"),
     "row as index": (lambda s, b, h, q, kv: _LINE[_WHOLE[h]][kv], "takes `_?WHOLE` with 1 dimensions not indexed"),
     "skipped": (lambda s, b, h, q, kv: torch.ops.aten.index.Tensor(_TABLE2, [None, kv])[h], "skips a dimension"),
-    "selu": (lambda s, b, h, q, kv: torch.nn.functional.selu(s), "scale or input_scale other than 1"),
     "double erfc": (lambda s, b, h, q, kv: torch.erfc(s.double()), "float64; cast to float32 first"),
     "decimals": (lambda s, b, h, q, kv: s + torch.round(q, decimals=1), "this use of decimals"),
     "bits of a float": (lambda s, b, h, q, kv: torch.bitwise_xor(s, q), "floating-point numbers"),

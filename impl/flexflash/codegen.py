@@ -395,7 +395,9 @@ class _Call:
     def _unsupported(self, what: str) -> FlexFlashError:
         where = self.node.meta.get("where")
         line = f" (at {where[0]}:{where[1]}: {where[2][:120]})" if where else ""
-        return UnsupportedOperation(f"{self.node.target} in the {self.graph.kind}_mod {what}{line}")
+        whole = self.node.meta.get("part_of")
+        name = f"{self.node.target}" if whole is None else f"{whole} (its part {self.node.target})"
+        return UnsupportedOperation(f"{name} in the {self.graph.kind}_mod {what}{line}")
 
 
 def _led_by_a_load(graph: ModGraph) -> frozenset[Node]:

@@ -733,13 +733,14 @@ def _elu(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: to
         constant_of(args[i]) if len(args) > i else constant_of(kw.get(name, 1))
         for i, name in ((1, "alpha"), (2, "scale"), (3, "input_scale"))
     )
-    if scale != 1 or input_scale != 1:
-        raise Unwritable("scale or input_scale other than 1")
     x = w.vector(args[0], dtype)
     expm1 = w.use("expm1_f64" if dtype is torch.float64 else "expm1")
+    inner = x if input_scale == 1 else w.assign(f"{x} * {w.operand(input_scale, dtype)}", "scaled")
+    above = x if scale == 1 else f"{x} * {w.operand(scale, dtype)}"
+    assert alpha is not None and scale is not None
+    below = f"{expm1}({inner}) * {w.operand(alpha * scale, dtype)}"
     # Not `> 0.0`: with a negative alpha, 0 would become -0.
-    text = f"cute.where({x} < 0.0, {expm1}({x}) * {w.operand(alpha, dtype)}, {x})"
-    return _result(w, text, dtype, "elu", args)
+    return _result(w, f"cute.where({x} < 0.0, {below}, {above})", dtype, "elu", args)
 
 
 def _helper(name: str, *, of_double: bool) -> Emitter:
@@ -783,6 +784,17 @@ def _lerp(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: t
 def _copysign(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
     x, y = w.vector(args[0], dtype), w.vector(args[1], dtype)
     return _result(w, f"cute.math.copysign({x}, {y})", dtype, "copysign", args)
+
+
+@_spell("signbit.default")
+def _signbit(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+    inner = operand_dtype(args[0])
+    if _is_unsigned(inner):
+        return Value("False", torch.bool, False, True, True)
+    x = w.vector(args[0], inner)
+    if inner.is_floating_point:  # of -0 and of a NaN it is the bit
+        x = f"cute.math.copysign({w.vector(1, inner)}, {x})"
+    return _result(w, f"{x} < 0", torch.bool, "signbit", args, True)
 
 
 def _rounding(text: str) -> Emitter:

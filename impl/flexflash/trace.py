@@ -28,6 +28,7 @@ from torch.fx.passes.shape_prop import TensorMetadata
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from . import decompose
 from .errors import TraceError
 from .traced import Traced
 
@@ -131,6 +132,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.captures: list[torch.Tensor] = []
         self.capture_nodes: dict[tuple[object, ...], Node] = {}
         self.moved: dict[tuple[int, torch.device], torch.Tensor] = {}
+        self.part_of: Any = None  # the operation that is being decomposed
         self.taken = {"score", "b", "h", "q", "kv"}
 
     def arguments(self) -> list[torch.Tensor]:
@@ -144,7 +146,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = dict(kwargs or {})
+        func, args, kwargs = decompose.as_aten(func, args, dict(kwargs or {}))
         if func is _aten._local_scalar_dense.default:
             raise TraceError(
                 "Python control flow, int(), float() or a Python index on a tensor cannot be compiled; "
@@ -168,6 +170,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         constant = self._constant(func, args, kwargs)
         if constant is not None:
             return constant
+        whole = decompose.lookup(func)
+        if whole is not None:
+            return self._decomposed(func, whole, args, kwargs)
+        if self.part_of is not None:  # a decomposition's own calls are not split into their parts before they come here
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
         try:
             value = func(*self._as_meta(args), **self._as_meta(kwargs))
         except TraceError:
@@ -188,6 +198,19 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs.pop("pin_memory", None)
         node = self.graph.call_function(func, self._as_nodes(args), self._as_nodes(kwargs))
         return self._bind(node, value, device)
+
+    def _decomposed(self, func: Any, whole: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        """`func` as the operations that PyTorch's own decomposition `whole` makes of it."""
+        said = decompose.refused(func, args, kwargs)
+        if said is not None:
+            raise TraceError(f"{func}: {said}{_at(_user_line())}")
+        args, kwargs = decompose.prepared(func, args, kwargs)
+        before, self.part_of = self.part_of, self.part_of or func
+        try:
+            with self:
+                return whole(*args, **kwargs)
+        finally:
+            self.part_of = before
 
     def finish(self, result: object) -> ModGraph:
         """Close the graph. Raises TraceError when `result` is not one scalar of the right kind."""
@@ -241,6 +264,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if node.op != "placeholder":
             _annotate(node, meta, requires_grad=False)
             node.meta["where"] = _user_line()
+            if self.part_of is not None:
+                node.meta["part_of"] = self.part_of
         value = Traced(meta, device)
         self.nodes[id(value)] = node
         self.kept.append(value)

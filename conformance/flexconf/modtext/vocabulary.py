@@ -38,12 +38,12 @@ def _table() -> dict[str, Signature]:
     unary = (
         "abs exp exp2 expm1 log log1p log2 log10 sqrt rsqrt reciprocal square sin cos tan asin acos atan "
         "sinh cosh tanh asinh acosh atanh sigmoid erf erfc floor ceil trunc frac sign neg relu "
-        "logical_not bitwise_not isnan isinf isfinite"
+        "logical_not bitwise_not isnan isinf isfinite signbit sgn positive deg2rad rad2deg sinc"
     )
     binary = (
         "mul pow fmod remainder floor_divide true_divide minimum maximum fmin fmax atan2 copysign hypot "
         "eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor "
-        "bitwise_left_shift bitwise_right_shift"
+        "bitwise_left_shift bitwise_right_shift xlogy logaddexp logaddexp2 heaviside"
     )
     table = {f"torch.{name}": Signature(1, 1) for name in unary.split()}
     table |= {f"torch.{name}": Signature(2, 2) for name in binary.split()}
@@ -58,6 +58,10 @@ def _table() -> dict[str, Signature]:
         "torch.clamp": Signature(1, 3, frozenset({"min", "max"})),
         "torch.clamp_min": Signature(2, 2),
         "torch.clamp_max": Signature(2, 2),
+        "torch.nan_to_num": Signature(1, 4, frozenset({"nan", "posinf", "neginf"})),
+        "torch.addcmul": Signature(3, 3, frozenset({"value"})),
+        "torch.addcdiv": Signature(3, 3, frozenset({"value"})),
+        "torch.logit": Signature(1, 2, frozenset({"eps"})),
         "torch.full_like": Signature(2, 2, dtype),
         "torch.zeros_like": Signature(1, 1, dtype),
         "torch.ones_like": Signature(1, 1, dtype),
@@ -72,6 +76,16 @@ def _table() -> dict[str, Signature]:
         "elu": Signature(1, 2, frozenset({"alpha"})),
         "logsigmoid": Signature(1, 1),
         "hardtanh": Signature(1, 3, frozenset({"min_val", "max_val"})),
+        "celu": Signature(1, 2, frozenset({"alpha"})),
+        "selu": Signature(1, 1),
+        "hardsigmoid": Signature(1, 1),
+        "hardswish": Signature(1, 1),
+        "mish": Signature(1, 1),
+        "softsign": Signature(1, 1),
+        "tanhshrink": Signature(1, 1),
+        "softshrink": Signature(1, 2, frozenset({"lambd"})),
+        "hardshrink": Signature(1, 2, frozenset({"lambd"})),
+        "threshold": Signature(3, 3),
     }
     table |= {f"torch.nn.functional.{name}": signature for name, signature in functional.items()}
     # Real operations that no lowering of clause L7.6 covers: a case with `expect = "refused:..."` names them.

@@ -168,11 +168,22 @@ def remainder(op: Operation) -> Shadow:
 
 
 def addcmul(op: Operation) -> Shadow:
-    """self + value * tensor1 * tensor2: two products and a sum."""
+    """self + value * tensor1 * tensor2: two products, of which either is the first, and a sum."""
     x, y, z = op.operand("self"), op.operand("tensor1"), op.operand("tensor2")
-    second = multiplied(multiplied(y, z, op.nominal), scalar(op.args.get("value", 1), op.nominal), op.nominal)
+    n, value = op.nominal, scalar(op.args.get("value", 1), op.nominal)
+    second = multiplied(multiplied(y, z, n), value, n)
+    if op.args.get("value", 1) != 1:
+        second = either_order(second, multiplied(multiplied(y, value, n), z, n))
     total = plus(x.e, second.e)
     return finish(op, x.v + second.v, total, x, second, ieee=True, unsure=lambda: doubt(total))
+
+
+def either_order(a: Shadow, b: Shadow) -> Shadow:
+    """`a`, where an implementation may have computed `b`, of the same real value, as well."""
+    if a.exact and b.exact and torch.equal(a.v, b.v):
+        return a
+    e = torch.maximum(a.error(), spread(a.v, b.v) + b.error())
+    return Shadow(a.v, e, a.nominal, mixed=True, wild=bool(e.isinf().any()))
 
 
 def lerp(op: Operation) -> Shadow:

@@ -215,6 +215,25 @@ def _table() -> dict[str, OpModel]:
     )
     put("elu", 2.5, COMPOSED.format("alpha * expm1(x): expm1 1.5, two products; above zero x"), "rectified")
 
+    # Composed of the entries of their pieces, each with its bound (oracles/pieces.py): the figure is that of a result
+    # to which every piece adds its own in full.
+    put("xlogy special_xlog1py", 2.0, COMPOSED.format("x * log(y): log 1.5, product 0.5"), "pieces")
+    put("special_entr", 2.0, COMPOSED.format("-x * log(x): log 1.5, product 0.5"), "pieces")
+    put("logaddexp", 4.5, COMPOSED.format("max + log1p(exp(-distance)): exp 2.5, log1p 1.5, sum 0.5"), "pieces")
+    put("logaddexp2", 6.5, COMPOSED.format("as logaddexp, and a quotient by log(2): 2"), "pieces")
+    put("heaviside nan_to_num hardshrink threshold", 0.0, EXACT, "pieces", True)
+    put("softshrink", 0.5, COMPOSED.format("one sum, or exact"), "pieces")
+    put("addcdiv", 3.0, COMPOSED.format("self + value * (t1 / t2): quotient 2, product 0.5, sum 0.5"), "pieces")
+    put("celu", 4.0, COMPOSED.format("alpha * expm1(x / alpha): quotient 2, expm1 1.5, product 0.5"), "pieces")
+    put("hardsigmoid", 2.5, COMPOSED.format("min(max(x + 3, 0), 6) / 6: sum 0.5, quotient 2"), "pieces")
+    put("hardswish", 3.0, COMPOSED.format("x * min(max(x + 3, 0), 6) / 6: sum, product 0.5, quotient 2"), "pieces")
+    put("mish", 6.5, COMPOSED.format("x * tanh(softplus(x)): softplus 3.5, tanh 2.5, product 0.5"), "pieces")
+    put("_prelu_kernel", 0.5, COMPOSED.format("one product, or exact"), "pieces")
+    put("logit", 4.0, COMPOSED.format("log(x / (1 - x)): difference 0.5, quotient 2, log 1.5"), "pieces")
+    put("deg2rad rad2deg", 1.0, COMPOSED.format("one product with a rounded constant"), "pieces")
+    put("sinc", 5.5, COMPOSED.format("sin(pi * x) / (pi * x): product 1, sin 2.5, quotient 2"), "pieces")
+    put("signbit", 0.0, EXACT, "pieces", True)
+
     # Comparison, logic, bits
     put("eq ne lt le gt ge", 0.0, EXACT, "comparison", True)
     put("isnan isinf isfinite isposinf isneginf", 0.0, EXACT, "classification")

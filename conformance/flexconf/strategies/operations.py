@@ -54,6 +54,19 @@ _FUNCTIONS: Mapping[str, tuple[Range, Range]] = {
     "hardtanh": ((-1e4, 1e4), (-1, 1)),
     "frac": ((-1e3, 1e3), (-1, 1)),
     "log_sigmoid": ((-50, 1e3), (-51, 0)),
+    "celu": ((-50, 1e3), (-1, 1e3)),
+    "selu": ((-50, 1e3), (-1.8, 1.06e3)),
+    "hardsigmoid": ((-1e4, 1e4), (0, 1)),
+    "hardswish": ((-1e3, 1e3), (-1, 1e3)),
+    "mish": ((-50, 1e3), (-1, 1e3)),
+    "softsign": ((-1e4, 1e4), (-1, 1)),
+    "softshrink": ((-1e4, 1e4), (-1e4, 1e4)),
+    "hardshrink": ((-1e4, 1e4), (-1e4, 1e4)),
+    "tanhshrink": ((-1e3, 1e3), (-1e3, 1e3)),
+    "logit": ((0.01, 0.99), (-5, 5)),
+    "deg2rad": ((-1e4, 1e4), (-175, 175)),
+    "rad2deg": ((-500, 500), (-3e4, 3e4)),
+    "sinc": ((-50, 50), (-0.3, 1)),
     "full_like": ((-math.inf, math.inf), (3, 3)),
     "zeros_like": ((-math.inf, math.inf), (0, 0)),
     "ones_like": ((-math.inf, math.inf), (1, 1)),
@@ -98,6 +111,8 @@ def domain(operation: Operation, dtype: str) -> Range:
         return (0.1, 8) if dtype not in INTEGER_RANGES else (-3, 3)
     if operation.name in ("floor_divide", "remainder", "fmod", "div") and dtype not in INTEGER_RANGES:
         return (-1e3, 1e3)
+    if operation.name in ("addcmul", "addcdiv"):
+        return (-100, 100) if dtype not in INTEGER_RANGES else (-4, 4)
     if operation.name.startswith(("pow", "square")):
         return (-30, 30) if dtype != "int8" else (-4, 4)
     return _UNKNOWN
@@ -111,6 +126,12 @@ def partner(operation: Operation, dtype: str) -> Range:
         return (0, INTEGER_RANGES[dtype][1])  # a power that outgrows its dtype wraps around
     if operation.text.startswith("torch.pow("):
         return (-2, 3)
+    if operation.name == "xlogy":
+        return (0.01, 1e4) if dtype not in INTEGER_RANGES else (1, 100)
+    if operation.name == "addcmul":
+        return (-100, 100) if dtype not in INTEGER_RANGES else (-4, 4)
+    if operation.name == "addcdiv":
+        return (0.25, 20)
     if operation.y == "nonzero":
         return (1, 20)
     if operation.name in ("div", "floor_divide", "remainder", "fmod"):
@@ -250,6 +271,14 @@ def _rounded(x: Term, y: Term) -> Range:
     return (x.lo - 1, x.hi + 1) if x.is_float else (x.lo, x.hi)
 
 
+def _log_of_sum(x: Term, y: Term) -> Range:
+    return max(x.lo, y.lo), max(x.hi, y.hi) + 1
+
+
+def _around(size: float) -> Range:
+    return -size, size
+
+
 def _to_decimals(number: int) -> Callable[[Term, Term], Range]:
     most = 10.0**-number
     return lambda x, _: (x.lo - most, x.hi + most)
@@ -291,6 +320,17 @@ _RANGES: dict[str, Callable[[Term, Term], Range]] = {
     **{f"torch.nn.functional.leaky_relu(x{slope})": lambda x, _: (x.lo, x.hi) for slope in ("", ", 0.25")},
     **{f"torch.{name}(x)": _rounded for name in ("floor", "ceil", "trunc", "round")},
     **{f"torch.round(x, decimals={n})": _to_decimals(n) for n in (1, -1)},
+    "torch.sgn(x)": lambda x, _: (-1 if x.lo < 0 else 0, 1 if x.hi > 0 else 0),
+    "torch.positive(x)": lambda x, _: (x.lo, x.hi),
+    "torch.nan_to_num(x)": lambda x, _: _UNKNOWN if x.special else (x.lo, x.hi),
+    "torch.nan_to_num(x, nan=0.5, posinf=7.0, neginf=-7.0)": lambda x, _: (min(x.lo, -7), max(x.hi, 7)),
+    "torch.nn.functional.threshold(x, 1, 7)": lambda x, _: (min(max(x.lo, 1), 7), max(x.hi, 7)),
+    "torch.xlogy(x, y)": lambda x, y: (-10 * x.size, 10 * x.size) if y.lo > 0 else _UNKNOWN,
+    "torch.heaviside(x, y)": lambda x, y: (min(0, y.lo), max(1, y.hi)),
+    **{f"torch.{name}(x, y)": _log_of_sum for name in ("logaddexp", "logaddexp2")},
+    "torch.addcmul(x, x, y, value=0.5)": lambda x, y: _around(x.size + 0.5 * x.size * y.size),
+    "torch.addcmul(x, x, y, value=3)": lambda x, y: _around(x.size + 3 * x.size * y.size),
+    "torch.addcdiv(x, x, y, value=0.5)": lambda x, y: _around(x.size + 2 * x.size) if y.lo >= 0.25 else _UNKNOWN,
     "x << 3": lambda x, _: (x.lo * 8, x.hi * 8),
     "x << y": lambda x, y: (min(x.lo * 2**y.hi, x.lo), max(x.hi * 2**y.hi, x.hi)) if y.hi < 64 else _UNKNOWN,
     "x >> 3": lambda x, _: (x.lo // 8, x.hi // 8),
