@@ -73,6 +73,17 @@ EXPLAINED: Final[dict[str, str]] = {
     "torch.nn.functional.gelu(x)": "1 + erf" + _GELU,
     'torch.nn.functional.gelu(x, approximate="tanh")': "1 + tanh" + _GELU,
     **dict.fromkeys(("torch.add(x, y, alpha=3)", "torch.sub(x, y, alpha=3)"), _CANCELS.format("product and x")),
+    "torch.addcmul(x, x, y, value=0.5)": _CANCELS.format("product and x"),
+    "torch.addcdiv(x, x, y, value=0.5)": _CANCELS.format("quotient and x"),
+    **dict.fromkeys(
+        ("torch.logaddexp(x, y)", "torch.logaddexp2(x, y)"), _CANCELS.format("larger operand and the rest")
+    ),
+    **dict.fromkeys(("torch.logit(x)", "torch.logit(x, 0.01)"), "the quotient's rounding stays in its log near 1"),
+    "torch.nn.functional.tanhshrink(x)": _CANCELS.format("argument and its tanh"),
+    "torch.sinc(x)": "pi * x is rounded, which is many ulp of a small sine",
+    "torch.nn.functional.mish(x)": "exp's roundings of its argument stay: " + _ARGUMENT.format(100, -80),
+    "torch.nn.functional.celu(x, -0.5)": "the quotient's rounding grows with the argument of expm1; " + _DOUBLE,
+    **dict.fromkeys(("torch.nn.functional.celu(x)", "torch.xlogy(x, y)"), _DOUBLE),
     **dict.fromkeys((f"torch.lerp(x, y, {w})" for w in (0.25, 0.75)), _CANCELS.format("start and weighted span")),
 }
 """The text of an operation -> why no correctly rounded result comes within `NEAR` of its bound for some kind of dtype,
