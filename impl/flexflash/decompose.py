@@ -55,7 +55,8 @@ _TRUNCATED = frozenset([_aten.threshold.default, _aten.addcmul.default])
 
 def prepared(target: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The arguments as the decomposition has to be given them: PyTorch's kernels cast these numbers to integers."""
-    if target not in _TRUNCATED or args[0].dtype.is_floating_point:
+    tensors = [a for a in args if isinstance(a, torch.Tensor)]
+    if target not in _TRUNCATED or any(t.dtype.is_floating_point for t in tensors):
         return args, kwargs
 
     def truncated(argument: Any) -> Any:

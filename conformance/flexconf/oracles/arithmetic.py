@@ -175,7 +175,15 @@ def addcmul(op: Operation) -> Shadow:
     if op.args.get("value", 1) != 1:
         second = either_order(second, multiplied(multiplied(y, value, n), z, n))
     total = plus(x.e, second.e)
-    return finish(op, x.v + second.v, total, x, second, ieee=True, unsure=lambda: doubt(total))
+    # Fused with the sum, a product does not overflow.
+    fused = x.v + y.v * z.v * value.v
+    open_ = second.v.isinf() & y.v.isfinite() & z.v.isfinite() & (x.v.isinf() | (fused.abs() < em.FLT_OVERFLOW))
+    extra = torch.where(open_, INF, 0.0).double() if bool(open_.any()) else None
+    if n == torch.float64:  # a product that this float64 rounds to a whole number is none
+        whole = (y.v == y.v.round()) & (z.v == z.v.round()) & (value.v == value.v.round()) & (second.v.abs() < 2.0**52)
+        extra = torch.where(whole | ~second.v.isfinite(), 0.0, second.v.abs() * 2.0**-51)
+        open_ = torch.zeros((), dtype=torch.bool)
+    return finish(op, x.v + second.v, total, x, second, ieee=True, extra=extra, unsure=lambda: doubt(total) | open_)
 
 
 def either_order(a: Shadow, b: Shadow) -> Shadow:

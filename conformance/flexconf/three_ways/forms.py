@@ -36,10 +36,10 @@ _WORDS: Final[dict[str, tuple[str, ...]]] = {
     "min_val": ("-1.0", "-1", "0.1", "-3"),
     "max_val": ("1.0", "1", "2.5", "6"),
     "value": ("1", "1.0", "-0.7", "3", "0"),
-    "nan": ("0.0", "0", "1.5", "-inf", "None"),
-    "posinf": ("0.0", "7", "2.5", "None"),
-    "neginf": ("0.0", "-7", "-2.5", "None"),
-    "eps": ("0.25", "1e-6", "None"),
+    "nan": ("0.0", "0", "1.5", "-inf"),
+    "posinf": ("0.0", "7", "2.5"),
+    "neginf": ("0.0", "-7", "-2.5"),
+    "eps": ("0.25", "1e-6"),
     "lambd": ("0.5", "0.1", "2"),
     "dtype": tuple(f"torch.{d}" for d in DTYPES),
 }
@@ -124,6 +124,8 @@ def _of_call(name: str, signature: Signature, turn: int, full: bool) -> Iterator
         "torch.where": _where,
         "torch.lerp": _lerp,
         "torch.full_like": _full_like,
+        "torch.heaviside": _heaviside,
+        "torch.nn.functional.threshold": _threshold,
     }.get(name)
     if special is not None:
         yield from special(turn, full)
@@ -256,6 +258,26 @@ def _ternary(template: str, turn: int) -> Iterator[str]:
         yield template.format(a=f"x_{dtype}[kv]", b=f"y_{second}_any[q]", c=f"z_{third}_any_{n}")
         yield template.format(a=f"z_{dtype}_any_{n}", b=f"y_{second}_any[q]", c=f"x_{third}[kv]")
         yield template.format(a=f"x_{second}[kv]", b=f"z_{third}_any_{n}", c=f"y_{dtype}_any[q]")
+
+
+def _heaviside(turn: int, full: bool) -> Iterator[str]:
+    """PyTorch takes two operands of one dtype."""
+    yield "torch.heaviside(score, y_float32_any[q])"
+    yield "torch.heaviside(x_float32[kv], y_float16_any[q])"
+    for n, dtype in enumerate(DTYPES):
+        a, b = f"x_{dtype}[kv]", f"y_{dtype}_any[q]"
+        za, zb = f"z_{dtype}_any_{n}", f"z_{dtype}_any_{n + 1}"
+        yield from (f"torch.heaviside({x}, {y})" for x, y in ((a, b), (a, zb), (za, b)))
+
+
+def _threshold(turn: int, full: bool) -> Iterator[str]:
+    """PyTorch takes the threshold and the value as numbers alone."""
+    numbers = ("1, 7", "-0.5, 2.5", "0.1, 0.7", "0, -1", "-1, True", "-2.5, -3.9", "inf, 0.0", "0.0, -inf", "nan, 1")
+    for n, dtype in enumerate(DTYPES):
+        for m, given in enumerate(numbers):
+            if full or (n + m + turn) % 3 == 0:
+                operand = (f"x_{dtype}[kv]", f"z_{dtype}_any_{n}", "score")[(n + m) % 4 // 2]
+                yield f"torch.nn.functional.threshold({operand}, {given})"
 
 
 def _clamp(turn: int, full: bool) -> Iterator[str]:
