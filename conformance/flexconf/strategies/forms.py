@@ -82,6 +82,10 @@ def _table() -> Iterator[Operation]:
     yield from _each(
         "elu", FLOATS, *(f"{_NN}elu(x, {form})" for form in ("alpha=1.0", "alpha=0.25", "3.0", "alpha=-0.5"))
     )
+    yield from _each("celu", FLOATS, *(f"{_NN}celu(x, {form})" for form in ("alpha=1.0", "alpha=0.25", "-0.5")))
+    for name in ("softshrink", "hardshrink"):
+        yield from _each(name, FLOATS, *(f"{_NN}{name}(x, {form})" for form in ("lambd=0.5", "lambd=2", "1.5")))
+    yield from _each("logit", FLOATS, "torch.logit(x, eps=0.25)", "torch.logit(x, 0.01)")
     betas = (
         "beta=1, threshold=20",
         "beta=2",
