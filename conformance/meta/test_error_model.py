@@ -313,6 +313,14 @@ def test_exact_arithmetic_stays_exact() -> None:
     assert all(step.exact for step in steps)
 
 
+@pytest.mark.parametrize("divisor", [0.5, 0.1, -0.1])
+def test_a_remainder_whose_quotient_overflows_is_that_of_a_scalar(divisor: float) -> None:
+    values = torch.tensor([1.7e308, -1.7e308, 1e300] * 4, dtype=torch.float64)
+    for f in (torch.remainder, torch.fmod):
+        _, shadow = audited(lambda s, kv, f=f: f(values[kv], divisor), torch.zeros(12))
+        assert shadow.v.tolist() == [float(f(v, divisor)) for v in values]
+
+
 def test_an_inexact_quotient_leaves_floor_open() -> None:
     _, shadow = audited(lambda s, kv: torch.floor(kv / 5), torch.zeros(40))
     at_jump = torch.arange(40) % 5 == 0

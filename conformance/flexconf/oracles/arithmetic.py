@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -147,9 +148,25 @@ def floor_divide(op: Operation) -> Shadow:
     return finish(op, v, e, a, b, ieee=True, ulps=0.5)
 
 
+def _of_large_quotients(v: Tensor, x: Tensor, y: Tensor, name: str) -> Tensor:
+    """`v` with the remainders that PyTorch's vectors call NaN, where the quotient is beyond 1e300, but its scalars do
+    not."""
+    missing = v.isnan() & x.isfinite() & y.isfinite() & (y != 0)
+    if not bool(missing.any()):
+        return v
+    v, x, y = v.clone(), x.expand_as(v), y.expand_as(v)
+    for at in missing.nonzero().tolist():
+        divisor = float(y[tuple(at)])
+        rest = math.fmod(float(x[tuple(at)]), divisor)
+        turns = name == "remainder" and rest != 0 and (rest < 0) != (divisor < 0)
+        v[tuple(at)] = rest + divisor if turns else rest
+    return v
+
+
 def remainder(op: Operation) -> Shadow:
     a, b = op.operand("self"), op.operand("other")
     v = aten.remainder.Tensor(a.v, b.v) if op.name == "remainder" else aten.fmod.Tensor(a.v, b.v)
+    v = _of_large_quotients(v, a.v, b.v, op.name)
     if a.exact and b.exact:
         return exact_result(v, op.nominal)
     whole: Callable[[Tensor, Tensor], Tensor] = torch.floor_divide
