@@ -425,7 +425,7 @@ _UNWRITABLE: dict[str, tuple[Mod, str]] = {
     "row as index": (lambda s, b, h, q, kv: _LINE[_WHOLE[h]][kv], "takes `_?WHOLE` with 1 dimensions not indexed"),
     "skipped": (lambda s, b, h, q, kv: torch.ops.aten.index.Tensor(_TABLE2, [None, kv])[h], "skips a dimension"),
     "double erfc": (lambda s, b, h, q, kv: torch.erfc(s.double()), "float64; cast to float32 first"),
-    "decimals": (lambda s, b, h, q, kv: s + torch.round(q, decimals=1), "this use of decimals"),
+    "decimals": (lambda s, b, h, q, kv: s + torch.round(q, decimals=1), "not implemented for 'Int'"),
     "bits of a float": (lambda s, b, h, q, kv: torch.bitwise_xor(s, q), "floating-point numbers"),
     "shift by a float": (lambda s, b, h, q, kv: torch.bitwise_left_shift(q, s), "floating-point numbers"),
     "not of a float": (lambda s, b, h, q, kv: torch.bitwise_not(s), "floating-point numbers"),
