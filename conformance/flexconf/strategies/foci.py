@@ -13,10 +13,10 @@ from flexconf.strategies.terms import Term
 
 _FOCI: Mapping[str, tuple[Callable[[Draw, Scope], Term | None], int]] = {
     "operation": (expressions.focus, 15),
-    "form": (forms.form, 8),
+    "form": (forms.form, 11),
     "promoted": (promotion.promoted, 4),
     "divided": (promotion.divided, 1),
-    "laned": (lanes.laned, 3),
+    "laned": (lanes.laned, 5),
     "permuted": (siblings.permuted, 1),
     "sliced": (siblings.sliced, 1),
 }

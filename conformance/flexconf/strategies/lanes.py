@@ -29,7 +29,8 @@ FORMS = (
     "({u} & {l})", "({l} | {u})", "({u} ^ {l})", "({u} << ({l} & 3))", "({u} >> ({l} & 3))", "({l} >> ({u} & 3))",
     "torch.minimum({u}, {l})", "torch.maximum({l}, {u})", "torch.clamp({u}, max={l})", "torch.clamp({u}, min={l})",
     "torch.clamp({l}, min={u})", "torch.clamp({u}, {l}, {v})", "torch.clamp({u}, {v}, {l})",
-    "(({u} < {l}).to(torch.int32) * 3)", "(({lc}) & ({uc})).to(torch.int32)", "(({uc}) | ({lc})).to(torch.int32)",
+    "(({u} < {l}).to(torch.int32) * 3)", "(({u} >= {l}).to(torch.int32) * 5)", "(({u} == {l}).to(torch.int32) + 2)",
+    "(({u} + 1) << ({l} & 1))", "(({lc}) & ({uc})).to(torch.int32)", "(({uc}) | ({lc})).to(torch.int32)",
     "torch.abs({u} - {l})", "torch.pow({u} & 3, {l} & 3)", "torch.relu({u} - {l})",
     "torch.bitwise_xor({l}, {u})", "torch.logical_xor({uc}, {lc}).to(torch.int32)",
 )  # fmt: skip
