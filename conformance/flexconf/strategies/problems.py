@@ -29,7 +29,7 @@ def problem(draw: Draw, features: Features) -> Problem:
     kv_heads = draw(st.sampled_from((1, 2, 3)))
     heads = kv_heads * draw(st.sampled_from((1, 2, 3, 4, 8, 16)))
     queries, keys = draw(st.sampled_from(_LENGTHS)), draw(st.sampled_from(_LENGTHS))
-    nothing = draw(st.sampled_from((*["none"] * 13, "M", "N", "B")))
+    nothing = draw(st.sampled_from((*["none"] * 22, "M", "N", "B")))
     dim, value_dim = draw(st.sampled_from(_DIMS)), draw(st.sampled_from((None, *_DIMS)))
     layout = draw(st.sampled_from(PROBLEM_LAYOUTS))
     scale = draw(st.sampled_from((None, 1.0, 0.5, None, 0.25, 0.05, -0.25, 0.0)))
