@@ -567,7 +567,7 @@ def test_a_fingerprint_holds_the_bits_of_what_is_right_and_the_name_of_a_known_d
     bits = {"out": "1", "lse": "2"}
     assert fingerprint._kept(ended(Symptom.OK), None) == bits
     assert fingerprint._kept(ended(Symptom.WRONG_BASE), defect) == {**bits, "outcome": "lse/wrong-base"}
-    ways = [ended(Symptom.WRONG, Stage.OUTPUT), ended(Symptom.ILLEGAL_ACCESS, Stage.LAUNCH)]
+    ways = [ended(Symptom.WRONG, Stage.OUTPUT), ended(Symptom.NONFINITE, Stage.LSE)]
     for outcomes in (ways, ways[:1], ways[1:]):
         merged = merge(outcomes)
         assert merged is not None and defect.covers(merged)

@@ -20,6 +20,7 @@ from flexconf.case import Case
 from flexconf.outcome import Outcome
 from flexconf.subjects import reference, trial
 from flexflash.launch.host import HostLauncher
+from flexflash.traced import Traced
 
 
 @functools.cache
@@ -108,10 +109,10 @@ def test_one_wrong_element_of_a_table_is_caught() -> None:
 
 
 def _split(for_subject: Any, for_oracle: Any) -> Any:
-    """A mod that is one function under the lowering's trace (meta tensors) and another under the oracle."""
+    """A mod that is one function under the lowering's trace and another under the oracle."""
 
     def mod(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-        chosen = for_subject if score.device.type == "meta" else for_oracle
+        chosen = for_subject if isinstance(score, Traced) else for_oracle
         return chosen(score, b, h, q, kv)  # type: ignore[no-any-return]
 
     return mod

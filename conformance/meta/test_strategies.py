@@ -88,7 +88,7 @@ def everything() -> list[Case]:
     def collect(case: Case) -> None:
         found.append(case)
 
-    for turn in range(150):
+    for turn in range(170):
         settings(QUIET, max_examples=11)(seed(turn)(given(strategies.cases(Features.every()))(collect)))()
     return found
 
