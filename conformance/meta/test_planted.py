@@ -35,7 +35,7 @@ class OneUlpInAHundred(HostLauncher):
         rounded = super().probabilities(weights, dtype)
         chosen = torch.rand(rounded.shape, generator=torch.Generator().manual_seed(1)) < 0.01
         _, exponent = torch.frexp(rounded)
-        ulp = torch.ldexp(torch.tensor(torch.finfo(dtype).eps), exponent - 1)
+        ulp = torch.ldexp(torch.full_like(rounded, torch.finfo(dtype).eps), exponent - 1)
         return torch.where(chosen & (rounded > 0), rounded + ulp, rounded)
 
 

@@ -142,7 +142,7 @@ _OF_TWO: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 @pytest.mark.clause("L7.2")
-@pytest.mark.parametrize(("left", "right"), itertools.combinations_with_replacement(_DTYPES, 2))
+@pytest.mark.parametrize(("left", "right"), [*itertools.combinations_with_replacement(_DTYPES, 2)])
 def test_promotion_of_two_captures(left: torch.dtype, right: torch.dtype) -> None:
     """Sum, product and comparison of every pair of dtypes, each within what is certified of it and near PyTorch's own.
 
@@ -166,7 +166,7 @@ def test_promotion_of_two_captures(left: torch.dtype, right: torch.dtype) -> Non
 
 
 @pytest.mark.clause("L7.2")
-@pytest.mark.parametrize(("source", "target"), itertools.product(_DTYPES, _DTYPES))
+@pytest.mark.parametrize(("source", "target"), [*itertools.product(_DTYPES, _DTYPES)])
 def test_casts_between_every_pair_of_dtypes(source: torch.dtype, target: torch.dtype) -> None:
     values = torch.tensor([0.0, 1.0, -1.0, 2.5, -2.5, 100.75, -100.75, 0.49, -0.0, 77.0, 3.0, 64.5, 0.001])
     if not source.is_floating_point and source is not torch.bool:
