@@ -21,7 +21,7 @@ from flexconf.strategies.terms import Term, result_dtype, written
 
 _DEPTHS = (1, 2, 3, 4)
 _FAR = ("-300.0", "200.0")  # what moves a whole row away from 0, where a softmax without its maximum breaks down
-_ROWS = ("q % 3 == 1", "q >= 0", "(q < 2) & (kv % 2 == 0)")  # whose scores are all as low, or some of them
+_ROWS = ("q & 2 == 2", "q >= 0", "(q < 2) & (kv & 1 == 0)")  # whose scores are all as low, or some of them
 _LOWEST = -(2.0**127) * 1.75  # float32 holds it, but not its product with log2(e)
 _KINDS = (*[None] * 5, *["focus"] * 28, "far")
 _MOST_FOCI = 12  # terms of one operation each, beside the rest: a term costs a tenth of what another example does

@@ -15,10 +15,11 @@ _FOCI: Mapping[str, tuple[Callable[[Draw, Scope], Term | None], int]] = {
     "operation": (expressions.focus, 15),
     "form": (forms.form, 11),
     "promoted": (promotion.promoted, 4),
+    "compared": (promotion.compared, 2),
     "divided": (promotion.divided, 1),
     "laned": (lanes.laned, 5),
     "permuted": (siblings.permuted, 1),
-    "sliced": (siblings.sliced, 1),
+    "sliced": (siblings.sliced, 2),
 }
 _KINDS = tuple(kind for kind, (_, often) in _FOCI.items() for _ in range(often))
 

@@ -111,7 +111,10 @@ def _table() -> Iterator[Operation]:
         "like", opcheck.ALL, "torch.full_like(x, 2.7)", "torch.full_like(x, 1)", "torch.full_like(x, True)"
     )
     yield from _each("like", SIGNED, "torch.full_like(x, -2.7)", "torch.full_like(x, -1)")
-    yield from _each("like", FLOATS, "torch.full_like(x, 0.1).to(torch.float32) * 100", "x == torch.full_like(x, 0.1)")
+    # No half holds these numbers, which a cast to float32 shows.
+    filled = [f"torch.full_like(x, {n}).to(torch.float32) * 100" for n in (0.1, -0.3, 1.7)]
+    yield from _each("like", FLOATS, *filled, "x == torch.full_like(x, 0.1)")
+    yield from _each("like", ("float16", "bfloat16"), *(f"{text} + 1" for text in filled))
     yield from _each(
         "pow", NUMBERS, *(f"x ** {n}" for n in (0, 1, 2, 4)), "torch.pow(x, 2)", "torch.pow(x, 2.0)", "x ** 3.0"
     )

@@ -40,6 +40,7 @@ _NUMBERS = ("3", "0", "11")
 _LANE_CONDITIONS = ("kv % 2 == 0", "kv & 2 == 2", "kv < q", "kv % 3 != 1", "(kv % 2).to(torch.bool)", "q - kv > 1")
 _SAME_CONDITIONS = ("q % 2 == 0", "q > 1", "(q & 1).to(torch.bool)", "h < 1")
 _MOST = 16
+_READS = 3  # of one table: an index costs little beside a capture, and each has one form
 
 TABLE = "t"
 """The table of `examples`."""
@@ -54,9 +55,25 @@ def examples() -> Iterator[str]:
 
 
 def laned(draw: Draw, scope: Scope) -> Term | None:
-    """An element of a table at such an index; None where there are captures enough."""
+    """Elements of one table at up to three such indices, added up; None where there are captures enough."""
     if not scope.features.captures or scope.free_name() is None:
         return None
+    indices = [_index(draw, scope) for _ in range(draw(st.integers(1, _READS)))]
+    name = scope.free_name()
+    assert name is not None
+    # Every element differs from its neighbours by more than the bound of a score.
+    values, ends = draw(st.sampled_from((("arange(-4, 0.5)", (-4.0, 4.0)), ("normal", (-3.5, 3.5)))))
+    dtype = draw(st.sampled_from(("float32", "float32", "float16", "int32")))
+    if dtype == "int32":
+        values, ends = "permutation", (0.0, float(_MOST))
+    first = tables.made(scope, Capture(name, (_MOST,), dtype, values), ends, [Term(indices[0], "int32", 0, _MOST - 1)])
+    reads = [first.text, *(f"{name}[{index}]" for index in indices[1:])]
+    if len(reads) == 1:
+        return first
+    return Term(f"({' + '.join(reads)})", dtype, len(reads) * ends[0], len(reads) * ends[1])
+
+
+def _index(draw: Draw, scope: Scope) -> str:
     form = draw(st.sampled_from(FORMS))
     lanes, conditions = [*_LANES], [*_LANE_CONDITIONS]
     if scope.kind == "score" and scope.problem.qkv == "normal":
@@ -66,18 +83,8 @@ def laned(draw: Draw, scope: Scope) -> Term | None:
         same += _NUMBERS  # which the other functions of tensors do not take
     u, v = draw(st.lists(st.sampled_from(same), min_size=2, max_size=2, unique=True))
     lane_condition, same_condition = draw(st.sampled_from(conditions)), draw(st.sampled_from(_SAME_CONDITIONS))
-    index = form.format(u=u, v=v, l=draw(st.sampled_from(lanes)), lc=lane_condition, uc=same_condition)
-    if "{lc}, {u}" not in form:
-        index = f"({index} % {_MOST})"
-    name = scope.free_name()
-    assert name is not None
-    # Every element differs from its neighbours by more than the bound of a score.
-    values, ends = draw(st.sampled_from((("arange(-4, 0.5)", (-4.0, 4.0)), ("normal", (-3.5, 3.5)))))
-    dtype = draw(st.sampled_from(("float32", "float32", "float16", "int32")))
-    if dtype == "int32":
-        values, ends = "permutation", (0.0, float(_MOST))
-    capture = Capture(name, (_MOST,), dtype, values)
-    return tables.made(scope, capture, ends, [Term(index, "int32", 0, _MOST - 1)])
+    index: str = form.format(u=u, v=v, l=draw(st.sampled_from(lanes)), lc=lane_condition, uc=same_condition)
+    return index if "{lc}, {u}" in form else f"({index} % {_MOST})"
 
 
 def _loaded(scope: Scope) -> list[str]:

@@ -144,6 +144,21 @@ def divided(draw: Draw, scope: Scope) -> Term | None:
     return _joined(form, x, y) if y is not None else None
 
 
+def compared(draw: Draw, scope: Scope) -> Term | None:
+    """A float and an integer that lie close together, compared: a cast of either to the other's dtype shows."""
+    among = expressions.dtypes(scope)
+    x = expressions.operand(draw, scope, draw(st.sampled_from([d for d in FLOATS if d in among])), between=True)
+    y = expressions.operand(draw, scope, draw(st.sampled_from(("int32", *(d for d in INTEGER_RANGES if d in among)))))
+    form = draw(st.sampled_from(_COMPARISONS))
+    return _joined(form, y, x) if draw(st.booleans()) else _joined(form, x, y)
+
+
+_COMPARISONS = (
+    *(f"({{}} {symbol} {{}})" for symbol in ("<", "<=", ">", ">=", "==", "!=")),
+    "torch.minimum({}, {})",
+    "torch.maximum({}, {})",
+    "torch.where(q >= kv, {}, {})",
+)
 _DIVISIONS = (
     "({} // {})",
     "({} % {})",
