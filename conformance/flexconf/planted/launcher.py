@@ -151,12 +151,14 @@ def _stale_modules() -> list[tuple[Any, str, Any]]:
     return [(host, "load", load), (simt, "load", load)]
 
 
-_SCORE_MOD = """    if cutlass.const_expr(score_mod is not None):
-                value = score_mod(value, *indices, None, captures)
+_SCORE_MOD = """            if cutlass.const_expr(score_mod is not None):
+                score.store(score_mod(score.load(), *indices, None, captures))
 """
-_MASK_MOD = """            if cutlass.const_expr(mask_mod is not None):
-                keep = mask_mod(*indices, None, captures)
-                value = cute.where(keep, value, cute.full_like(value, float("-inf")))
+_MASK_MOD = """            if cutlass.const_expr(mask_mod is not None):  # noqa: SIM102 -- one is the compiler's
+                if masked:
+                    keep = mask_mod(*indices, None, captures)
+                    value = score.load()
+                    score.store(cute.where(keep, value, cute.full_like(value, float("-inf"))))
 """
 _TWO: Case = score("score * 2")
 
@@ -165,14 +167,19 @@ LAUNCHER = (
         "mask-before-score-mod",
         "launcher",
         "The mask comes before score_mod, which then makes something finite of -inf.",
-        _mods((f"{_SCORE_MOD}{_MASK_MOD}", f"{_MASK_MOD[8:]}        {_SCORE_MOD}")),
+        _mods((f"{_SCORE_MOD}{_MASK_MOD}", f"{_MASK_MOD}{_SCORE_MOD}")),
         mask("q < kv", score_mod="torch.tanh(score)"),
     ),
     Fault(
         "tail-of-a-row-not-modified",
         "launcher",
         "The keys behind the last whole vector of a row keep their scores as they were.",
-        _mods(("if n + lane <= last:", "if n + width - 1 <= last:")),
+        _mods(
+            (
+                "keys[kv_idx[lane]] = score[lane]",
+                "if n + width - 1 <= last:\n                    keys[kv_idx[lane]] = score[lane]",
+            )
+        ),
         score("score + q + kv"),
         width=2,
     ),

@@ -49,13 +49,23 @@ def _block_function(*substitutions: tuple[str, str]) -> Apply:
     return attributes(changes)
 
 
-def _walk(*substitutions: tuple[str, str]) -> Apply:
+def _work(change: Callable[[torch.Tensor], torch.Tensor]) -> Apply:
+    """Change the blocks that the host launcher walks: b, h, row of blocks, block, and whether it is masked."""
+
     def changes() -> list[tuple[Any, str, Any]]:
         from flexflash.launch import host
 
-        return [rewritten(host, "_modify", *substitutions)]
+        true = host.Tiles.work
+        return [(host.Tiles, "work", lambda tiles, columns: change(true(tiles, columns)))]
 
     return attributes(changes)
+
+
+def _unmasked_beside_full_ones(work: torch.Tensor) -> torch.Tensor:
+    rows, masked = work[:, :3], work[:, 4:]
+    full = rows[masked[:, 0] == 0]
+    beside = (rows.unsqueeze(1) == full).all(dim=2).any(dim=1, keepdim=True)
+    return torch.cat([work[:, :4], masked.masked_fill(beside, 0)], dim=1)
 
 
 def _rows(index: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
@@ -87,24 +97,14 @@ LISTS = (
         "full-blocks-masked-again",
         "block lists",
         "The mask is applied in full blocks as well, where the lists alone decide.",
-        _walk(("_modify_block(score_mod, None,", "_modify_block(score_mod, mask_mod,")),
+        _work(lambda work: work.index_fill(1, torch.tensor([4]), 1)),
         mask("q < kv", block=BlockSpec(q=8, kv=8, kind="lists", full=((0,),))),
     ),
     Fault(
         "partial-blocks-not-masked",
         "block lists",
         "A row with full blocks is walked without the mask from its first block on.",
-        _walk(
-            (
-                "_modify_block(score_mod, mask_mod, width, sizes, scores, captures, b, h, row, block)",
-                "if lists[2][b, h, row] == 0:\n"
-                "                            _modify_block("
-                "score_mod, mask_mod, width, sizes, scores, captures, b, h, row, block)\n"
-                "                        else:\n"
-                "                            _modify_block("
-                "score_mod, None, width, sizes, scores, captures, b, h, row, block)",
-            )
-        ),
+        _work(_unmasked_beside_full_ones),
         mask("kv < 3", block=_FOUR),
     ),
     Fault(
@@ -167,23 +167,21 @@ LISTS = (
         "query-relative-to-the-block",
         "block lists",
         "q counts from the beginning of the row of blocks.",
-        _block_function(("q_idx[lane] = m", "q_idx[lane] = m - row * height")),
+        _block_function(("cute.full(width, m,", "cute.full(width, m - row * height,")),
         mask("kv < q", block=_TALL),
     ),
     Fault(
         "key-relative-to-the-block",
         "block lists",
         "kv counts from the beginning of the block.",
-        _block_function(("kv_idx[lane] = min(n + lane, last)", "kv_idx[lane] = min(n + lane, last) - block * breadth")),
+        _block_function(("kv_idx.load(),", "kv_idx.load() - block * breadth,")),
         mask("kv < 3", block=_FOUR),
     ),
     Fault(
         "vector-past-the-block",
         "block lists",
         "The last vector of a block writes behind the block's end, where another block's scores are.",
-        _block_function(
-            ("if n + lane <= last:", "if n + lane < columns:"),
-        ),
+        _block_function(("keys[kv_idx[lane]] = score[lane]", "keys[min(n + lane, columns - 1)] = score[lane]")),
         mask("kv < 9", block=BlockSpec(q=4, kv=3, kind="lists", full=((0, 1),)), score_mod="score + 1"),
         width=2,
     ),

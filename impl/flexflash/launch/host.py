@@ -117,11 +117,9 @@ class HostLauncher:
         self.on_stage("compile")
         # CuTe refuses an empty list of tensors.
         auxiliary = [_cute_tensor(t) for t in captures] or [_cute_tensor(scores)]
-        lists = [_cute_tensor(t) for t in tiles.as_lists(columns)]
-        operands = (_cute_tensor(scores), auxiliary, lists)
+        operands = (_cute_tensor(scores), auxiliary, _cute_tensor(tiles.work(columns)))
         sizes = (columns, *tiles.block_size)
-        walks_partial = tiles.lists is not None
-        compiled = cute.compile(_modify, score_mod, mask_mod, width, sizes, walks_partial, *operands)
+        compiled = cute.compile(_modify, score_mod, mask_mod, width, sizes, *operands)
         self.on_stage("launch")
         compiled(*operands)
 
@@ -140,9 +138,7 @@ class HostLauncher:
         block_size = (scores.shape[2], columns)
         lists = BlockSparseTensors(one, blocks, none, blocks, block_size)
         score_mod, mask_mod = getattr(module, "score_mod", None), getattr(module, "mask_mod", None)
-        # Without a mask one walk, over full blocks, will do; a second one doubles what is compiled.
-        walked = lists if mask_mod is not None else None
-        tiles = Tiles(walked, block_size, (scores.shape[0], scores.shape[1], scores.shape[2]))
+        tiles = Tiles(lists, block_size, (scores.shape[0], scores.shape[1], scores.shape[2]))
         width = self.vector_width or getattr(score_mod, "__vec_size__", None) or (1 if kernel.captures else 2)
         if score_mod is not None or mask_mod is not None:
             self.modify(modified, columns, score_mod, mask_mod, tiles, width, kernel.captures)
@@ -196,6 +192,11 @@ class Tiles:
                     if listed:
                         yield b, h, slice(row * height, min((row + 1) * height, length)), torch.cat(listed)
 
+    def work(self, columns: int) -> torch.Tensor:
+        """Every listed block: b, h, row of blocks, block of keys, 1 if a mask_mod decides there; int32 (blocks, 5)."""
+        partial, partial_idx, full, full_idx = self.as_lists(columns)
+        return torch.cat([_listed(partial, partial_idx, 1), _listed(full, full_idx, 0)])
+
     def as_lists(self, columns: int) -> list[torch.Tensor]:
         """The four lists as int32 (B, H, rows) and (B, H, rows, blocks); all blocks full when there are no lists."""
         batch, heads, length = self.shape
@@ -215,6 +216,14 @@ class Tiles:
         ]
 
 
+def _listed(count: torch.Tensor, index: torch.Tensor, masked: int) -> torch.Tensor:
+    """The part of `Tiles.work` that one pair of lists says: as many indices of each row as it counts."""
+    there = torch.arange(index.shape[3]) < count.unsqueeze(3)
+    rows = there.nonzero()[:, :3].to(torch.int32)
+    blocks = index[there]
+    return torch.cat([rows, blocks.unsqueeze(1), torch.full_like(blocks, masked).unsqueeze(1)], dim=1)
+
+
 def _tiles(query: torch.Tensor, key: torch.Tensor, lists: BlockSparseTensors | None) -> Tiles:
     shape = (query.shape[0], query.shape[1], query.shape[2])
     block_size = lists.block_size if lists is not None else (query.shape[2], key.shape[2])
@@ -232,23 +241,17 @@ def _modify(
     mask_mod: cutlass.Constexpr,
     width: cutlass.Constexpr,
     sizes: cutlass.Constexpr,
-    walks_partial: cutlass.Constexpr,
     scores: cute.Tensor,
     captures: list[cute.Tensor],
-    lists: list[cute.Tensor],
+    work: cute.Tensor,
 ) -> None:
-    """Walk the block lists of every (b, h, row of blocks): partial blocks with the mask, full ones without."""
-    batch, heads, _, _ = scores.shape
-    for b in cutlass.range(batch):
-        for h in cutlass.range(heads):
-            for row in cutlass.range(lists[0].shape[2]):
-                if cutlass.const_expr(walks_partial):
-                    for j in cutlass.range(lists[0][b, h, row]):
-                        block = lists[1][b, h, row, j]
-                        _modify_block(score_mod, mask_mod, width, sizes, scores, captures, b, h, row, block)
-                for j in cutlass.range(lists[2][b, h, row]):
-                    block = lists[3][b, h, row, j]
-                    _modify_block(score_mod, None, width, sizes, scores, captures, b, h, row, block)
+    """The blocks of `work` (blocks, 5), each of them b, h, row of blocks, block of keys, and whether it is masked.
+
+    One loop, and one place that calls the mods: what is compiled grows with both.
+    """
+    for n in cutlass.range(work.shape[0], unroll=1):
+        b, h, row, block, masked = work[n, 0], work[n, 1], work[n, 2], work[n, 3], work[n, 4] != 0
+        _modify_block(score_mod, mask_mod, width, sizes, scores, captures, b, h, row, block, masked)
 
 
 @cute.jit
@@ -263,32 +266,33 @@ def _modify_block(
     h: cutlass.Int32,
     row: cutlass.Int32,
     block: cutlass.Int32,
+    masked: cutlass.Boolean,
 ) -> None:
     columns, height, breadth = sizes
     last = min((block + 1) * breadth, columns) - 1
-    for m in cutlass.range(row * height, min((row + 1) * height, scores.shape[2])):
-        for n in cutlass.range(block * breadth, last + 1, width):
+    for m in cutlass.range(row * height, min((row + 1) * height, scores.shape[2]), unroll=1):
+        keys = scores[b, h, m, None]
+        for n in cutlass.range(block * breadth, last + 1, width, unroll=1):
             score = cute.make_rmem_tensor(width, cutlass.Float32)
-            b_idx = cute.make_rmem_tensor(width, cutlass.Int32)
-            h_idx = cute.make_rmem_tensor(width, cutlass.Int32)
-            q_idx = cute.make_rmem_tensor(width, cutlass.Int32)
             kv_idx = cute.make_rmem_tensor(width, cutlass.Int32)
             for lane in cutlass.range_constexpr(width):
                 # Lanes past the block's last key see that key and its score, so that no mod reads outside its
                 # captures, be it by an index that is computed from the score.
-                score[lane] = scores[b, h, m, min(n + lane, last)]
-                b_idx[lane] = b
-                h_idx[lane] = h
-                q_idx[lane] = m
                 kv_idx[lane] = min(n + lane, last)
-            indices = (b_idx.load(), h_idx.load(), q_idx.load(), kv_idx.load())
-            value = score.load()
+                score[lane] = keys[kv_idx[lane]]
+            indices = (
+                cute.full(width, b, cutlass.Int32),
+                cute.full(width, h, cutlass.Int32),
+                cute.full(width, m, cutlass.Int32),
+                kv_idx.load(),
+            )
             if cutlass.const_expr(score_mod is not None):
-                value = score_mod(value, *indices, None, captures)
-            if cutlass.const_expr(mask_mod is not None):
-                keep = mask_mod(*indices, None, captures)
-                value = cute.where(keep, value, cute.full_like(value, float("-inf")))
-            score.store(value)
-            for lane in cutlass.range_constexpr(width):
-                if n + lane <= last:
-                    scores[b, h, m, n + lane] = score[lane]
+                score.store(score_mod(score.load(), *indices, None, captures))
+            if cutlass.const_expr(mask_mod is not None):  # noqa: SIM102 -- one is the compiler's
+                if masked:
+                    keep = mask_mod(*indices, None, captures)
+                    value = score.load()
+                    score.store(cute.where(keep, value, cute.full_like(value, float("-inf"))))
+            for lane in cutlass.range_constexpr(width - 1, -1, -1):
+                # From the last lane on: of those that have one key, the first stays, whose key it is.
+                keys[kv_idx[lane]] = score[lane]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import linecache
+import sys
 import types
 from functools import lru_cache
 
@@ -20,5 +21,8 @@ def load(text: str) -> types.ModuleType:
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     module = types.ModuleType(name)
     module.__file__ = filename
+    # The compiler asks `inspect` for the module of each of its frames. Of a file that is in no module and on no disk,
+    # `inspect` looks through all modules that are loaded, each time.
+    sys.modules[name] = module
     exec(compile(text, filename, "exec"), module.__dict__)
     return module
