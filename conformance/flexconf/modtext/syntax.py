@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import textwrap
 import unicodedata
@@ -101,6 +102,7 @@ def _limited_walk(tree: ast.AST) -> Iterator[ast.AST]:
             stack.append((child, level if left else level + 1))
 
 
+@functools.lru_cache(maxsize=1024)
 def free_names(text: str) -> frozenset[str]:
     """The captures that the text needs: names it reads and the grammar does not give. Raises ModTextError."""
     free: set[str] = set()

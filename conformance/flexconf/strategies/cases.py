@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import re
 from collections.abc import Sequence
@@ -14,17 +15,19 @@ from flexconf.case import Case, used
 from flexconf.modtext.syntax import LIMITS
 from flexconf.strategies import expressions, foci, masks, problems
 from flexconf.strategies import features as switches
-from flexconf.strategies.expressions import Draw
+from flexconf.strategies.draws import Draw, one
 from flexconf.strategies.features import Features
 from flexconf.strategies.scope import Scope
 from flexconf.strategies.terms import Term, result_dtype, written
 
 _DEPTHS = (1, 2, 3, 4)
-_FAR = ("-300.0", "200.0")  # what moves a whole row away from 0, where a softmax without its maximum breaks down
+_FAR = (("-300.0",), ("200.0",))  # what moves a whole row away from 0, where a softmax without its maximum breaks down
+# Where a row's scores are far apart, its largest is all that the result depends on, and all that can be seen wrong.
+_FACTORS = (None, 0.0625, 0.015625, 0.0625)
 _ROWS = ("q & 2 == 2", "q >= 0", "(q < 2) & (kv & 1 == 0)")  # whose scores are all as low, or some of them
 _LOWEST = -(2.0**127) * 1.75  # float32 holds it, but not its product with log2(e)
 _KINDS = (*[None] * 5, *["focus"] * 28, "far")
-_MOST_FOCI = 12  # terms of one operation each, beside the rest: a term costs a tenth of what another example does
+_LONG = 700  # characters of a score_mod, from which on no terms of one operation each are added
 
 
 def vector_widths() -> SearchStrategy[int]:
@@ -73,7 +76,7 @@ def cases(
     around = Scope(f, problem, "mask", scope.captures, scope.values)
     mask = written(masks.mask(draw, around)) if f.mask else None
     # Operands that are read twice at every level can outgrow what a mod may have.
-    assume(all(len(text) <= LIMITS.characters for text in (score, mask) if text is not None))
+    assume(all(_within_limits(text) for text in (score, mask) if text is not None))
     block = masks.block(draw, around, mask, queries, keys)
     case = Case(
         "fuzz",
@@ -87,13 +90,17 @@ def cases(
     return _named(case)
 
 
+def _within_limits(text: str) -> bool:
+    return len(text) <= LIMITS.characters and sum(1 for _ in ast.walk(ast.parse(text))) <= LIMITS.nodes
+
+
 def _named(case: Case) -> Case:
     return case.replace(name=f"fuzz-{case.replace(name='fuzz').digest()[:12]}")
 
 
 def _score(draw: Draw, scope: Scope) -> str:
     """A score_mod's text: a float."""
-    depth = draw(st.sampled_from(_DEPTHS))
+    depth = one(draw, _DEPTHS)
     lines = []
     if draw(st.booleans()) and scope.features.variables:
         given = expressions.term(draw, scope, depth)
@@ -103,29 +110,32 @@ def _score(draw: Draw, scope: Scope) -> str:
     if lines and not re.search(r"\bx\b", found.text):
         found = _sum(Term("x", *_described(scope.variables[0])), found)
     text = _as_score(draw, found)
-    parts: list[str] = []
-    while len(parts) < _MOST_FOCI and (part := draw(_foci(scope))) is not None:
-        parts.append(part)
-    text += "".join(f" + ({part})" for part in parts if part)
+    far = ""
+    while len(text) < _LONG and (part := draw(_foci(scope))) is not None:
+        if part in _FAR:
+            far += f" + {part[0]}"
+        else:
+            text += "".join(f" + ({term})" for term in part)
+    factor = one(draw, _FACTORS)
+    text = (text if factor is None else f"({text}) * {factor}") + far
     if draw(st.integers(0, 31)) == 31:
-        text = f"torch.where({draw(st.sampled_from(_ROWS))}, {_LOWEST!r}, {text})"
+        text = f"torch.where({one(draw, _ROWS)}, {_LOWEST!r}, {text})"
     return written("\n".join([*lines, text]))
 
 
 @st.composite
-def _foci(draw: Draw, scope: Scope) -> str | None:
-    """A term of one operation, "" for none, None for the last.
+def _foci(draw: Draw, scope: Scope) -> tuple[str, ...] | None:
+    """Terms of one operation each, which share their operands; None for the last.
 
-    It is drawn together with whether there is one, so that Hypothesis can take any of them out when it shrinks.
+    They are drawn together with whether there are any, so that Hypothesis can take them out when it shrinks.
     """
-    kind = draw(st.sampled_from(_KINDS))
+    kind = one(draw, _KINDS)
     if kind is None:
         return None
     if kind == "far":
-        far: str = draw(st.sampled_from(_FAR))
+        far: tuple[str, ...] = one(draw, _FAR)
         return far
-    part = foci.focus(draw, scope)
-    return expressions.small(draw, part).text if part is not None else ""
+    return tuple(term.text for term in foci.focus(draw, scope))
 
 
 def _described(term: Term) -> tuple[str, float, float, bool]:
@@ -141,7 +151,7 @@ def _sum(x: Term, y: Term) -> Term:
 def _as_score(draw: Draw, x: Term) -> str:
     """`x` as a score: itself if it is a float, otherwise beside the score."""
     if x.dtype == "bool":
-        return f"torch.where({x.text}, score, {draw(st.sampled_from(('score * 0.5', '0.0', 'score * 2', '-inf')))})"
+        return f"torch.where({x.text}, score, {one(draw, ('score * 0.5', '0.0', 'score * 2', '-inf'))})"
     if not x.is_float:
         return f"score + ({x.text})"
     if x.text == "score" or not draw(st.booleans()):

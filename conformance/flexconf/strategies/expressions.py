@@ -5,18 +5,17 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 from hypothesis import strategies as st
 
 from flexconf.opcheck import Operation
 from flexconf.strategies import operations, tables
+from flexconf.strategies.draws import Draw, one
 from flexconf.strategies.features import Features
 from flexconf.strategies.operations import Range
 from flexconf.strategies.scope import Scope
 from flexconf.strategies.terms import FLOATS, INTEGER_RANGES, Term, result_dtype
 
-Draw = Callable[[st.SearchStrategy[Any]], Any]
 Form = Callable[[Draw, Scope, int], Term]
 
 _NUMBERS = (2, 3, 1, 5, 7, 16, -1, -3)
@@ -71,11 +70,11 @@ def number(draw: Draw, scope: Scope, depth: int) -> Term:
         return x
     whole = ["*", "+", "-", "%", "//"] + ["/"] * scope.features.functions
     whole += ["hash"] * (scope.features.integers and x.dtype in ("int32", "int64"))
-    symbol = draw(st.sampled_from(whole))
+    symbol = one(draw, whole)
     if symbol == "hash":
-        return hashed(x, draw(st.sampled_from((7, 2, 8, 100))))
+        return hashed(x, one(draw, (7, 2, 8, 100)))
     fraction = x.is_float and symbol not in ("%", "//")
-    constant = draw(st.sampled_from(_FRACTIONS if fraction else _NUMBERS))
+    constant = one(draw, _FRACTIONS if fraction else _NUMBERS)
     if symbol in ("%", "//", "/"):
         x = kept(draw, x, (-1e3, 1e3) if x.is_float else (-math.inf, math.inf))
     return operations.with_number(symbol, x, constant) or x
@@ -92,13 +91,13 @@ def operation(draw: Draw, scope: Scope, depth: int) -> Term:
     wanted = [o for o in operations.catalogue(x.dtype) if _wanted(scope.features, o.name)]
     if not wanted:
         return x
-    chosen = draw(st.sampled_from(wanted))
+    chosen = one(draw, wanted)
     x = kept(draw, x, operations.domain(chosen, x.dtype))
     if not operations.takes_two(chosen):
         return operations.apply(chosen, x, None) or x
     between, other = draw(st.booleans()), draw(st.booleans())
     if chosen.text in _DIVISIONS and not between:
-        divisor = draw(st.sampled_from(_NUMBERS))
+        divisor = one(draw, _NUMBERS)
         return operations.with_number(_DIVISIONS[chosen.text], x, divisor) or x
     y = term(draw, scope, depth - 1) if other else x
     if y.dtype not in chosen.dtypes:
@@ -119,10 +118,10 @@ def focus(draw: Draw, scope: Scope) -> Term | None:
 
     What a random expression holds is mostly sums; this sees every operation often. None where the draw gives nothing.
     """
-    wanted = [(o, d) for o, d in _pairs(dtypes(scope)) if _wanted(scope.features, o.name)]
+    wanted = _wanted_pairs(dtypes(scope), scope.features)
     if not wanted:
         return None
-    chosen, dtype = draw(st.sampled_from(wanted))
+    chosen, dtype = one(draw, wanted)
     x = operand(draw, scope, dtype, between=chosen.name in _ROUNDING and dtype in FLOATS)
     x = kept(draw, x, operations.domain(chosen, dtype))
     if chosen.text in ("x << 3", "x >> 3"):
@@ -130,7 +129,7 @@ def focus(draw: Draw, scope: Scope) -> Term | None:
     if not operations.takes_two(chosen):
         return operations.apply(chosen, x, None)
     if chosen.text in _DIVISIONS and not draw(st.booleans()):
-        return operations.with_number(_DIVISIONS[chosen.text], x, draw(st.sampled_from(_NUMBERS)))
+        return operations.with_number(_DIVISIONS[chosen.text], x, one(draw, _NUMBERS))
     if chosen.y == "shift" and not draw(st.booleans()):
         return _shifted(draw, chosen, x)
     y = kept(draw, operand(draw, scope, dtype), operations.partner(chosen, dtype))
@@ -139,7 +138,7 @@ def focus(draw: Draw, scope: Scope) -> Term | None:
 
 def _shifted(draw: Draw, chosen: Operation, x: Term) -> Term | None:
     """`x << 3`; by as much as the type is wide, or more, too, which moves everything out."""
-    return operations.shifted(chosen.text.split()[1], x, draw(st.sampled_from((3, 1, 33, 32, 9, 40))))
+    return operations.shifted(chosen.text.split()[1], x, one(draw, (3, 1, 33, 32, 9, 40)))
 
 
 _ROUNDING = frozenset("round floor ceil trunc frac sign".split())
@@ -150,6 +149,11 @@ _OFTEN = frozenset("div floor_divide remainder fmod bitwise_left_shift bitwise_r
 def _pairs(among: tuple[str, ...]) -> tuple[tuple[Operation, str], ...]:
     """Every operation with every dtype; several times where few arguments tell whether it is right."""
     return tuple((o, d) for d in among for o in operations.catalogue(d) for _ in range(_weight(o.name, d)))
+
+
+@functools.lru_cache(maxsize=256)
+def _wanted_pairs(among: tuple[str, ...], features: Features) -> tuple[tuple[Operation, str], ...]:
+    return tuple((o, d) for o, d in _pairs(among) if _wanted(features, o.name))
 
 
 def _weight(name: str, dtype: str) -> int:
@@ -187,11 +191,11 @@ def operand(draw: Draw, scope: Scope, dtype: str, between: bool = False) -> Term
         own = [scope.score()] if scope.kind == "score" else []
         own += [Term("score * 0.25", "float32", x.lo * 0.25, x.hi * 0.25, x.special) for x in own]
         own += [half, Term("kv * 0.25", "float32", 0, kv.hi * 0.25), *[half] * (3 * between)]
-        chosen: Term = draw(st.sampled_from(own))
+        chosen: Term = one(draw, own)
         return chosen
     if dtype == "int32":
         turned = Term("(kv - q)", "int32", -difference.hi, -difference.lo)
-        found: Term = draw(st.sampled_from([difference, kv, q, turned]))
+        found: Term = one(draw, [difference, kv, q, turned])
         return found
     if dtype in FLOATS:
         return cast_to(draw, operand(draw, scope, "float32", between), dtype)
@@ -232,7 +236,7 @@ def cast(draw: Draw, scope: Scope, depth: int) -> Term:
     """`x.to(torch.int64)`; floats to integers and halves only where the value exists there."""
     x = term(draw, scope, depth - 1)
     targets = [*FLOATS, *INTEGER_RANGES, "bool"] if scope.features.dtypes else ["float32", "int32", "int64"]
-    return cast_to(draw, x, draw(st.sampled_from(targets)))
+    return cast_to(draw, x, one(draw, targets))
 
 
 def cast_to(draw: Draw, x: Term, target: str) -> Term:
@@ -267,7 +271,7 @@ def condition(draw: Draw, scope: Scope, depth: int) -> Term:
         return Term(f"({x.text} {draw(_COMPARISONS)} {y.text})", "bool", 0, 1)
     if form == 2:
         a, b = condition(draw, scope, depth - 1), condition(draw, scope, depth - 1)
-        return Term(f"(({a.text}) {draw(st.sampled_from('&|^'))} ({b.text}))", "bool", 0, 1)
+        return Term(f"(({a.text}) {one(draw, '&|^')} ({b.text}))", "bool", 0, 1)
     if form == 3:
         return Term(f"~({condition(draw, scope, depth - 1).text})", "bool", 0, 1)
     found = term(draw, scope, depth - 1)
@@ -281,7 +285,7 @@ def compared(draw: Draw, x: Term) -> Term:
     """`x` compared with a number; a bool as it is."""
     if x.dtype == "bool":
         return x
-    constant = draw(st.sampled_from((0.5, 0.0, -1.0) if x.is_float else (0, 1, 3, 8, -2, 0.5)))
+    constant = one(draw, (0.5, 0.0, -1.0) if x.is_float else (0, 1, 3, 8, -2, 0.5))
     if x.dtype == "uint8" and constant < 0:
         constant = 0  # PyTorch would wrap it around, the lowering refuses it (L7.7): not a question for this generator
     symbols = st.sampled_from((">", "<")) if x.is_float else _COMPARISONS
@@ -296,7 +300,7 @@ def integer(draw: Draw, scope: Scope, depth: int) -> Term:
             return found
     q, kv = scope.parameters()[1], scope.parameters()[0]
     difference = Term("(q - kv)", "int32", q.lo - kv.hi, q.hi - kv.lo)
-    chosen: Term = draw(st.sampled_from([kv, q, difference, *scope.parameters()[2:]]))
+    chosen: Term = one(draw, [kv, q, difference, *scope.parameters()[2:]])
     return chosen
 
 
@@ -308,7 +312,7 @@ def index(draw: Draw, scope: Scope, depth: int) -> Term:
     if form < len(forms):
         return forms[form]
     if form == len(forms):
-        constant = draw(st.sampled_from((0, 1, -1, -2)))
+        constant = one(draw, (0, 1, -1, -2))
         return Term(str(constant), "literal", constant, constant)
     if form == len(forms) + 1:
         return Term("(q - kv)", "int32", q.lo - kv.hi, q.hi - kv.lo)
@@ -320,7 +324,7 @@ def index(draw: Draw, scope: Scope, depth: int) -> Term:
         wide = "int64" if draw(st.booleans()) else "int32"
         found = Term(f"({found.text}).to(torch.{wide})", wide, found.lo, found.hi)
     if found.hi - found.lo > 2000 or found.size > 2000:
-        found = operations.with_number("%", found, draw(st.sampled_from((8, 5, 33, -4)))) or kv
+        found = operations.with_number("%", found, one(draw, (8, 5, 33, -4))) or kv
     return found
 
 
@@ -342,7 +346,7 @@ def kept(draw: Draw, x: Term, where: Range) -> Term:
         ways.append("sigmoid")
     if lo < 0 < hi and math.isfinite(x.size) and x.size > 0 and not x.special:
         ways.append("scale")
-    way = draw(st.sampled_from(ways))
+    way = one(draw, ways)
     if way == "tanh":
         return Term(f"torch.tanh({x.text})", x.dtype, -1, 1)
     if way == "sigmoid":
@@ -371,10 +375,13 @@ def small(draw: Draw, x: Term) -> Term:
 
     What is a hundred times as small beside it is drowned all the same, so most often that is the limit.
     """
-    most = draw(st.sampled_from((100, 100, _NICE)))
+    most = one(draw, (100, 100, _NICE))
     if x.is_integer and not x.within(-most, most):
         return operations.with_number("%", x, 1000 if most > 100 and x.dtype not in ("int8", "uint8") else 100) or x
-    return kept(draw, x, (-most, most)) if x.is_float else x
+    if not x.is_float or x.within(-most, most):
+        return x
+    # A tangent would hide a difference of numbers that are not small.
+    return Term(f"torch.clamp({x.text}, {-most:g}, {most:g})", x.dtype, max(x.lo, -most), min(x.hi, most), x.special)
 
 
 def moderate(draw: Draw, x: Term) -> Term:

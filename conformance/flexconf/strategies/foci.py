@@ -4,26 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from hypothesis import strategies as st
-
 from flexconf.strategies import expressions, forms, lanes, promotion, siblings
-from flexconf.strategies.expressions import Draw
+from flexconf.strategies.draws import Draw, one
 from flexconf.strategies.scope import Scope
 from flexconf.strategies.terms import Term
 
-_FOCI: Mapping[str, tuple[Callable[[Draw, Scope], Term | None], int]] = {
+_Focus = Callable[[Draw, Scope], Term | tuple[Term, ...] | None]
+_FOCI: Mapping[str, tuple[_Focus, int]] = {
     "operation": (expressions.focus, 15),
-    "form": (forms.form, 11),
+    "form": (forms.forms, 11),
     "promoted": (promotion.promoted, 4),
     "compared": (promotion.compared, 2),
+    "wide": (promotion.wide, 1),
     "divided": (promotion.divided, 1),
-    "laned": (lanes.laned, 5),
+    "laned": (lanes.laned, 6),
     "permuted": (siblings.permuted, 1),
     "sliced": (siblings.sliced, 2),
 }
 _KINDS = tuple(kind for kind, (_, often) in _FOCI.items() for _ in range(often))
 
 
-def focus(draw: Draw, scope: Scope) -> Term | None:
-    """One of them, as often as its kind needs; None where the draw gives nothing."""
-    return _FOCI[draw(st.sampled_from(_KINDS))][0](draw, scope)
+def focus(draw: Draw, scope: Scope) -> tuple[Term, ...]:
+    """One of them, as often as its kind needs; several terms where they share their operands, none where a draw fails.
+
+    Each is kept where it does not drown what it is added to.
+    """
+    found = _FOCI[one(draw, _KINDS)][0](draw, scope)
+    terms = () if found is None else (found,) if isinstance(found, Term) else found
+    return tuple(expressions.small(draw, term) for term in terms)

@@ -9,20 +9,18 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from hypothesis import strategies as st
 
 from flexconf import opcheck
 from flexconf.opcheck import FLOATS, INTEGERS, NUMBERS, SIGNED, Operation
 from flexconf.strategies import expressions, operations
+from flexconf.strategies.draws import Draw, one
 from flexconf.strategies.operations import Range
 from flexconf.strategies.scope import Scope
 from flexconf.strategies.terms import Term, result_dtype
-
-Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 _NN = "torch.nn.functional."
 _WHOLE = (*INTEGERS, "bool")
@@ -47,7 +45,15 @@ def _table() -> Iterator[Operation]:
     yield from _each("add", ("bool",), "x + 3", "x + 0.5", "x + 5000000000")
     # What the dtype does not hold wraps around.
     yield from _each("add", ("int8", "uint8"), "x + 300", "x * 300")
-    yield from _each("add", ("int32",), "x + 2147483648", "(x + 2147483648) % 7", "x % 2147483648", "x * 1103515245")
+    yield from _each(
+        "add",
+        ("int32",),
+        "x + 2147483648",
+        "(x + 2147483648) % 7",
+        "(3000000000 - x) % 13",
+        "x % 2147483648",
+        "x * 1103515245",
+    )
     for mode in ("None", "'floor'", "'trunc'"):
         texts = [f"torch.div({pair}, rounding_mode={mode})" for pair in ("x, y", "x, 7", "x, 2.5", "7, y")]
         # A number has no method of a tensor, and torch.div takes a tensor first.
@@ -73,6 +79,11 @@ def _table() -> Iterator[Operation]:
     yield from _each("clamp", (*FLOATS, *SIGNED), *(f"torch.clamp{form}" for form in fractions))
     yield from _each("clamp_min", (*FLOATS, *SIGNED), "torch.clamp_min(x, 0.5)", "torch.clamp_min(x, -2)")
     yield from _each("clamp_max", (*FLOATS, *SIGNED), "torch.clamp_max(x, 1.5)", "torch.clamp_max(x, -2)")
+    yield from _each(
+        "clamp_max", SIGNED, "torch.clamp_max(x, 2.5)", "torch.clamp_max(x, -0.5)", "torch.clamp(x, max=3.5)"
+    )
+    # A lower bound above the upper one gives the upper one.
+    yield from _each("clamp", (*FLOATS, *SIGNED), "torch.clamp(x, min=4, max=0)", "torch.clamp(x, 1.5, -1)")
     tensors = ("(x, y)", "(x, min=y)", "(x, max=y)", "(x, y, x)", "(x, min=y, max=x)")
     yield from _each("clamp", NUMBERS, *(f"torch.clamp{form}" for form in tensors))
     yield from _each("clamp", NUMBERS, "torch.clamp_min(x, y)", "torch.clamp_max(x, y)")
@@ -95,6 +106,8 @@ def _table() -> Iterator[Operation]:
         "1, 2",
         "beta=2, threshold=5",
         "beta=3, threshold=1",
+        "threshold=0.5",
+        "beta=2, threshold=-1",
     )
     yield from _each("softplus", FLOATS, *(f"{_NN}softplus(x, {form})" for form in betas))
     # The two forms of gelu differ by 5e-4 at most, so that few arguments tell them apart.
@@ -111,10 +124,10 @@ def _table() -> Iterator[Operation]:
         "like", opcheck.ALL, "torch.full_like(x, 2.7)", "torch.full_like(x, 1)", "torch.full_like(x, True)"
     )
     yield from _each("like", SIGNED, "torch.full_like(x, -2.7)", "torch.full_like(x, -1)")
-    # No half holds these numbers, which a cast to float32 shows.
-    filled = [f"torch.full_like(x, {n}).to(torch.float32) * 100" for n in (0.1, -0.3, 1.7)]
-    yield from _each("like", FLOATS, *filled, "x == torch.full_like(x, 0.1)")
-    yield from _each("like", ("float16", "bfloat16"), *(f"{text} + 1" for text in filled))
+    # No half holds these numbers, which a product in float32 shows.
+    for factor in ("(q - kv)", "kv", "(q + kv)"):
+        filled = (f"torch.full_like(x, {n}) * {factor}.to(torch.float32)" for n in (0.1, -0.3, 1.7))
+        yield from _each("like", ("float16", "bfloat16"), *filled)
     yield from _each(
         "pow", NUMBERS, *(f"x ** {n}" for n in (0, 1, 2, 4)), "torch.pow(x, 2)", "torch.pow(x, 2.0)", "x ** 3.0"
     )
@@ -124,6 +137,9 @@ def _table() -> Iterator[Operation]:
     yield from _each("pow", _NARROW, "2 ** y", "x ** y", "0.5 ** y", y="power")
     yield from _each("pow", ("int8", "int16"), "(-2) ** y", y="power")
     yield from _each("pow", ("int8", "uint8"), "torch.pow(x, y)", "torch.pow(2, y)", y="exponent")
+    yield from _each(
+        "pow", ("uint8",), "torch.pow(2, y | 128)", "torch.pow(2, 128 | x)", "torch.pow(6, y | 128)", y="exponent"
+    )
     yield from _each("bitwise", _WHOLE, *(f"x {s} y" for s in "&|^"), "~x")
     yield from _each(
         "bitwise", INTEGERS, "x & 6", "6 & x", "x | 5", "5 | x", "x ^ 3", "3 ^ x", "torch.bitwise_and(x, 6)"
@@ -138,7 +154,11 @@ def _table() -> Iterator[Operation]:
     )
     yield from _each("where", NUMBERS, "torch.where(x > y, 2.5, y)", "torch.where(x.to(torch.bool), y, 3)")
     yield from _each("copysign", FLOATS, "torch.copysign(x, -2.0)", "torch.copysign(x, 0.0)", "torch.copysign(x, -0.0)")
-    yield from _each("copysign", FLOATS, "torch.copysign(x, 0.0) + 2 * torch.copysign(x, -0.0)")
+    both_zeros = (
+        "torch.copysign(x, 0.0) + 2 * torch.copysign(x, -0.0)",
+        "torch.copysign(x, -0.0) - torch.copysign(x, 0.0)",
+    )
+    yield from _each("copysign", FLOATS, *both_zeros)
 
 
 def _taken(form: Operation) -> Operation:
@@ -161,20 +181,40 @@ def _of(dtypes: tuple[str, ...]) -> tuple[tuple[Operation, tuple[str, ...]], ...
     return tuple((form, taken) for form, taken in found if taken)
 
 
-def form(draw: Draw, scope: Scope) -> Term | None:
-    """One argument form, any as likely as any other, on a dtype that it takes; None where the draw gives nothing."""
-    chosen, taken = draw(st.sampled_from(_of(expressions.dtypes(scope))))
-    dtype = draw(st.sampled_from(taken))
+def forms(draw: Draw, scope: Scope) -> tuple[Term, ...]:
+    """Up to four argument forms of the same operands, any as likely as any other; empty where the draw gives nothing.
+
+    A form costs a fraction of what its operands cost, and there are hundreds of them.
+    """
+    chosen, taken = one(draw, _of(expressions.dtypes(scope)))
+    dtype = one(draw, taken)
+    more = [one(draw, _cheap(dtype)) for _ in range(draw(st.integers(0, _MORE)))]
+    operands = [expressions.operand(draw, scope, dtype)]
+    found = [_applied(draw, scope, one, dtype, operands) for one in dict.fromkeys((chosen, *more))]
+    return tuple(term for term in found if term is not None)
+
+
+_MORE = 3
+
+
+@functools.cache
+def _cheap(dtype: str) -> tuple[Operation, ...]:
+    """The forms that take a dtype, without the powers of wide integers, each of which the compiler takes long for."""
+    wide = dtype in INTEGERS and dtype not in ("int8", "uint8")
+    return tuple(f for f in table() if dtype in f.dtypes and not (f.name == "pow" and wide))
+
+
+def _applied(draw: Draw, scope: Scope, chosen: Operation, dtype: str, operands: list[Term]) -> Term | None:
+    """A form of the operands, the second of which is drawn when first it is needed."""
     reads_x, reads_y = _reads(chosen.text)
     x_range, y_range = _domains(chosen, dtype, draw(st.booleans()))
-    x = expressions.kept(draw, expressions.operand(draw, scope, dtype), x_range) if reads_x else None
-    if reads_y:
-        y = expressions.kept(draw, expressions.operand(draw, scope, dtype), y_range)
-        if not y.within(*y_range):
-            return None
-        return operations.apply(chosen, x if x is not None else y, y)
-    assert x is not None
-    return operations.apply(chosen, x, None)
+    x = expressions.kept(draw, operands[0], x_range)
+    if not reads_y:
+        return operations.apply(chosen, x, None)
+    if reads_x and len(operands) == 1:
+        operands.append(expressions.operand(draw, scope, dtype))
+    y = expressions.kept(draw, operands[-1] if reads_x else operands[0], y_range)
+    return operations.apply(chosen, x if reads_x else y, y) if y.within(*y_range) else None
 
 
 @functools.cache

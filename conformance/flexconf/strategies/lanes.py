@@ -7,26 +7,25 @@ though both branches are the same, `table[q % (kv + 1)]` though the dividend is.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 from hypothesis import strategies as st
 
 from flexconf.case import Capture
 from flexconf.strategies import tables
+from flexconf.strategies.draws import Draw, one
 from flexconf.strategies.scope import Scope
 from flexconf.strategies.terms import Term
-
-Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 # u: the same in all lanes, from 0 to 15; l: it differs; d: a divisor, m: a shift, c: a condition of either sort.
 FORMS = (
     *["torch.where({lc}, {u}, {v})"] * 4,
     *["torch.where({uc}, {l}, {v})", "torch.where({uc}, {u}, {l})"] * 2,
-    "({u} + {l})", "({l} - {u})", "({u} - {l})", "({u} * {l})",
+    "({u} + {l})", "({l} - {u})", "({u} - {l})", "({u} * {l})", "(({u} + 1) * {l})",
     "({u} // ({l} + 1))", "({l} // ({u} + 1))", "({u} % ({l} + 1))", "({l} % ({u} + 1))",
     "torch.fmod({u}, {l} + 1)", "torch.div({u}, {l} + 1, rounding_mode='trunc')",
-    "({u} & {l})", "({l} | {u})", "({u} ^ {l})", "({u} << ({l} & 3))", "({u} >> ({l} & 3))", "({l} >> ({u} & 3))",
+    "({u} & {l})", "({l} | {u})", "({u} ^ {l})", "({u} | {l})",
+    "({u} << ({l} & 3))", "({u} >> ({l} & 3))", "({l} >> ({u} & 3))",
     "torch.minimum({u}, {l})", "torch.maximum({l}, {u})", "torch.clamp({u}, max={l})", "torch.clamp({u}, min={l})",
     "torch.clamp({l}, min={u})", "torch.clamp({u}, {l}, {v})", "torch.clamp({u}, {v}, {l})",
     "(({u} < {l}).to(torch.int32) * 3)", "(({u} >= {l}).to(torch.int32) * 5)", "(({u} == {l}).to(torch.int32) + 2)",
@@ -62,8 +61,8 @@ def laned(draw: Draw, scope: Scope) -> Term | None:
     name = scope.free_name()
     assert name is not None
     # Every element differs from its neighbours by more than the bound of a score.
-    values, ends = draw(st.sampled_from((("arange(-4, 0.5)", (-4.0, 4.0)), ("normal", (-3.5, 3.5)))))
-    dtype = draw(st.sampled_from(("float32", "float32", "float16", "int32")))
+    values, ends = one(draw, (("arange(-4, 0.5)", (-4.0, 4.0)), ("normal", (-3.5, 3.5))))
+    dtype = one(draw, ("float32", "float32", "float16", "int32"))
     if dtype == "int32":
         values, ends = "permutation", (0.0, float(_MOST))
     first = tables.made(scope, Capture(name, (_MOST,), dtype, values), ends, [Term(indices[0], "int32", 0, _MOST - 1)])
@@ -74,7 +73,7 @@ def laned(draw: Draw, scope: Scope) -> Term | None:
 
 
 def _index(draw: Draw, scope: Scope) -> str:
-    form = draw(st.sampled_from(FORMS))
+    form = one(draw, FORMS)
     lanes, conditions = [*_LANES], [*_LANE_CONDITIONS]
     if scope.kind == "score" and scope.problem.qkv == "normal":
         conditions.append("score > 0")
@@ -82,8 +81,10 @@ def _index(draw: Draw, scope: Scope) -> str:
     if form.startswith("torch.where") or "torch." not in form:
         same += _NUMBERS  # which the other functions of tensors do not take
     u, v = draw(st.lists(st.sampled_from(same), min_size=2, max_size=2, unique=True))
-    lane_condition, same_condition = draw(st.sampled_from(conditions)), draw(st.sampled_from(_SAME_CONDITIONS))
-    index: str = form.format(u=u, v=v, l=draw(st.sampled_from(lanes)), lc=lane_condition, uc=same_condition)
+    one_head = scope.problem.H == 1
+    same_conditions = [c for c in _SAME_CONDITIONS if not (one_head and c.startswith("h "))]
+    lane_condition, same_condition = one(draw, conditions), one(draw, same_conditions)
+    index: str = form.format(u=u, v=v, l=one(draw, lanes), lc=lane_condition, uc=same_condition)
     return index if "{lc}, {u}" in form else f"({index} % {_MOST})"
 
 

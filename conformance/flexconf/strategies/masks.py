@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from hypothesis import strategies as st
 
 from flexconf.case import PATTERNS, BlockSpec, Capture
 from flexconf.strategies import expressions, foci, tables
+from flexconf.strategies.draws import Draw, one
 from flexconf.strategies.scope import Scope
-
-Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 _FAMILIES = (
     "q >= kv",
@@ -32,6 +30,7 @@ _FAMILIES = (
 )
 _NOTHING = "torch.zeros_like(q, dtype=torch.bool)"  # says something only beside lists with full blocks
 _OF_THE_BATCH = ("b < 1", "kv >= {n} * b", "b % 2 == kv % 2")  # more of them where there are several
+_OF_THE_HEAD = ("h < 1", "(q + kv + h) % {n} != 0", "kv >= 2 * h")
 _WITH_CAPTURES = ("document", "lengths", "keep")
 _SIZES = (4, 16, 3, 64, 7)
 BLOCKS = (128, 64, 32, 16, 256, 12, 5)
@@ -42,9 +41,9 @@ def mask(draw: Draw, scope: Scope) -> str:
     common = ["common"] * (6 if scope.captures else 0)
     names = [*_FAMILIES, *(_WITH_CAPTURES if scope.features.captures else ()), *common, *["free"] * 4, *["focus"] * 5]
     names += [_NOTHING] * (2 if scope.features.lists else 0)
-    names += [*_OF_THE_BATCH] * (4 if scope.problem.B > 1 else 0)
-    family: str = draw(st.sampled_from(names))
-    size = draw(st.sampled_from(_SIZES))
+    names += [*_OF_THE_BATCH] * (6 if scope.problem.B > 1 else 0) + [*_OF_THE_HEAD] * (4 if scope.problem.H > 1 else 0)
+    family: str = one(draw, names)
+    size = one(draw, _SIZES)
     if family in _WITH_CAPTURES:
         return _captured(scope, family) or _FAMILIES[0]
     if family not in _MADE:
@@ -62,7 +61,7 @@ def _free(draw: Draw, scope: Scope) -> str:
 
 def _focus(draw: Draw, scope: Scope) -> str | None:
     found = foci.focus(draw, scope)
-    return expressions.compared(draw, expressions.small(draw, found)).text if found is not None else None
+    return " ^ ".join(f"({expressions.compared(draw, term).text})" for term in found) or None
 
 
 def _common(draw: Draw, scope: Scope) -> str | None:
@@ -70,10 +69,10 @@ def _common(draw: Draw, scope: Scope) -> str | None:
     other, found = scope.free_name(), None
     if draw(st.booleans()) and scope.features.shared_storage and other is not None:
         # Most of what there is to confuse takes two dimensions.
-        base = draw(st.sampled_from([c for c in scope.captures if len(c.shape) > 1] or scope.captures))
+        base = one(draw, [c for c in scope.captures if len(c.shape) > 1] or scope.captures)
         found = tables.shared(draw, scope, other, base, 1, expressions.index)
     if found is None:
-        found = tables.reread(draw, scope, draw(st.sampled_from(scope.captures)), 1, expressions.index)
+        found = tables.reread(draw, scope, one(draw, scope.captures), 1, expressions.index)
     return expressions.compared(draw, found).text if found is not None else None
 
 
@@ -106,7 +105,7 @@ def block(
 ) -> BlockSpec:
     """How the block mask comes about; the default where nothing else is on."""
     f, p = scope.features, scope.problem
-    q, kv = draw(st.sampled_from(queries)), draw(st.sampled_from(keys))
+    q, kv = one(draw, queries), one(draw, keys)
     by_hand, by_pattern = draw(st.booleans()), draw(st.integers(0, 3)) == 3
     if not f.block_sizes:
         q = kv = 128
@@ -121,7 +120,7 @@ def block(
         # A broadcast block mask is made for b = h = 0, and holds for all, whatever the mask_mod says in partial blocks.
         return BlockSpec(q=q, kv=kv, broadcast=f.block_sizes and draw(st.booleans()))
     if by_pattern:
-        return BlockSpec(q=q, kv=kv, kind="lists", pattern=draw(st.sampled_from(_patterns(rows, columns))))
+        return BlockSpec(q=q, kv=kv, kind="lists", pattern=one(draw, _patterns(rows, columns)))
     many = draw(st.booleans()) and p.B * p.H * rows * columns <= 40
     states = "fnp" if text == _NOTHING else "pfn"
     lists = [[_rows(draw, rows, columns, states) for _ in range(p.H if many else 1)] for _ in range(p.B if many else 1)]
@@ -140,7 +139,7 @@ def _patterns(rows: int, columns: int) -> list[str]:
 def _several(draw: Draw, size: int, sizes: Sequence[int], length: int) -> int:
     """A block size of which two to six make up the length, where there is one: the order of one row says little."""
     fitting = [n for n in sizes if n < length <= 6 * n]
-    return draw(st.sampled_from(fitting)) if fitting else size
+    return one(draw, fitting) if fitting else size
 
 
 def _rows(
@@ -153,7 +152,7 @@ def _rows(
     partial, full = [], []
     for _ in range(rows):
         order = draw(st.permutations(range(columns)))
-        states = [draw(st.sampled_from(kinds if rows * columns > 1 else kinds.replace("n", kinds[0]))) for _ in order]
+        states = [one(draw, kinds if rows * columns > 1 else kinds.replace("n", kinds[0])) for _ in order]
         partial.append(tuple(c for c, s in zip(order, states, strict=True) if s == "p"))
         full.append(tuple(c for c, s in zip(order, states, strict=True) if s == "f"))
     return tuple(partial), tuple(full)

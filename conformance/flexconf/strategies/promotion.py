@@ -8,16 +8,14 @@ that the narrower dtype does not hold, floats of 25 bits.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
 
 from hypothesis import strategies as st
 
 from flexconf.strategies import expressions, tables
+from flexconf.strategies.draws import Draw, one
 from flexconf.strategies.scope import Scope
-from flexconf.strategies.terms import FLOATS, INTEGER_RANGES, Term, result_dtype
+from flexconf.strategies.terms import FLOATS, INTEGER_RANGES, LARGEST, Term, result_dtype
 
-Draw = Callable[[st.SearchStrategy[Any]], Any]
 Range = tuple[float, float]
 
 _OFFSET = 2**24  # float32 has every whole number up to here, and float64 many more
@@ -29,12 +27,14 @@ _NUMBERS = (5, -3, 2, 100, 0.5, 2.5, -1.5, True, 70_000, 5_000_000_000)
 def promoted(draw: Draw, scope: Scope) -> Term | None:
     """`x op y`, one of them a 0-dim capture or a Python number; None where the draw gives nothing."""
     among = expressions.dtypes(scope)
-    dtype, other = draw(st.sampled_from(among)), draw(st.sampled_from(among))
+    dtype, other = one(draw, among), one(draw, among)
     against = draw(st.integers(0, 3))  # a Python number, or 0 to 2 of the operands are 0-dim captures
-    form: str = draw(st.sampled_from(_forms()))
+    form: str = one(draw, _forms())
     turned = draw(st.booleans())
     if against == 0 or not scope.features.captures:
         return _with_number(draw, scope, form, dtype, turned)
+    if other == "bool" and ("//" in form or "%" in form):
+        form = "({} * {})"  # which False does not divide by
     divides = "//" in form or "%" in form
     x = _operand(draw, scope, dtype, zero=against > 1)
     y = _operand(draw, scope, other, zero=against < 3, divisor=divides)
@@ -51,7 +51,7 @@ def _forms() -> tuple[str, ...]:
 
 
 def _with_number(draw: Draw, scope: Scope, form: str, dtype: str, turned: bool) -> Term | None:
-    number = draw(st.sampled_from(_NUMBERS))
+    number = one(draw, _NUMBERS)
     if not isinstance(number, float) and dtype in INTEGER_RANGES:
         least, most = INTEGER_RANGES[dtype]
         if not least <= number <= most:
@@ -84,6 +84,8 @@ def _joined(form: str, x: Term, y: Term) -> Term | None:
     special = (x.special or y.special) and dtype != "bool"
     if dtype == "bool":
         return Term(found, dtype, 0, 1)
+    if dtype == "float16" and max(x.size, y.size) > LARGEST[dtype]:
+        return None  # infinite there, which has no bound
     if dtype in INTEGER_RANGES:
         return None if special else Term(found, dtype, *INTEGER_RANGES[dtype])  # it may wrap around
     large = [t for t in (x, y) if _OFFSET < t.size < 2 * _OFFSET and dtype == "float64"]
@@ -121,9 +123,8 @@ def _values(draw: Draw, dtype: str, divisor: bool) -> tuple[str, float, float]:
         return ("integers(-9, -1)", -9, -2) if negative else ("integers(1, 9)", 1, 8)
     if dtype in FLOATS:
         if dtype == "float64" and draw(st.booleans()):
-            sign, first = draw(st.sampled_from((1, -1))), _OFFSET + 1
-            ends = sorted((sign * first, sign * (first + 300)))
-            return f"integers({ends[0]}, {ends[1]})", ends[0], ends[1]
+            values, (lo, hi) = _large(one(draw, (1, -1)))
+            return values, lo, hi
         return "normal", -3.5, 3.5
     least, most = INTEGER_RANGES[dtype]
     near = min(most, 2**40)
@@ -132,24 +133,44 @@ def _values(draw: Draw, dtype: str, divisor: bool) -> tuple[str, float, float]:
     return f"integers({near - 90}, {near})", near - 90, near
 
 
+def wide(draw: Draw, scope: Scope) -> Term | None:
+    """A float64 capture that no float32 holds, and an operand of any dtype, added and subtracted."""
+    among = expressions.dtypes(scope)
+    if not scope.features.captures or "float64" not in among:
+        return None
+    sign, form = one(draw, (1, -1)), one(draw, ("({} + {})", "({} - {})"))
+    y = expressions.operand(draw, scope, one(draw, among))
+    values, ends = _large(sign)
+    x = tables.of_values(draw, scope, "float64", values, ends, draw(st.integers(0, 2)) > 0, expressions.index)
+    if x is None:
+        return None
+    return _joined(form, y, x) if draw(st.booleans()) else _joined(form, x, y)
+
+
+def _large(sign: int) -> tuple[str, Range]:
+    """Whole numbers of which float32 has every other one."""
+    ends = sorted((sign * (_OFFSET + 1), sign * (_OFFSET + 61)))
+    return f"integers({ends[0]}, {ends[1]})", (ends[0], ends[1])
+
+
 def divided(draw: Draw, scope: Scope) -> Term | None:
     """An integer by an integer capture as it is, 0-dim or read: `q // size`, `kv % size[h]`, `q / size`."""
     if not scope.features.captures:
         return None
     among = [d for d in expressions.dtypes(scope) if d in INTEGER_RANGES]
-    form = draw(st.sampled_from(_DIVISIONS))
-    values, lo, hi = _values(draw, dtype := draw(st.sampled_from(among)), True)
+    form = one(draw, _DIVISIONS)
+    values, lo, hi = _values(draw, dtype := one(draw, among), True)
     y = tables.of_values(draw, scope, dtype, values, (lo, hi), draw(st.booleans()), expressions.index)
-    x = expressions.operand(draw, scope, draw(st.sampled_from(("int32", "int32", *among))))
+    x = expressions.operand(draw, scope, one(draw, ("int32", "int32", *among)))
     return _joined(form, x, y) if y is not None else None
 
 
 def compared(draw: Draw, scope: Scope) -> Term | None:
     """A float and an integer that lie close together, compared: a cast of either to the other's dtype shows."""
     among = expressions.dtypes(scope)
-    x = expressions.operand(draw, scope, draw(st.sampled_from([d for d in FLOATS if d in among])), between=True)
-    y = expressions.operand(draw, scope, draw(st.sampled_from(("int32", *(d for d in INTEGER_RANGES if d in among)))))
-    form = draw(st.sampled_from(_COMPARISONS))
+    x = expressions.operand(draw, scope, one(draw, [d for d in FLOATS if d in among]), between=True)
+    y = expressions.operand(draw, scope, one(draw, ("int32", *(d for d in INTEGER_RANGES if d in among))))
+    form = one(draw, _COMPARISONS)
     return _joined(form, y, x) if draw(st.booleans()) else _joined(form, x, y)
 
 

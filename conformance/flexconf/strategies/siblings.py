@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from hypothesis import strategies as st
 
 from flexconf.case import Capture
+from flexconf.strategies.draws import Draw, one
 from flexconf.strategies.scope import Scope
 from flexconf.strategies.terms import Term
-
-Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 _JOINED = ("({0} - {1})", "({0} + 2 * {1})", "torch.where({0} < {1}, {0}, 0)", "torch.maximum({0}, {1})", "({0} * {1})")
 _PAIRS = (("first_of", "last_of"), ("first_of", "last_of"), ("last_of", ""), ("first_of", ""), ("view_of", ""))
@@ -24,7 +20,7 @@ def permuted(draw: Draw, scope: Scope) -> Term | None:
     name = scope.free_name()
     if not scope.features.captures or name is None:
         return None
-    rank = draw(st.sampled_from((2, 2, 3, 4)))
+    rank = one(draw, (2, 2, 3, 4))
     size = _SIDES[rank]
     terms = [_within(t, size) for t in scope.parameters()]  # kv, q, h, b
     once = draw(st.permutations(terms))[:rank] if rank < 4 else draw(st.permutations(terms))
@@ -46,14 +42,12 @@ def sliced(draw: Draw, scope: Scope) -> Term | None:
     names = scope.free_names(3)
     if not (scope.features.captures and scope.features.shared_storage) or len(names) < 3:
         return None
-    rank = draw(st.sampled_from((1, 2, 0, 3)))
+    rank = one(draw, (1, 2, 0, 3))
     size = {0: 1, 1: 64, 2: 64, 3: 16}[rank]
     subscripts = draw(st.permutations([_within(t, size) for t in scope.parameters()]))[:rank]
-    first, second = draw(st.sampled_from(_PAIRS))
+    first, second = one(draw, _PAIRS)
     sides = (size,) * rank
-    base, ends = _capture(
-        draw, scope, names[0], sides if first == "view_of" else (draw(st.sampled_from((2, 3))), *sides)
-    )
+    base, ends = _capture(draw, scope, names[0], sides if first == "view_of" else (one(draw, (2, 3)), *sides))
     kinds = [(first, names[1]), *([(second, names[2])] if second else [])]
     views = [Capture(name, sides, base.dtype, base.values, f"{kind}({base.name})") for kind, name in kinds]
     for capture in (base, *views):
@@ -61,14 +55,14 @@ def sliced(draw: Draw, scope: Scope) -> Term | None:
         scope.values[capture.name] = (*ends, False)
     reads = [_read(draw, scope, view.name, subscripts) for view in views]
     if not second:
-        own = [Term(draw(st.sampled_from("01")), "literal", 0, 1), *subscripts]
+        own = [Term(one(draw, "01"), "literal", 0, 1), *subscripts]
         reads.append(_read(draw, scope, base.name, own if len(base.shape) > rank else subscripts))
     return _joined(draw, base.dtype, ends, reads)
 
 
 def _capture(draw: Draw, scope: Scope, name: str, shape: tuple[int, ...]) -> tuple[Capture, tuple[float, float]]:
-    dtype = draw(st.sampled_from(_DTYPES if scope.features.dtypes else _DTYPES[:2]))
-    layout = draw(st.sampled_from(_LAYOUTS)) if scope.features.layouts else "contiguous"
+    dtype = one(draw, _DTYPES if scope.features.dtypes else _DTYPES[:2])
+    layout = one(draw, _LAYOUTS) if scope.features.layouts else "contiguous"
     least = {"transposed": 2, "permuted": 3, "padded": 1, "stepped": 1}.get(layout, 0)
     layout = layout if len(shape) >= least else "contiguous"
     whole = "int" in dtype
@@ -95,4 +89,4 @@ def _read(draw: Draw, scope: Scope, name: str, subscripts: list[Term]) -> str:
 
 def _joined(draw: Draw, dtype: str, ends: tuple[float, float], reads: list[str]) -> Term:
     most = max(abs(end) for end in ends) ** 2 + 3 * max(abs(end) for end in ends)
-    return Term(draw(st.sampled_from(_JOINED)).format(*reads), dtype, -most, most)
+    return Term(one(draw, _JOINED).format(*reads), dtype, -most, most)

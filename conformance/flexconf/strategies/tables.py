@@ -5,16 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
 
 from hypothesis import strategies as st
 
 from flexconf import layouts
 from flexconf.case import Capture
+from flexconf.strategies.draws import Draw, one
 from flexconf.strategies.scope import Scope
 from flexconf.strategies.terms import FLOATS, INTEGER_RANGES, Term
 
-Draw = Callable[[st.SearchStrategy[Any]], Any]
 Index = Callable[[Draw, Scope, int], Term]
 
 _RANKS = (1, 2, 0, 3, 4)
@@ -30,7 +29,7 @@ def load(draw: Draw, scope: Scope, depth: int, index: Index, whole: bool = False
     """An element of a capture, an old one or a new one; of an integer dtype that can be an index if `whole`."""
     old = [c for c in scope.captures if not whole or c.dtype in ("int32", "int64")]
     if old and draw(st.booleans()):
-        chosen = draw(st.sampled_from(old))
+        chosen = one(draw, old)
         again = reread(draw, scope, chosen, depth, index)
         if again is not None:
             return again
@@ -40,14 +39,14 @@ def load(draw: Draw, scope: Scope, depth: int, index: Index, whole: bool = False
             return scope.parameters()[0]
         return reread(draw, scope, old[0], depth, index) or scope.parameters()[0]
     if draw(st.booleans()) and scope.features.shared_storage and old:
-        again = shared(draw, scope, name, draw(st.sampled_from(old)), depth, index)
+        again = shared(draw, scope, name, one(draw, old), depth, index)
         if again is not None:
             return again
-    if draw(st.sampled_from((False, False, True))) and scope.features.shared_storage and not whole:
+    if one(draw, (False, False, True)) and scope.features.shared_storage and not whole:
         twice = _less_transposed(draw, scope, name)
         if twice is not None:
             return twice
-    rank = draw(st.sampled_from(_RANKS))
+    rank = one(draw, _RANKS)
     subscripts: list[Term] = []
     elements = 1
     for _ in range(rank):
@@ -63,7 +62,7 @@ def load(draw: Draw, scope: Scope, depth: int, index: Index, whole: bool = False
         return scope.parameters()[0]
     sizes = tuple(scope.symbol(_size(s)) for s in subscripts)
     kinds = ("int32", "int64") if whole else _DTYPES if scope.features.dtypes else ("float32", "int32")
-    capture, lo, hi, special = _new(draw, scope, name, sizes, draw(st.sampled_from(kinds)))
+    capture, lo, hi, special = _new(draw, scope, name, sizes, one(draw, kinds))
     scope.captures.append(capture)
     scope.values[name] = (lo, hi, special)
     return _read(draw, scope, capture, subscripts)
@@ -80,7 +79,7 @@ def _less_transposed(draw: Draw, scope: Scope, name: str) -> Term | None:
         return None
     places = [_brought(t, size) for t in scope.parameters() if t.text in ("kv", "q")]
     subscripts = draw(st.permutations(places))
-    dtype = draw(st.sampled_from(_DTYPES if scope.features.dtypes else ("float32", "int32")))
+    dtype = one(draw, _DTYPES if scope.features.dtypes else ("float32", "int32"))
     capture, lo, hi, special = _new(draw, scope, name, (scope.symbol(size),) * 2, dtype)
     found = Term("", dtype, lo - hi, hi - lo)
     if dtype == "bool" or special or not found.fits():
@@ -98,7 +97,7 @@ def _less_transposed(draw: Draw, scope: Scope, name: str) -> Term | None:
 
 def load_of(draw: Draw, scope: Scope, dtype: str, index: Index) -> Term | None:
     """An element of a new capture of that dtype, of rank 1 or 2; None where there are captures enough."""
-    subscripts = [index(draw, scope, 0) for _ in range(draw(st.sampled_from((1, 2))))]
+    subscripts = [index(draw, scope, 0) for _ in range(one(draw, (1, 2)))]
     name = scope.free_name()
     sizes = tuple(scope.symbol(_size(s)) for s in subscripts)
     if name is None or math.prod(_size(s) for s in subscripts) > _MOST:
@@ -148,7 +147,7 @@ def _new(
 ) -> tuple[Capture, float, float, bool]:
     f = scope.features
     values, lo, hi, special = _values(draw, scope, dtype, len(sizes))
-    strides, number = draw(st.sampled_from(_LAYOUTS)), draw(st.integers(0, 23))
+    strides, number = one(draw, _LAYOUTS), draw(st.integers(0, 23))
     layout = _layout(strides, number, len(sizes)) if f.layouts else "contiguous"
     return Capture(name, sizes, dtype, values, layout), lo, hi, special
 
@@ -175,8 +174,8 @@ def _values(draw: Draw, scope: Scope, dtype: str, rank: int) -> tuple[str, float
         return "bool(0.5)", 0, 1, False
     if dtype in INTEGER_RANGES:
         least, most = INTEGER_RANGES[dtype]
-        lo = 0 if least == 0 else draw(st.sampled_from((0, -3, -100, -5)))
-        hi = draw(st.sampled_from((5, 8, 3, 100) if least else (5, 250, 200, 3)))
+        lo = 0 if least == 0 else one(draw, (0, -3, -100, -5))
+        hi = one(draw, (5, 8, 3, 100) if least else (5, 250, 200, 3))
         if scope.features.specials and draw(st.integers(0, 7)) == 7:
             return "bits", least, most, False
         return f"integers({lo}, {hi})", lo, min(hi - 1, most), False
@@ -189,7 +188,7 @@ def _values(draw: Draw, scope: Scope, dtype: str, rank: int) -> tuple[str, float
         forms.append(("arange(-4, 0.25)", -4, 2100 * 0.25 - 4, False))  # halves, on either side of 0
     if scope.features.specials and dtype in FLOATS:
         forms.append(("sprinkle(-inf, 0.1)", -3.5, 3.5, True))
-    found: tuple[str, float, float, bool] = draw(st.sampled_from(forms))
+    found: tuple[str, float, float, bool] = one(draw, forms)
     return found
 
 
@@ -202,7 +201,7 @@ def shared(draw: Draw, scope: Scope, name: str, other: Capture, depth: int, inde
         kind, base, shape = _SLICES[given.kind], given.of, other.shape
     else:
         kinds = {0: ("view_of",), 1: ("view_of", *_SLICES)}.get(len(other.shape), (*layouts.SHARED, "transpose_of"))
-        kind, base = draw(st.sampled_from(kinds)), other.name
+        kind, base = one(draw, kinds), other.name
         shape = {"view_of": other.shape, "transpose_of": other.shape[::-1]}.get(kind, other.shape[1:])
     capture = Capture(name, shape, other.dtype, other.values, f"{kind}({base})")
     scope.values[name] = scope.values[other.name]
@@ -234,7 +233,7 @@ def reread(draw: Draw, scope: Scope, capture: Capture, depth: int, index: Index)
         fitting += [Term(str(c), "literal", c, c) for c in (0, -1) if size]
         if not fitting:
             return None
-        found: Term = draw(st.sampled_from(fitting))
+        found: Term = one(draw, fitting)
         if scope.features.indices and draw(st.booleans()):
             found = _brought(index(draw, scope, min(depth, 1)), size)
         subscripts.append(found)
