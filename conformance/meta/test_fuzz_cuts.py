@@ -43,6 +43,11 @@ def test_operands_and_positions_take_the_place_of_operations(text: str, kind: st
     assert [e for e in expected if e not in left] == []
 
 
+def test_a_sum_times_a_number_loses_the_number_and_then_terms() -> None:
+    left = [c.score_mod for c in cuts.sums(Case("a", score_mod="(score + q) * 0.0625"))]
+    assert left == ["score + q", "score * 0.0625", "q * 0.0625"]
+
+
 def test_parts_of_a_sum_the_largest_first() -> None:
     left = [c.score_mod for c in cuts.sums(Case("a", score_mod="score + q + kv + h"))]
     assert left[:2] == ["score + q", "kv + h"] and left[2:6] == ["score", "q", "kv", "h"]

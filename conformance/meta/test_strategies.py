@@ -152,7 +152,7 @@ def legal(case: Case) -> bool:
     [
         ("%", 6),
         ("torch.where", 8),
-        ("torch.int64", 6),
+        (".to(torch.int64", 6),
         ("bias[", 4),
         ("torch.erf(", 4),
     ],

@@ -34,6 +34,7 @@ _EVERY = frozenset(
 _WIDE = ("torch.float32", "torch.float64", "torch.bfloat16", "torch.bool")
 """What every number can be cast to."""
 _WHOLE = ("torch.int16", "torch.int32", "torch.int64")
+_HALF = ("torch.float16",)
 """What every position can be cast to."""
 _Item = TypeVar("_Item")
 

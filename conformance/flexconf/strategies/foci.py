@@ -11,8 +11,8 @@ from flexconf.strategies.terms import Term
 
 _Focus = Callable[[Draw, Scope], Term | tuple[Term, ...] | None]
 _FOCI: Mapping[str, tuple[_Focus, int]] = {
-    "operation": (expressions.focus, 15),
-    "form": (forms.forms, 11),
+    "operation": (expressions.focus, 19),
+    "form": (forms.forms, 10),
     "promoted": (promotion.promoted, 4),
     "compared": (promotion.compared, 2),
     "wide": (promotion.wide, 1),
