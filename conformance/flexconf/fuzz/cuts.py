@@ -34,8 +34,8 @@ _EVERY = frozenset(
 _WIDE = ("torch.float32", "torch.float64", "torch.bfloat16", "torch.bool")
 """What every number can be cast to."""
 _WHOLE = ("torch.int16", "torch.int32", "torch.int64")
-_HALF = ("torch.float16",)
 """What every position can be cast to."""
+_HALF = ("torch.float16",)
 _Item = TypeVar("_Item")
 
 
@@ -53,8 +53,8 @@ def sums(case: Case) -> Iterator[Case]:
         statements = parse(case.score_mod)
         last = statements[-1]
         assert isinstance(last, ast.Expr)
-        for some in _parts(_addends(last.value)):
-            yield from _with(case, score_mod=_text([*statements[:-1], ast.Expr(_sum(some))]))
+        for less in _smaller_sums(last.value):
+            yield from _with(case, score_mod=_text([*statements[:-1], ast.Expr(less)]))
 
 
 def operations(case: Case) -> Iterator[Case]:
@@ -161,6 +161,8 @@ def _less(node: ast.expr, kind: str) -> Iterator[ast.expr]:
                 yield _put(node, path, value)
         if _is_cast(inner, _WHOLE) and operands and not isinstance(operands[0], ast.Name):
             yield _put(node, (*path, _CAST), _name("q"))
+        if _is_cast(inner, _HALF) and _is_cast(operands[0], _WHOLE):
+            yield _put(node, (*path, _CAST, _CAST), _name("q"))
         waiting += [(operand, (*path, step), must) for operand, step, must in _free(inner)]
 
 
@@ -284,6 +286,18 @@ def _replaced(statement: ast.stmt, name: str, value: ast.expr) -> ast.stmt:
     changed = Put().visit(copy.deepcopy(statement))
     assert isinstance(changed, ast.stmt)
     return changed
+
+
+def _smaller_sums(node: ast.expr) -> Iterator[ast.expr]:
+    """The sum with a part of its terms; of a sum times a number, the sum, and then its parts times the number."""
+    match node:
+        case ast.BinOp(left=inner, op=ast.Mult(), right=ast.Constant() as factor):
+            yield inner
+            for less in _smaller_sums(inner):
+                yield ast.BinOp(less, ast.Mult(), factor)
+        case _:
+            for some in _parts(_addends(node)):
+                yield _sum(some)
 
 
 def _addends(node: ast.expr) -> list[ast.expr]:
