@@ -1,7 +1,7 @@
 """Whether PyTorch itself runs the mods of a case, at every index of its problem and on a CPU.
 
 A mod that PyTorch refuses is a bad input: no lowering of it is right or wrong. That is known before a kernel runs, so
-that an index outside a buffer reads nothing (L7.4), and an integer divided by zero ends no process.
+that an index outside a buffer reads nothing (L7.4), and no integer is divided by zero.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -36,6 +37,28 @@ def _run(fault: Fault) -> Outcome:
 def test_there_are_enough() -> None:
     assert len(FAULTS) >= 120
     assert all(fault.about.endswith(".") and name == fault.name for name, fault in FAULTS.items())
+
+
+def test_a_case_that_is_open_without_the_fault_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What is certainly wrong outranks what is open; one that fails without the fault is no detection."""
+    from flexconf.outcome import Stage, Symptom
+
+    found = SimpleNamespace(
+        examples=3, seconds=1.5, tokens=4, shape="a", stage="output", symptom="wrong", minimised=True, confirmed=True,
+        case="fuzz-a", ident="a", width=1,
+    )  # fmt: skip
+    report = SimpleNamespace(broken=[], new=[found])
+    monkeypatch.setattr(detection.engine, "fuzz", lambda plan: report)
+    compared = {"elements": 90, "excluded_elements": 10, "rows": 10, "excluded_rows": 0}
+    healthy = Outcome("fuzz-a", "", "reference.host", Stage.OUTPUT, Symptom.MISSING, "too little", compared)
+    assert healthy.open and not healthy.ok
+    monkeypatch.setattr(detection, "_without_the_fault", lambda first, plan: healthy)
+    name = next(iter(FAULTS))
+    assert detection.detect(FAULTS[name], 1, tmp_path, limit=1, shrink=0).found
+    wrong = Outcome("fuzz-a", "", "reference.host", Stage.OUTPUT, Symptom.WRONG, "wrong")
+    monkeypatch.setattr(detection, "_without_the_fault", lambda first, plan: wrong)
+    with pytest.raises(detection.Interrupted, match="fails without the fault too"):
+        detection.detect(FAULTS[name], 1, tmp_path, limit=1, shrink=0)
 
 
 _BY_TEST = [name for name, fault in FAULTS.items() if fault.found_by.endswith(".py")]

@@ -341,7 +341,7 @@ def _quotient(w: Writer, args: Sequence[Argument], mode: Argument, dtype: torch.
 
 
 def _divisor(w: Writer, x: Argument, y: Argument, dtype: torch.dtype) -> Argument:
-    """The divisor of an integer, 1 where there is no quotient: on a CPU such a division ends the process (L7.3).
+    """The divisor of an integer, 1 where there is no quotient (L7.3).
 
     A constant divisor is not 0, since that mod was refused.
     """

@@ -86,7 +86,7 @@ def truncate_divide(x, y):
 _DIVISOR = '''
 @cute.jit
 def divisor(y):
-    """`y`, but 1 for 0: an integer divided by 0 has no value, and ends a process on a CPU."""
+    """`y`, but 1 for 0: by which an integer has no quotient."""
     return cute.where(y == 0, cute.ones_like(y), y)
 '''
 

@@ -74,7 +74,9 @@ def _none_floors(args: list[Argument], kw: Keywords) -> tuple[Sequence[Argument]
 
 def _sorted_bounds(args: list[Argument], kw: Keywords) -> tuple[Sequence[Argument], Keywords]:
     low, high = (ops.constant_of(a) if a is not None else None for a in [*args[1:], None, None][:2])
-    return ([args[0], min(low, high), max(low, high)], kw) if None not in (low, high) else (args, kw)  # type: ignore
+    if low is None or high is None:
+        return args, kw
+    return [args[0], min(low, high), max(low, high)], kw
 
 
 def _other_factor(args: list[Argument], kw: Keywords) -> tuple[Sequence[Argument], Keywords]:

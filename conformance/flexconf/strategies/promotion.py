@@ -21,7 +21,7 @@ Range = tuple[float, float]
 _OFFSET = 2**24  # float32 has every whole number up to here, and float64 many more
 _SYMBOLS = ("+", "-", "*", "//", "%", "/", "<", "==", ">=", "&", "|", "^")
 _CALLS = ("torch.minimum({}, {})", "torch.maximum({}, {})", "torch.clamp_max({}, {})", "torch.clamp({}, min={})")
-_NUMBERS = (5, -3, 2, 100, 0.5, 2.5, -1.5, True, 70_000, 5_000_000_000)
+_NUMBERS: tuple[int | float, ...] = (5, -3, 2, 100, 0.5, 2.5, -1.5, True, 70_000, 5_000_000_000)
 
 
 def promoted(draw: Draw, scope: Scope) -> Term | None:
