@@ -173,7 +173,7 @@ def _operands(name: str, template: str, count: int, turn: int, full: bool, plain
         step = 2 if name == "torch.pow" and not full else 1
         yield from itertools.islice(_binary(name, template, turn, full), 0, None, step)
     else:
-        yield from _ternary(template, turn)
+        yield from _ternary(template, turn, plain and not full)
 
 
 def _unary(template: str, turn: int, full: bool) -> Iterator[str]:
@@ -251,13 +251,18 @@ def _of_indices(symbol: str) -> Iterator[str]:
         yield f"{left} {symbol} (kv + 1)"
 
 
-def _ternary(template: str, turn: int) -> Iterator[str]:
+def _ternary(template: str, turn: int, one_way: bool) -> Iterator[str]:
+    """Every dtype in four ways; in one of them, in turn, for `one_way`."""
     for n, dtype in enumerate(DTYPES):
         second, third = DTYPES[(n + turn) % 10], DTYPES[(n * 3 + turn) % 10]
-        yield template.format(a=f"x_{dtype}[kv]", b=f"y_{dtype}_any[q]", c=f"x_{dtype}[q]")
-        yield template.format(a=f"x_{dtype}[kv]", b=f"y_{second}_any[q]", c=f"z_{third}_any_{n}")
-        yield template.format(a=f"z_{dtype}_any_{n}", b=f"y_{second}_any[q]", c=f"x_{third}[kv]")
-        yield template.format(a=f"x_{second}[kv]", b=f"z_{third}_any_{n}", c=f"y_{dtype}_any[q]")
+        ways = (
+            (f"x_{dtype}[kv]", f"y_{dtype}_any[q]", f"x_{dtype}[q]"),
+            (f"x_{dtype}[kv]", f"y_{second}_any[q]", f"z_{third}_any_{n}"),
+            (f"z_{dtype}_any_{n}", f"y_{second}_any[q]", f"x_{third}[kv]"),
+            (f"x_{second}[kv]", f"z_{third}_any_{n}", f"y_{dtype}_any[q]"),
+        )
+        for a, b, c in ways[(n + turn) % 4 :][:1] if one_way else ways:
+            yield template.format(a=a, b=b, c=c)
 
 
 def _heaviside(turn: int, full: bool) -> Iterator[str]:
