@@ -112,6 +112,21 @@ def test_text_is_equal_across_processes_and_hash_seeds() -> None:
 
 
 @pytest.mark.clause("L6.2")
+def test_a_loaded_text_is_a_module_that_is_known_and_of_which_256_stay() -> None:
+    first = load("first = 1\n")
+    assert load("first = 1\n") is first and sys.modules[first.__name__] is first
+    broken = "first = undefined\n"
+    with pytest.raises(NameError):
+        load(broken)
+    assert f"flexflash_kernel_{hashlib.sha256(broken.encode()).hexdigest()[:16]}" not in sys.modules
+    for n in range(256):
+        load(f"nth = {n}\n")
+    assert first.__name__ not in sys.modules and load("nth = 0\n").__name__ in sys.modules
+    again = load("first = 1\n")
+    assert again is not first and again.first == 1
+    assert sum(name.startswith("flexflash_kernel_") for name in sys.modules) <= 256
+
+
 def test_identity_and_trivial_mask_render_as_none() -> None:
     def identity(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
         return score

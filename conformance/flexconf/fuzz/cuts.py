@@ -36,6 +36,7 @@ _WIDE = ("torch.float32", "torch.float64", "torch.bfloat16", "torch.bool")
 _WHOLE = ("torch.int16", "torch.int32", "torch.int64")
 """What every position can be cast to."""
 _HALF = ("torch.float16",)
+"""What positions can be cast to, but not every number."""
 _Item = TypeVar("_Item")
 
 

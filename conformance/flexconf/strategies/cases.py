@@ -91,7 +91,8 @@ def cases(
 
 
 def _within_limits(text: str) -> bool:
-    return len(text) <= LIMITS.characters and sum(1 for _ in ast.walk(ast.parse(text))) <= LIMITS.nodes
+    nodes = sum(isinstance(node, ast.expr | ast.stmt) for node in ast.walk(ast.parse(text)))
+    return len(text) <= LIMITS.characters and nodes <= LIMITS.nodes
 
 
 def _named(case: Case) -> Case:

@@ -190,7 +190,7 @@ def forms(draw: Draw, scope: Scope) -> tuple[Term, ...]:
     dtype = one(draw, taken)
     more = [one(draw, _cheap(dtype)) for _ in range(draw(st.integers(0, _MORE)))]
     operands = [expressions.operand(draw, scope, dtype)]
-    found = [_applied(draw, scope, one, dtype, operands) for one in dict.fromkeys((chosen, *more))]
+    found = [_applied(draw, scope, form, dtype, operands) for form in dict.fromkeys((chosen, *more))]
     return tuple(term for term in found if term is not None)
 
 

@@ -6,17 +6,23 @@ import hashlib
 import linecache
 import sys
 import types
-from functools import lru_cache
+from collections import OrderedDict
+
+_MOST = 256
+_loaded: OrderedDict[str, types.ModuleType] = OrderedDict()  # the one that was asked for last is the last
 
 
-@lru_cache(maxsize=256)
 def load(text: str) -> types.ModuleType:
     """Execute a rendered module. Only text that this package rendered may come here.
 
-    `@cute.jit` reads a function's source, so the text is registered in linecache under a name made of its digest.
-    Raises SyntaxError when the text is not Python (a defect of the template).
+    The same text gives the same module, among the last 256. `@cute.jit` reads a function's source, so the text is
+    registered in linecache under a name made of its digest. Raises SyntaxError when the text is not Python (a defect
+    of the template).
     """
     name = f"flexflash_kernel_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    if name in _loaded:
+        _loaded.move_to_end(name)
+        return _loaded[name]
     filename = f"<{name}>"
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     module = types.ModuleType(name)
@@ -24,5 +30,13 @@ def load(text: str) -> types.ModuleType:
     # The compiler asks `inspect` for the module of each of its frames. Of a file that is in no module and on no disk,
     # `inspect` looks through all modules that are loaded, each time.
     sys.modules[name] = module
-    exec(compile(text, filename, "exec"), module.__dict__)
+    try:
+        exec(compile(text, filename, "exec"), module.__dict__)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    _loaded[name] = module
+    while len(_loaded) > _MOST:
+        oldest, _ = _loaded.popitem(last=False)
+        sys.modules.pop(oldest, None)
     return module
