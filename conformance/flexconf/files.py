@@ -99,3 +99,11 @@ def records(data: bytes, path: Path, then: str = _AGAIN, before: int = 0) -> Ite
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: line {line}: damaged: {str(error)[:80]}; {then}") from None
         yield line, found
+
+
+def make_folder(path: Path, elsewhere: str) -> None:
+    """Make the folder, if it is not there. Raises InputError, which says `elsewhere`, where none can be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be a folder: {error.strerror}; {elsewhere}") from None

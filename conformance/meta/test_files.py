@@ -157,3 +157,16 @@ def test_a_file_is_whole_or_what_it_was(tmp_path: Path) -> None:
         partial.write_text("half")
         raise RuntimeError
     assert json.loads(path.read_text()) == {"a": 1} and [p.name for p in tmp_path.iterdir()] == ["f.json"]
+
+
+def test_a_file_where_a_folder_should_be_is_one_clear_error(tmp_path: Path) -> None:
+    place = tmp_path / "a-file"
+    place.write_text("", encoding="utf-8")
+    from flexconf.golden import folder as goldens
+    from flexconf.planted import detection
+
+    with pytest.raises(InputError, match="a-file cannot be a folder: File exists; name another with --folder"):
+        goldens.write(place, {})
+    with pytest.raises(InputError, match="a-file cannot be a folder: File exists; name another with --out"):
+        detection.detect_all(["c-division"], [1], place, limit=1.0, shrink=0.0)
+    assert place.read_text(encoding="utf-8") == ""

@@ -109,7 +109,7 @@ def ask_triton(cases: Sequence[Case]) -> str:
 
 def write(folder: Path, goldens: Mapping[str, Entry]) -> None:
     """Put `goldens` in the place of what the folder holds: all files are made, then exchanged for the old ones."""
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder, "name another with --folder")
     new, old, place = folder / f".{CASES}.new", folder / f".{CASES}.old", folder / CASES
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)

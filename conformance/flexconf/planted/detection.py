@@ -11,7 +11,7 @@ from typing import Any
 
 from flexconf import catalogue, planted
 from flexconf.errors import InputError
-from flexconf.files import append_to, records, write_json
+from flexconf.files import append_to, make_folder, records, write_json
 from flexconf.findings import Finding
 from flexconf.fuzz import engine
 from flexconf.fuzz.driver import Plan
@@ -131,7 +131,7 @@ def detect_all(
     """
     faults = [planted.get(name) for name in names]
     broken = []
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, "name another with --out")
     for seed in seeds:
         for fault in faults:
             if any((d.fault, d.seed, d.limit) == (fault.name, seed, limit) for d in results(folder)):
