@@ -7,6 +7,7 @@ breaks its CUDA context breaks no other. Without a GPU they are skipped, and cou
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 from collections import Counter, defaultdict
@@ -74,6 +75,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # The long ones first, so that none is begun last.
     items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("slow", "gpu")])
+
+
+def pytest_collection_finish() -> None:
+    """Garbage collection need not look at torch, the compiler and thousands of tests again and again."""
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -119,11 +119,7 @@ def lowered(forms: Sequence[Form], first: Sequence[Result]) -> list[dict[int, Re
         found = [_told(r, None if s is None else s[q, kv]) for r, s in zip(results, scales, strict=True)]
         dtypes[:] = [r.dtype for r in results]
         parts[:] = found
-        heads = [part for told in found for part in told]
-        chosen = heads[-1]
-        for n in reversed(range(len(heads) - 1)):
-            chosen = torch.where(h == n, heads[n], chosen)
-        return chosen
+        return _of_the_head([part for told in found for part in told], h)
 
     dtypes: list[torch.dtype] = []
     guessed = sum(_parts(result.dtype) for result in first)
@@ -165,6 +161,17 @@ def _kernel(mod: Mod, heads: int) -> flexflash.RenderedKernel:
     q = torch.zeros(1, heads, QUERIES, 8, dtype=torch.bfloat16)
     k = torch.zeros(1, 1, KEYS, 8, dtype=torch.bfloat16)
     return flexflash.lower(q, k, k, mod)
+
+
+def _of_the_head(values: Sequence[Tensor], h: Tensor) -> Tensor:
+    """The value whose number is `h`, chosen bit by bit: as few comparisons as there are bits, which are costly."""
+    bit = 1
+    while len(values) > 1:
+        odd = (h & bit) != 0
+        pairs = [torch.where(odd, values[n + 1], values[n]) for n in range(0, len(values) - 1, 2)]
+        values = [*pairs, *values[len(pairs) * 2 :]]
+        bit *= 2
+    return values[0]
 
 
 def _without_refused(forms: Sequence[Form], first: Sequence[Result]) -> list[dict[int, Result]]:
