@@ -6,7 +6,6 @@ import functools
 import itertools
 import re
 from collections.abc import Callable
-from typing import Any
 
 import cutlass
 import cutlass.cute as cute
