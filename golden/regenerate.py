@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "impl"), str(ROOT / "conformance")]
 
-from flexconf.cli import main  # noqa: E402
+from flexconf.cli.main import main  # noqa: E402
 
 if __name__ == "__main__":
     main(["golden", "regenerate", "--folder", str(ROOT / "golden"), *sys.argv[1:]])

@@ -1,6 +1,6 @@
 """`python -m flexconf`."""
 
-from flexconf.cli import main
+from flexconf.cli.main import main
 
 if __name__ == "__main__":
     main()

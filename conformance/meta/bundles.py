@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flexconf.gate.bundle import Bundle, Planned, Record
 from flexconf.gate.model import Evidence, Side
-from flexconf.outcome import Outcome, Stage, Symptom
+from flexconf.verdict.outcome import Outcome, Stage, Symptom
 
 FA4, HOST, TRITON = "reference.fa4", "reference.host", "torch-triton"
 CASES = ("alibi", "causal", "softcap")

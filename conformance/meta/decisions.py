@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from flexconf import catalogue, repro
+from flexconf import repro
+from flexconf.cases import catalogue
 from flexconf.fuzz import keeping
 from flexconf.gate import reasons
 from flexconf.gate.model import (
@@ -18,7 +19,7 @@ from flexconf.gate.model import (
     Verdict,
     WaiverUse,
 )
-from flexconf.outcome import Outcome, Stage, Symptom
+from flexconf.verdict.outcome import Outcome, Stage, Symptom
 
 SUBJECTS = ("reference.fa4", "reference.host", "reference.simt", "torch-flash")
 _BAD = (

@@ -10,14 +10,14 @@ import time
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from flexconf import modtext
-from flexconf.case import Capture, Case, Problem
+from flexconf.cases.case import Capture, Case, Problem
 from flexconf.inputs import Inputs
-from flexconf.outcome import Outcome, Stage, Symptom
-from flexconf.run import CaseTask
+from flexconf.language import modtext
 from flexconf.subjects import reference, trial
 from flexconf.subjects.trial import Attended, Options, StageClock
-from flexconf.worker import Report
+from flexconf.verdict.outcome import Outcome, Stage, Symptom
+from flexconf.workers.pool import Report
+from flexconf.workers.tasks import CaseTask
 
 _PROBLEM = Problem(B=1, H=1, Hkv=1, M=4, N=5, D=16, Dv=16)
 

@@ -8,8 +8,8 @@ import time
 import torch
 
 from flexconf.gate.attempt import Attempt, Attempted, save_rows
-from flexconf.outcome import Outcome, Stage, Symptom
-from flexconf.worker import Report
+from flexconf.verdict.outcome import Outcome, Stage, Symptom
+from flexconf.workers.pool import Report
 
 
 def nothing(subject: str) -> None:

@@ -21,12 +21,15 @@ if __name__ == "__main__":
 import typer
 from packaging.version import Version
 
-from flexconf import catalogue, environment, expectations, files, inputs, run, subjects
-from flexconf.case import Case
+from flexconf import inputs, subjects
+from flexconf.cases import catalogue
+from flexconf.cases.case import Case
+from flexconf.cli.options import enter
 from flexconf.errors import InputError
-from flexconf.options import enter
-from flexconf.outcome import Outcome, Stage, Symptom
-from flexconf.run import Result
+from flexconf.machine import environment, files
+from flexconf.runs import expectations, review, run
+from flexconf.runs.judging import Result
+from flexconf.verdict.outcome import Outcome, Stage, Symptom
 
 FOLDER = Path(__file__).parent / "data" / "outcomes"
 SUBJECTS = tuple(s.name for s in subjects.SUBJECTS.values() if not s.needs_gpu and s.name != "reference.host")
@@ -97,7 +100,7 @@ def unexplained(results: Sequence[Result], subject: str) -> list[str]:
         if not r.passed
     ]
     names = [case.name for case in catalogue.load()]
-    return wrong + expectations.review(expectations.in_force(subject), results, names).lines
+    return wrong + review.review(expectations.in_force(subject), results, names).lines
 
 
 def write(subject: str) -> list[str]:

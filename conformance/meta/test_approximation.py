@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flexconf import catalogue, inputs
+from flexconf import inputs
+from flexconf.cases import catalogue
 from flexconf.errors import InputError
 from flexconf.oracles import error_model as em
 from flexconf.oracles import math64

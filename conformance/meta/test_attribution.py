@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from flexconf import attribution, catalogue
-from flexconf.attribution import (
+from flexconf.cases import catalogue
+from flexconf.cases.case import Case
+from flexconf.checks import attribution
+from flexconf.checks.attribution import (
     CODEGEN,
     EAGER,
     FA4,
@@ -26,12 +28,12 @@ from flexconf.attribution import (
     attribute,
     investigate,
 )
-from flexconf.case import Case
-from flexconf.outcome import Outcome, Stage, Symptom
 from flexconf.subjects import mods, reference, torch_private, trial
-from flexflash import RenderedKernel, corrections, kernel
+from flexconf.verdict.outcome import Outcome, Stage, Symptom
+from flexflash import RenderedKernel, kernel
 from flexflash.launch.host import HostLauncher
 from flexflash.launch.simt import SimtLauncher
+from planted import corrections
 
 
 def _outcome(subject: str, ok: bool, stage: str = "output", symptom: str = "wrong") -> Outcome:

@@ -19,16 +19,17 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 from typer.testing import CliRunner
 
-from flexconf import devices
-from flexconf.bench import cli, clock, mods, providers, record, rows, run, show, workloads
+from flexconf.bench import clock, mods, providers, record, rows, run, workloads
 from flexconf.bench.clock import Call
 from flexconf.bench.measure import Poisoned, measure, order
 from flexconf.bench.providers import PROVIDERS, Reference, Refused, TorchFlex
 from flexconf.bench.record import FAILED, OK, REFUSED, WRONG, File, Measurement, Recording, Settings
 from flexconf.bench.run import Broken, Task
 from flexconf.bench.workloads import WORKLOADS, Built, Workload
+from flexconf.cli import bench, bench_tables
 from flexconf.errors import InputError
-from flexconf.worker import Last, Report
+from flexconf.machine import devices
+from flexconf.workers.pool import Last, Report
 from flexflash.launch.host import HostLauncher
 
 SETTINGS = Settings(rounds=2, milliseconds=3.0, rows=9)
@@ -604,7 +605,7 @@ def test_changes_know_noise() -> None:
         "a": "faster", "b": "slower", "c": "same", "d": "ok, then wrong", "e": "only before", "f": "only after",
     }  # fmt: skip
     assert found["a"].ratio == 0.5 and found["d"].ratio is None
-    text = shown(show.changes(found.values(), old, new))
+    text = shown(bench_tables.changes(found.values(), old, new))
     assert "faster" in text and "0.500" in text
 
 
@@ -632,20 +633,20 @@ def test_the_table_of_a_workload() -> None:
         took(0.1, "cheat", status=WRONG, reason="the output is off by 99 ulp"),
         Measurement("none", "cudnn", REFUSED, "has no argument for ALiBi"),
     ]
-    text = shown(show.workload(WORKLOADS["none"], measured))
+    text = shown(bench_tables.workload(WORKLOADS["none"], measured))
     assert "2.071 +-0.040" in text and "2.500" in text and "500" in text
     assert "the same machine code, byte for byte: reference, torch-flash" in text
     assert "WRONG" in text and "off by 99 ulp" in text and "refused: has no argument for ALiBi" in text
     assert all(len(line) <= 120 for line in text.splitlines())
     line = next(x for x in text.splitlines() if "cheat" in x)
     assert "0.1000" not in line and "40.0" not in line
-    assert "TB/s" in shown(show.workload(WORKLOADS["decode"], measured))
-    assert "FAIL" in shown(show.summary(recording(*measured)))
+    assert "TB/s" in shown(bench_tables.workload(WORKLOADS["decode"], measured))
+    assert "FAIL" in shown(bench_tables.summary(recording(*measured)))
 
 
 @pytest.mark.parametrize(("rival", "seen"), [((1.0, 0.99, 1.02), "= 1.000 +-0.015"), ((0.98, 0.97, 0.99), " 0.980 +-")])
 def test_a_ratio_is_shown_with_its_noise(rival: tuple[float, ...], seen: str) -> None:
-    text = shown(show.workload(WORKLOADS["none"], [timed([1.0] * 3, "reference"), timed(rival, "torch-flash")]))
+    text = shown(bench_tables.workload(WORKLOADS["none"], [timed([1.0] * 3, "reference"), timed(rival, "torch-flash")]))
     assert seen in text and ("= 0.980" not in text) and "machine code" not in text
 
 
@@ -663,7 +664,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def invoke(*arguments: str) -> Any:
-    return CliRunner().invoke(cli.app, list(arguments))
+    return CliRunner().invoke(bench.app, list(arguments))
 
 
 def test_without_a_gpu_there_is_one_sentence() -> None:

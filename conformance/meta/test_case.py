@@ -6,10 +6,11 @@ import tomllib
 
 import pytest
 
-from flexconf import catalogue, layouts
-from flexconf.arithmetic import evaluate
-from flexconf.case import BlockSpec, Capture, Case, Problem
+from flexconf.cases import catalogue
+from flexconf.cases.case import BlockSpec, Capture, Case, Problem
 from flexconf.errors import InputError
+from flexconf.language import layouts
+from flexconf.language.arithmetic import evaluate
 
 SYMBOLS = Problem(B=2, H=4, Hkv=2, M=300, N=200).symbols()
 

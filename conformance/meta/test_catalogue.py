@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from flexconf import catalogue, layouts, modtext
-from flexconf.case import Case, Problem
+from flexconf.cases import catalogue
+from flexconf.cases.case import Case, Problem
 from flexconf.errors import InputError
+from flexconf.language import layouts, modtext
 
 CASES = catalogue.load()
 

@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from flexconf import clauses
-from flexconf.clauses import Citation, Clause
 from flexconf.errors import InputError
-from flexflash import corrections
+from flexconf.testing import clauses
+from flexconf.testing.clauses import Citation, Clause
+from planted import corrections
 
 IN_SECTION = {"L1": 3, "L2": 8, "L3": 3, "L4": 5, "L5": 5, "L6": 5, "L7": 7, "L8": 5, "L9": 4}
 CORRECTED = ["L2.5", "L3.3", "L4.3", "L4.4"]

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from flexconf import check
-from flexconf.check import CheckTask
-from flexconf.cli import main
-from flexconf.outcome import Outcome
-from flexconf.worker import Report
+from flexconf.checks import own_mod
+from flexconf.checks.own_mod import CheckTask
+from flexconf.cli.main import main
+from flexconf.verdict.outcome import Outcome
+from flexconf.workers.pool import Report
 
 BIAS = ("--buffer", "bias=H,M+N:float32")
 
@@ -48,7 +48,7 @@ def without_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     def here(what: CheckTask, function: Callable[[CheckTask, Report], Any], time_limit: float) -> Any:
         return function(what, lambda stage: None)
 
-    monkeypatch.setattr(check, "_in_a_worker", here)
+    monkeypatch.setattr(own_mod, "_in_a_worker", here)
 
 
 @pytest.mark.usefixtures("without_a_worker")
@@ -269,7 +269,7 @@ def test_help_and_env_need_no_torch() -> None:
     """Importing it takes seconds."""
     code = """
 import sys
-from flexconf.cli import main
+from flexconf.cli.main import main
 
 for command in (["--help"], ["run", "--help"], ["check", "--help"], ["env"]):
     try:

@@ -9,8 +9,8 @@ import math
 import pytest
 import torch
 
-from flexconf.compare import compare, compare_scores
 from flexconf.oracles.math64 import Certified
+from flexconf.verdict.compare import compare, compare_scores
 
 INF, NAN = math.inf, math.nan
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flexflash import corrections
+from planted import corrections
 
 SUITE = Path(__file__).parents[1] / "suite"
 NAMED_TESTS = {
@@ -54,4 +54,4 @@ def test_without_the_correction_the_named_tests_fail(name: str) -> None:
 
 def test_an_unknown_switch_is_refused() -> None:
     with pytest.raises(KeyError, match="indexer-scope"):
-        corrections.in_force("indexer")
+        corrections.known("indexer")

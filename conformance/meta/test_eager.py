@@ -10,16 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from flexconf import attribution, check, eager, inputs
-from flexconf.case import BlockSpec, Capture, Case, Problem
-from flexconf.cli import main
+from flexconf import inputs
+from flexconf.cases.case import BlockSpec, Capture, Case, Problem
+from flexconf.checks import attribution, own_mod
+from flexconf.cli.main import main
 from flexconf.errors import InputError
-from flexconf.fuzz import driver
+from flexconf.fuzz import judged
 from flexconf.inputs import Inputs
-from flexconf.isolated import Isolated
-from flexconf.outcome import Outcome, Stage, Symptom
+from flexconf.oracles import eager
 from flexconf.subjects import mods, trial
 from flexconf.subjects.trial import Attended, Options, StageClock
+from flexconf.verdict.outcome import Outcome, Stage, Symptom
+from flexconf.workers.isolated import Isolated
 
 SMALL = Problem(B=1, H=2, Hkv=2, M=5, N=7, D=16, Dv=16)
 HALF = Capture("t", ("N",), "float16")
@@ -147,14 +149,14 @@ def test_fuzzing_discards_it_and_attribution_raises_it() -> None:
     with Isolated() as isolated:
         outcome = isolated.run(case, "reference.host")
         assert (outcome.stage, outcome.symptom) == (Stage.TRACE, Symptom.MISSING) and says in outcome.bad_input
-        assert driver.discarded(outcome).startswith("not a case: case 'power': PyTorch cannot run the score_mod")
+        assert judged.discarded(outcome).startswith("not a case: case 'power': PyTorch cannot run the score_mod")
         with pytest.raises(InputError, match=says):
             attribution.in_worker(isolated, case, "reference.host", None)
 
 
 def test_render_and_check_say_it_too() -> None:
-    task = check.task("score + (h + 1) ** -1", None, problem=SMALL)
-    for ask in (check.kernel_text, check.check):
+    task = own_mod.task("score + (h + 1) ** -1", None, problem=SMALL)
+    for ask in (own_mod.kernel_text, own_mod.check):
         with pytest.raises(InputError, match=r"^PyTorch cannot run the score_mod: RuntimeError: Integers to negative"):
             ask(task)
 
@@ -163,23 +165,23 @@ def test_render_and_check_say_it_too() -> None:
 def test_check_asks_the_mods_alone_where_the_subject_is_the_mods(function: bool, tmp_path: Path) -> None:
     """A softmax around them hides what they do wrong: every score is compared, no output."""
     (tmp_path / "asked_mods.py").write_text("def near(score, b, h, q, kv):\n    return score * 0.5\n")
-    what = check.task("asked_mods:near" if function else "score * 0.5", None, problem=SMALL)
-    outcome = check.check(_in(tmp_path, what, "reference.mods")).outcome
+    what = own_mod.task("asked_mods:near" if function else "score * 0.5", None, problem=SMALL)
+    outcome = own_mod.check(_in(tmp_path, what, "reference.mods")).outcome
     assert outcome.ok and outcome.subject == "reference.mods" and outcome.comparison is not None
     assert outcome.comparison["elements"] == 2 * 5 * 7 and outcome.comparison["worst"]["tensor"] == "scores"
 
 
 def test_check_takes_a_function_wherever_the_subject_runs_on_a_cpu(tmp_path: Path) -> None:
     (tmp_path / "asked_mods.py").write_text("def near(score, b, h, q, kv):\n    return score * 0.5\n")
-    what = check.task("asked_mods:near", None, problem=SMALL)
+    what = own_mod.task("asked_mods:near", None, problem=SMALL)
     if torch.cuda.is_available():
         with pytest.raises(InputError, match="give the mod as text"):
-            check.check(_in(tmp_path, what, "torch-eager"))
+            own_mod.check(_in(tmp_path, what, "torch-eager"))
         return
-    outcome: Outcome = check.check(_in(tmp_path, what, "torch-eager")).outcome
+    outcome: Outcome = own_mod.check(_in(tmp_path, what, "torch-eager")).outcome
     assert outcome.ok and outcome.subject == "torch-eager"
 
 
-def _in(folder: Path, what: check.CheckTask, subject: str) -> check.CheckTask:
+def _in(folder: Path, what: own_mod.CheckTask, subject: str) -> own_mod.CheckTask:
     """The task as a user in `folder` gives it."""
-    return check.CheckTask(what.case, what.functions, (str(folder),), subject, what.options)
+    return own_mod.CheckTask(what.case, what.functions, (str(folder),), subject, what.options)

@@ -7,11 +7,14 @@ from collections.abc import Callable
 import outcomes
 import pytest
 
-from flexconf import catalogue, expectations, files, run, subjects
-from flexconf.case import Case
+from flexconf import subjects
+from flexconf.cases import catalogue
+from flexconf.cases.case import Case
 from flexconf.errors import InputError
-from flexconf.outcome import Outcome, Stage, Symptom
-from flexconf.run import Result
+from flexconf.machine import files
+from flexconf.runs import expectations, judging, run
+from flexconf.runs.judging import Result
+from flexconf.verdict.outcome import Outcome, Stage, Symptom
 
 
 @pytest.mark.slow
@@ -30,7 +33,7 @@ def test_every_case_is_right_or_a_known_defect(
     known = [case for case in cases if recorded.holds(case, subject)]
     new = [case for case in cases if case not in known]
     stated = expectations.in_force(subject)
-    results = [run.judge(case, recorded.outcome(case, subject), stated) for case in known]
+    results = [judging.judge(case, recorded.outcome(case, subject), stated) for case in known]
     if new:
         run.run(new, subject=subject, workers=1, expectations=stated, on_result=results.append)
     with capsys.disabled():
@@ -50,7 +53,7 @@ def _result(symptom: str, case: str = "alibi", subject: str = "torch-codegen") -
     (found,) = catalogue.select(catalogue.load(), [case])
     compared = {"elements": 5} if symptom == "ok" else None
     outcome = Outcome(case, found.digest(), subject, Stage.OUTPUT, Symptom(symptom), "what happened", compared)
-    return run.judge(found, outcome, expectations.load(subject))
+    return judging.judge(found, outcome, expectations.load(subject))
 
 
 def test_a_failure_that_is_not_stated_is_named_with_what_to_do() -> None:

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
-from flexconf import catalogue, devices, expectations, run, subjects
-from flexconf.case import Case
-from flexconf.cli import app
+from flexconf import subjects
+from flexconf.cases import catalogue
+from flexconf.cases.case import Case
+from flexconf.cli.main import app
 from flexconf.errors import InputError
-from flexconf.expectations import Expectation, load_crashes, load_text
-from flexconf.outcome import Outcome, Stage, Symptom
+from flexconf.machine import devices
+from flexconf.runs import expectations, judging, review, run
+from flexconf.runs.expectations import Expectation, load_crashes, load_text
+from flexconf.verdict.outcome import Outcome, Stage, Symptom
 
 TABLE = """
 [[expect]]
@@ -49,7 +52,7 @@ def test_an_expectation_explains_the_failure_it_describes_and_no_other() -> None
         ("alibi", "launch", "crash", False),
         ("causal", "output", "wrong", False),
     ):
-        result = run.judge(Case(name, score_mod="score"), outcome(name, stage, symptom), [e])
+        result = judging.judge(Case(name, score_mod="score"), outcome(name, stage, symptom), [e])
         assert result.passed is explained
         assert (result.expectation is e) is explained
         assert bool(result.why) is not explained
@@ -64,7 +67,7 @@ def test_an_expectation_covers_its_own_stage_and_symptom_alone(described: str) -
     e = dataclasses.replace(one(), outcomes=(described,))
     covered = [other for other in EVERY if e.covers(outcome("alibi", *other.split("/")))]
     assert covered == [described]
-    wrong = run.judge(Case("alibi", score_mod="score"), outcome("alibi", "output", "wrong"), [e])
+    wrong = judging.judge(Case("alibi", score_mod="score"), outcome("alibi", "output", "wrong"), [e])
     assert wrong.passed is (described == "output/wrong")
 
 
@@ -84,7 +87,7 @@ def test_repeats_that_fail_in_a_way_that_is_not_described_are_not_explained() ->
 
 def test_the_second_of_two_expectations_may_explain_it() -> None:
     first, second = one(), dataclasses.replace(one(), outcomes=("lse/wrong",))
-    result = run.judge(Case("alibi", score_mod="score"), outcome("alibi", "lse"), [first, second])
+    result = judging.judge(Case("alibi", score_mod="score"), outcome("alibi", "lse"), [first, second])
     assert result.expectation is second
 
 
@@ -238,17 +241,17 @@ def test_review_reports_what_passes_and_what_matches_nothing() -> None:
     stale = dataclasses.replace(e, cases=("alibi", "gone_*"))
     flaky = dataclasses.replace(e, flaky=True)
     results = [
-        run.judge(Case("alibi", score_mod="score"), outcome("alibi", symptom="ok"), [e]),
-        run.judge(Case("causal@x", score_mod="score"), outcome("causal@x"), [e]),
-        run.judge(Case("other", score_mod="score"), outcome("other", symptom="ok"), [e]),
+        judging.judge(Case("alibi", score_mod="score"), outcome("alibi", symptom="ok"), [e]),
+        judging.judge(Case("causal@x", score_mod="score"), outcome("causal@x"), [e]),
+        judging.judge(Case("other", score_mod="score"), outcome("other", symptom="ok"), [e]),
     ]
     names = ["alibi", "causal@x", "other"]
-    assert expectations.review([flaky], results, names) == expectations.Review()
-    found = expectations.review([e], results, names)
+    assert review.review([flaky], results, names) == review.Review()
+    found = review.review([e], results, names)
     assert [(x is e, name) for x, name in found.passed] == [(True, "alibi")] and not found.stale
     (line,) = found.lines
     assert line.startswith("unexpected pass: alibi no longer shows a known defect of torch-eager (It is wrong.)")
-    (line,) = expectations.review([stale], results[1:], names).lines
+    (line,) = review.review([stale], results[1:], names).lines
     assert line.startswith("stale: 'gone_*' in cases/expectations/torch-eager.toml matches no case")
 
 
@@ -260,7 +263,7 @@ def test_the_files_are_sound_and_none_is_stale() -> None:
         assert path.stem in subjects.SUBJECTS, f"{path.name} names no subject"
         found = expectations.load(path.stem)
         assert found or expectations.crashes(path.stem), f"{path.name} says nothing"
-        assert not expectations.review(found, [], names).stale
+        assert not review.review(found, [], names).stale
         assert all(e.repro.name not in names for e in found)
     assert expectations.load("reference.host") == expectations.crashes("reference.host") == ()
 
@@ -273,7 +276,7 @@ def test_an_unknown_subject_has_none() -> None:
 def test_repros_are_put_to_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     def pretended(cases: list[Case], **rest: Any) -> None:
         for case, symptom in zip(cases, ("wrong", "ok", "nonfinite", "ok"), strict=True):
-            rest["on_result"](run.judge(case, outcome(case.name, symptom=symptom)))
+            rest["on_result"](judging.judge(case, outcome(case.name, symptom=symptom)))
 
     monkeypatch.setattr(run, "run", pretended)
     monkeypatch.setattr(expectations, "here", lambda: (HERE, None))
@@ -282,7 +285,7 @@ def test_repros_are_put_to_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
         dataclasses.replace(one(), versions={"torch": "<2"}),
         dataclasses.replace(one(), subject="torch-triton"),
     ]
-    found = expectations.verify(asked)
+    found = review.verify(asked)
     assert [s.failed for s in found] == [False, True, True, False, False, False]
     assert [s.text.split(":")[0] for s in found] == [
         "shown by its repro",

@@ -12,16 +12,20 @@ from typing import Any
 import fuzzed
 import pytest
 
-from flexconf import files, run
-from flexconf.case import Case
+from flexconf.cases.case import Case
 from flexconf.errors import InputError
 from flexconf.fuzz import stream
-from flexconf.fuzz.driver import Broken, Driver, Plan
-from flexconf.gate import record as recording
-from flexconf.outcome import Outcome, Stage, Symptom
-from flexconf.planted import detection
+from flexconf.fuzz.driver import Driver
+from flexconf.fuzz.judged import Broken
+from flexconf.fuzz.plan import Plan
+from flexconf.gate import recording
+from flexconf.machine import files
+from flexconf.runs import run
 from flexconf.sanitize import run as sanitizing
 from flexconf.sanitize import target
+from flexconf.verdict.outcome import Outcome, Stage, Symptom
+from flexconf.workers import tasks
+from planted import detection
 
 OUTCOME = Outcome("c", "d", "reference.host", Stage.OUTPUT, Symptom.OK, "fine")
 FOUND = detection.Detection("a fault", 1, 9.0, False, 5, 9.0)
@@ -108,9 +112,9 @@ def test_a_full_disk_is_one_clear_error_and_leaves_whole_records(
 def test_a_full_disk_ends_fuzzing_and_is_no_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Here:
         def run(self, case: Case, subject: str, options: Any = None, keep: Path | None = None) -> Outcome:
-            return fuzzed.right(run.CaseTask(case, subject, options), lambda stage: None)
+            return fuzzed.right(tasks.CaseTask(case, subject, options), lambda stage: None)
 
-    plan = Plan("torch-eager", tmp_path, 60, cases="fuzzed:cases", widths="fuzzed:widths", check_repro=False)
+    plan = Plan("torch-eager", tmp_path, 60, drawn=("fuzzed:cases", "fuzzed:widths"), check_repro=False)
     Disk(monkeypatch, each=1 << 20, room=700)
     with pytest.raises(Broken, match="No space left on device; make room"):
         Driver(plan, 0, Here(), until=float("inf")).drive()
@@ -163,7 +167,7 @@ def test_a_file_where_a_folder_should_be_is_one_clear_error(tmp_path: Path) -> N
     place = tmp_path / "a-file"
     place.write_text("", encoding="utf-8")
     from flexconf.golden import folder as goldens
-    from flexconf.planted import detection
+    from planted import detection
 
     with pytest.raises(InputError, match="a-file cannot be a folder: File exists; name another with --folder"):
         goldens.write(place, {})

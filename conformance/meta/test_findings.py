@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from flexconf import catalogue, findings, inputs, mismatch
-from flexconf.case import Capture, Case, Problem
-from flexconf.cli import main
+from flexconf import inputs
+from flexconf.cases import catalogue
+from flexconf.cases.case import Capture, Case, Problem
+from flexconf.cli.main import main
 from flexconf.errors import InputError
-from flexconf.findings import Finding
-from flexconf.fuzz import outline, stream
+from flexconf.fuzz import findings, outline, stream
+from flexconf.fuzz.findings import Finding
 from flexconf.fuzz.stream import Identity
-from flexconf.outcome import Outcome, Stage, Symptom
 from flexconf.subjects import trial
+from flexconf.verdict import mismatch
+from flexconf.verdict.outcome import Outcome, Stage, Symptom
 
 TINY = Problem(B=1, H=1, Hkv=1, M=4, N=5, D=8, Dv=8)
 

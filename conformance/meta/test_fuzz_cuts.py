@@ -11,14 +11,17 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from flexconf.case import BlockSpec, Capture, Case, Problem
+from flexconf.cases.case import BlockSpec, Capture, Case, Problem
 from flexconf.fuzz import cuts
-from flexconf.fuzz.driver import Driver, Plan, _Round, discarded
+from flexconf.fuzz.driver import Driver
+from flexconf.fuzz.judged import discarded
+from flexconf.fuzz.plan import Plan
+from flexconf.fuzz.round import Round
 from flexconf.fuzz.stream import Reader, Writer
-from flexconf.isolated import Isolated
-from flexconf.outcome import Outcome, Stage, Symptom
 from flexconf.strategies import cases
 from flexconf.subjects.trial import Options
+from flexconf.verdict.outcome import Outcome, Stage, Symptom
+from flexconf.workers.isolated import Isolated
 
 
 @pytest.mark.parametrize(
@@ -134,7 +137,7 @@ def test_what_is_left_is_a_case_with_the_same_indices_and_captures(case: Case) -
             assert [getattr(left.problem, s) for s in sizes] == [getattr(case.problem, s) for s in sizes]
 
 
-def _round(tmp_path: Path, fails: Any, shrink_seconds: float, others: Symptom = Symptom.OK) -> tuple[_Round, Case]:
+def _round(tmp_path: Path, fails: Any, shrink_seconds: float, others: Symptom = Symptom.OK) -> tuple[Round, Case]:
     """A round that has just found a large failing case; `fails` says what else does, `others` what is of the rest."""
 
     class Runs:
@@ -155,7 +158,7 @@ def _round(tmp_path: Path, fails: Any, shrink_seconds: float, others: Symptom = 
         problem=Problem(B=2, H=2, Hkv=1, M=9, N=7, D=8, Dv=8, scale=0.5, layout="bmhd"),
         block=BlockSpec(q=4, kv=4),
     )
-    turn = _Round(driver)
+    turn = Round(driver)
     with pytest.raises(AssertionError):
         turn.example(big, 4)
     return turn, big

@@ -18,15 +18,16 @@ from typing import Any
 import fuzzed
 import pytest
 
-from flexconf import findings
-from flexconf.case import BlockSpec, Capture, Case, Problem
+from flexconf.cases.case import BlockSpec, Capture, Case, Problem
+from flexconf.cli import fuzz_tables
 from flexconf.errors import InputError
-from flexconf.fuzz import coverage, driver, engine, outline, show, stream
-from flexconf.fuzz.driver import Driver, Plan
+from flexconf.fuzz import coverage, engine, findings, judged, outline, stream
+from flexconf.fuzz.driver import Driver
+from flexconf.fuzz.plan import Plan, round_seed
 from flexconf.fuzz.stream import Identity, Reader, Record
-from flexconf.outcome import Outcome, Stage, Symptom
-from flexconf.run import CaseTask, of_lost
-from flexconf.worker import Lost
+from flexconf.verdict.outcome import Outcome, Stage, Symptom
+from flexconf.workers.pool import Lost
+from flexconf.workers.tasks import CaseTask, of_lost
 
 TINY = Problem(B=1, H=1, Hkv=1, M=4, N=5, D=8, Dv=8)
 
@@ -196,7 +197,7 @@ class Here:
 def plan(folder: Path, **more: Any) -> Plan:
     folder.mkdir(exist_ok=True)
     facts: dict[str, Any] = {
-        "seconds": 60, "cases": "fuzzed:cases", "widths": "fuzzed:widths", "check_repro": False, "examples": 60,
+        "seconds": 60, "drawn": ("fuzzed:cases", "fuzzed:widths"), "check_repro": False, "examples": 60,
     }  # fmt: skip
     return Plan("reference.host", folder, **{**facts, **more})
 
@@ -205,7 +206,7 @@ def drive(what: Plan, runs: Here, rounds: int, number: int = 0) -> Driver:
     """Drive some rounds, in this process."""
     one = Driver(what, number, runs, time.monotonic() + 60)
     last = stream.next_rounds(r for r in Reader(what.folder).new() if r.place[0] == number).get(number, 0) + rounds
-    one._over = lambda: one.round >= last  # type: ignore[method-assign]
+    one.over = lambda: one.round >= last  # type: ignore[method-assign]
     one.drive()
     return one
 
@@ -275,7 +276,7 @@ def test_rounds_derive_from_seed_driver_and_round(tmp_path: Path) -> None:
         folder = tmp_path / str(runs.index(runner))
         drive(plan(folder, seed=seed), runner, 1, number)
     assert runs[0].ran == runs[1].ran != runs[2].ran
-    assert len({driver.round_seed(s, d, r) for s in range(3) for d in range(3) for r in range(3)}) == 27
+    assert len({round_seed(s, d, r) for s in range(3) for d in range(3) for r in range(3)}) == 27
 
 
 def test_shrinking_has_a_limit_of_its_own(tmp_path: Path) -> None:
@@ -306,7 +307,7 @@ def test_shrinking_goes_on_where_a_killed_run_was(tmp_path: Path) -> None:
                     raise InputError("killed")
             return found
 
-    with pytest.raises(driver.Broken):
+    with pytest.raises(judged.Broken):
         drive(plan(tmp_path, seed=2), Killed(), 9)
     assert not findings.load_all(tmp_path)
     drive(plan(tmp_path, seed=2), Here(), 1)
@@ -320,7 +321,7 @@ def test_a_worker_that_cannot_start_is_no_failure_of_the_test(tmp_path: Path) ->
     def refuse(*_: object) -> Outcome:
         raise InputError("a worker could not start")
 
-    with pytest.raises(driver.Broken, match="could not start"):
+    with pytest.raises(judged.Broken, match="could not start"):
         drive(plan(tmp_path), Here(refuse), 1)
     assert not list(Reader(tmp_path).new()) and not findings.load_all(tmp_path)
 
@@ -364,7 +365,7 @@ def test_what_is_discarded_and_what_is_a_failure(
     stage: Stage, symptom: Symptom, message: str, comparison: dict[str, int] | None, why: str
 ) -> None:
     outcome = Outcome("c", "d", "reference.host", stage, symptom, message, comparison)
-    assert (why in driver.discarded(outcome)) and bool(why) == bool(driver.discarded(outcome))
+    assert (why in judged.discarded(outcome)) and bool(why) == bool(judged.discarded(outcome))
 
 
 # ------------------------------------------------------------------------------------- processes, killed and whole
@@ -374,12 +375,12 @@ import sys
 sys.path[:0] = {path!r}
 from pathlib import Path
 from flexconf.fuzz import engine
-from flexconf.fuzz.driver import Plan
+from flexconf.fuzz.plan import Plan
 import fuzzed
 
 if __name__ == "__main__":
-    plan = Plan("torch-eager", Path({folder!r}), float(sys.argv[1]), workers=1, seed=3, cases="fuzzed:cases",
-                widths="fuzzed:widths", task=fuzzed.slow, examples=40)
+    plan = Plan("torch-eager", Path({folder!r}), float(sys.argv[1]), workers=1, seed=3,
+                drawn=("fuzzed:cases", "fuzzed:widths"), task=fuzzed.slow, examples=40)
     report = engine.fuzz(plan)
     print(report.now.examples, report.total.examples, report.broken)
 """
@@ -427,11 +428,11 @@ def test_nothing_recorded_is_lost_or_doubled_when_the_process_group_is_killed_th
 @pytest.mark.slow
 def test_a_crash_of_the_subject_is_an_outcome_and_the_screen_says_all(tmp_path: Path) -> None:
     what = Plan(
-        "torch-eager", tmp_path / "run", 60, task=fuzzed.faulty, stop_after=1, cases="fuzzed:cases",
-        widths="fuzzed:widths", check_repro=False, shrink_seconds=1.0,
+        "torch-eager", tmp_path / "run", 60, task=fuzzed.faulty, stop_after=1, drawn=("fuzzed:cases", "fuzzed:widths"),
+        check_repro=False, shrink_seconds=1.0,
     )  # fmt: skip
     seen: list[str] = []
-    report = engine.fuzz(what, lambda state: seen.append(show.progress(state)))
+    report = engine.fuzz(what, lambda state: seen.append(fuzz_tables.progress(state)))
     assert report.new and not report.broken and report.now.examples > 3
     assert seen and "examples" in seen[-1]
     data = json.loads(json.dumps(report.to_json(), allow_nan=False))
@@ -439,6 +440,6 @@ def test_a_crash_of_the_subject_is_an_outcome_and_the_screen_says_all(tmp_path: 
     from rich.console import Console
 
     console = Console(width=100, record=True, file=io.StringIO())
-    console.print(show.summary(report))
+    console.print(fuzz_tables.summary(report))
     text = console.export_text()
     assert "NEW FINDING" in text and "never reached" in text and report.new[0].ident[:12] in text

@@ -28,10 +28,10 @@ from bundles import (
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from flexconf import catalogue, expectations, planted
-from flexconf.case import Case
+from flexconf import tampering
+from flexconf.cases import catalogue
+from flexconf.cases.case import Case
 from flexconf.errors import InputError
-from flexconf.expectations import Expectation
 from flexconf.gate import components, pace
 from flexconf.gate.bundle import Bundle, Planned, Record
 from flexconf.gate.compare import decide
@@ -39,8 +39,10 @@ from flexconf.gate.drift import ulps
 from flexconf.gate.model import Change, Decision, Effect, Evidence, Row, Side, Verdict
 from flexconf.gate.waivers import Waiver
 from flexconf.golden import folder as goldens
-from flexconf.outcome import Outcome
+from flexconf.runs import expectations
+from flexconf.runs.expectations import Expectation
 from flexconf.subjects import trial
+from flexconf.verdict.outcome import Outcome
 
 TODAY = datetime.date(2030, 1, 15)
 PASS, FAIL, OPEN = Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE
@@ -793,7 +795,7 @@ def test_a_label_is_a_name_and_no_more() -> None:
 
 def recorded(case: Case, outcome: Outcome, fault: str = "") -> Bundle:
     group = Planned(case.name, case.digest(), "L7", case.about, case.clauses, case.expect)
-    one = dataclasses.replace(outcome, subject=planted.split(outcome.subject)[0])
+    one = dataclasses.replace(outcome, subject=tampering.split(outcome.subject)[0])
     side = Side("folder", "", "", "", {**environment(), "gpus": [], "planted": fault}, 1)
     return Bundle(side, (group,), (HOST,), {}, {(case.name, HOST): Record((one,))})
 
@@ -807,7 +809,7 @@ def test_a_planted_fault_fails_the_gate(name: str, fault: str) -> None:
     right = recorded(case, trial.run_case(case))
     again = decide(right, recorded(case, trial.run_case(case)), today=TODAY)
     assert again.verdict is PASS and again.rows[0].change is Change.IDENTICAL
-    with planted.plant(fault):
+    with tampering.plant(fault):
         wrong = recorded(case, trial.run_case(case), fault)
     found = decide(right, wrong, today=TODAY)
     assert (found.verdict, found.rows[0].change) == (FAIL, Change.WRONG)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flexconf.gate import compare, files, reading
-from flexconf.report import plain
+from flexconf.gate.report import plain
 
 DATA = Path(__file__).parent / "data"
 PAIRS = sorted(path.name.removesuffix(".tar.xz") for path in DATA.glob("*.tar.xz"))

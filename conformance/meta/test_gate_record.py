@@ -18,17 +18,20 @@ from typing import Any
 import gated
 import pytest
 
-from flexconf import catalogue, environment, expectations
-from flexconf.attribution import Attribution
-from flexconf.cli import main
+from flexconf.cases import catalogue
+from flexconf.checks.attribution import Attribution
+from flexconf.cli.main import main
 from flexconf.errors import InputError
-from flexconf.files import PART, write
-from flexconf.gate import compare, evidence, files, fingerprint, plan, reading, record, shrink
+from flexconf.gate import compare, evidence, files, fingerprint, plan, reading, record, recording, shrink
 from flexconf.gate.bundle import Bundle
 from flexconf.gate.fingerprint import Fingerprint
 from flexconf.gate.model import Decision, Verdict
+from flexconf.gate.recording import TIMED
 from flexconf.golden import folder as goldens
-from flexconf.outcome import Outcome, Stage, Symptom, merge
+from flexconf.machine import environment
+from flexconf.machine.files import PART, write
+from flexconf.runs import expectations
+from flexconf.verdict.outcome import Outcome, Stage, Symptom, merge
 
 NAMES = ["alibi", "causal", "softcap", "document", "identity", "roots"]
 CASES = [catalogue.select(catalogue.load(), [name])[0] for name in NAMES]
@@ -41,7 +44,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "checkout", lambda: None)
 
 
-def make(root: Path, work: record.Work = gated.right, cases: Any = CASES, **options: Any) -> record.Recording:
+def make(root: Path, work: record.Work = gated.right, cases: Any = CASES, **options: Any) -> recording.Recording:
     return record.record(root, cases, ["reference.host"], workers=1, work=work, prepare=gated.nothing, **options)
 
 
@@ -108,7 +111,7 @@ def test_the_real_thing(tmp_path: Path) -> None:
     bundle = reading.read(tmp_path / "b")
     first, second = bundle.records[CASES[0].name, "reference.host"].attempts
     assert bundle.problems == () and first.ok and second.ok and not recording.failed((CASES[0].name, "reference.host"))
-    assert not first.launches and len(second.launches) == record.TIMED and min(second.launches) > 0
+    assert not first.launches and len(second.launches) == TIMED and min(second.launches) > 0
     assert json.loads((tmp_path / "b" / files.KERNELS).read_text()).keys() == {first.digests["kernel"]}
     with pytest.raises(InputError, match="already finished; name another folder"):
         record.record(tmp_path / "b", CASES[:1], ["reference.host"])

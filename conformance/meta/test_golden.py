@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from flexconf import inputs
+from flexconf.cli import golden as command
 from flexconf.errors import InputError
-from flexconf.golden import cli, entry, folder
+from flexconf.golden import entry, folder
 from flexconf.golden.entry import Entry
 from flexconf.oracles import plain64
 
@@ -119,8 +120,8 @@ def test_whatever_is_spoilt_is_named(how: str, copied: Path) -> None:
     spoil(copied)
     problems = folder.verify(copied)
     assert problems and any(named in problem for problem in problems), problems
-    with pytest.raises(cli.typer.Exit) as ended:
-        cli.verify(copied)
+    with pytest.raises(command.typer.Exit) as ended:
+        command.verify(copied)
     assert ended.value.exit_code == 1
 
 

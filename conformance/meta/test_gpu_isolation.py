@@ -9,14 +9,16 @@ import signal
 import pytest
 import torch
 
-from flexconf import caches, catalogue, worker
-from flexconf.case import Case
+from flexconf.cases import catalogue
+from flexconf.cases.case import Case
 from flexconf.inputs import Inputs
-from flexconf.outcome import Outcome, Stage, Symptom
-from flexconf.run import CaseTask, environments, of_lost, prepare_worker, run_task
+from flexconf.machine import caches
 from flexconf.subjects import trial
 from flexconf.subjects.trial import Attended, Options, StageClock
-from flexconf.worker import Last, Lost, Report
+from flexconf.verdict.outcome import Outcome, Stage, Symptom
+from flexconf.workers import pool
+from flexconf.workers.pool import Last, Lost, Report
+from flexconf.workers.tasks import CaseTask, environments, of_lost, prepare_worker, run_task
 
 NEIGHBOURS = 50
 WORKERS = 8
@@ -75,7 +77,7 @@ def test_each_is_recorded_as_what_it_was_and_its_neighbours_never_notice() -> No
         ended[task.case.name] = of_lost(task, result) if isinstance(result, Lost) else result
 
     with caches.fresh() as variables:
-        worker.run_many(
+        pool.run_many(
             [CaseTask(case, subject) for case in order],
             work,
             workers=WORKERS,

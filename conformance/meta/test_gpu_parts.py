@@ -8,17 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from flexconf import caches, catalogue, devices, figures, inputs, kept, subjects
-from flexconf.canary import Canary
-from flexconf.case import Case
+from flexconf import inputs, subjects
+from flexconf.cases import catalogue
+from flexconf.cases.case import Case
 from flexconf.errors import InputError
-from flexconf.isolated import Isolated
-from flexconf.oracles import triton
-from flexconf.outcome import Outcome, Symptom
-from flexconf.run import CaseTask, environments
-from flexconf.subjects import reference, trial
+from flexconf.machine import caches, devices
+from flexconf.subjects import reference, saved, trial
+from flexconf.subjects.canary import Canary
 from flexconf.subjects.trial import Attended, Options, Refused
-from flexconf.worker import Last, Report
+from flexconf.testing import figures
+from flexconf.verdict import triton_opinion
+from flexconf.verdict.outcome import Outcome, Symptom
+from flexconf.workers.isolated import Isolated
+from flexconf.workers.pool import Last, Report
+from flexconf.workers.tasks import CaseTask, environments
 from flexflash.launch.host import HostLauncher
 
 
@@ -155,14 +158,14 @@ def test_caches_last_as_long_as_the_run_and_are_shared_within_it(monkeypatch: py
 
 def test_what_is_kept_comes_back_bit_for_bit(tmp_path: Path) -> None:
     outcome = trial.run_case(_case("alibi"), keep=tmp_path)
-    back = kept.load(tmp_path, "alibi", "reference.host")
+    back = saved.load(tmp_path, "alibi", "reference.host")
     assert {name: inputs.digest(t) for name, t in back.items()} == {n: outcome.digests[n] for n in ("out", "lse")}
     assert [p.name for p in tmp_path.iterdir()] == ["alibi.reference.host.safetensors"]
     with pytest.raises(InputError, match="nothing is kept of alibi on torch-eager"):
-        kept.load(tmp_path, "alibi", "torch-eager")
-    kept.path(tmp_path, "alibi", "reference.host").write_bytes(b"no")
+        saved.load(tmp_path, "alibi", "torch-eager")
+    saved.path(tmp_path, "alibi", "reference.host").write_bytes(b"no")
     with pytest.raises(InputError, match="damaged"):
-        kept.load(tmp_path, "alibi", "reference.host")
+        saved.load(tmp_path, "alibi", "reference.host")
 
 
 def breaks(task: CaseTask, report: Report) -> Outcome | Last[Outcome]:
@@ -183,7 +186,7 @@ def test_single_cases_survive_one_another(tmp_path: Path) -> None:
         assert isolated.run(_case("causal"), "reference.host", Options(vector_width=8)).ok
         with pytest.raises(InputError, match="unknown subject"):
             isolated.run(_case("alibi"), "nothing")
-    assert kept.path(tmp_path, "alibi", "reference.host").is_file()
+    assert saved.path(tmp_path, "alibi", "reference.host").is_file()
 
 
 def test_a_refusal_of_the_subject_is_an_outcome() -> None:
@@ -231,17 +234,17 @@ def test_the_witness_confirms_contradicts_or_has_no_opinion(tmp_path: Path) -> N
     certified = trial.certify(exact, Options())
     for subject in ("reference.host", "torch-eager"):
         assert trial.run_case(case, subject, keep=tmp_path).ok
-    subject, witness = (kept.load(tmp_path, "alibi", s) for s in ("reference.host", "torch-eager"))
-    good = triton.opinion(subject, witness, certified)
+    subject, witness = (saved.load(tmp_path, "alibi", s) for s in ("reference.host", "torch-eager"))
+    good = triton_opinion.opinion(subject, witness, certified)
     assert good.verdict == "agrees"
     assert good.comparison is not None
     assert good.comparison.elements == certified.out.numel() + certified.lse.numel()
 
     off = {"out": subject["out"], "lse": subject["lse"] * 1.4427}
-    assert triton.opinion(off, witness, certified).verdict == "differs"
-    assert triton.opinion(subject, off, certified).verdict == "none"
-    assert triton.opinion(off, off, certified).verdict == "sides"
-    assert triton.opinion(subject, {}, certified).verdict == "none"
+    assert triton_opinion.opinion(off, witness, certified).verdict == "differs"
+    assert triton_opinion.opinion(subject, off, certified).verdict == "none"
+    assert triton_opinion.opinion(off, off, certified).verdict == "sides"
+    assert triton_opinion.opinion(subject, {}, certified).verdict == "none"
 
 
 def test_a_session_ends_with_its_figures() -> None:

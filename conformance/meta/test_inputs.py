@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from flexconf import catalogue, distributions, inputs, layouts
-from flexconf.case import BlockSpec, Capture, Case, Problem
+from flexconf import inputs
+from flexconf.cases import catalogue
+from flexconf.cases.case import BlockSpec, Capture, Case, Problem
 from flexconf.errors import InputError
-from flexconf.modtext import DTYPES
+from flexconf.language import distributions, layouts
+from flexconf.language.modtext import DTYPES
 
 SYMBOLS = Problem().symbols()
 SMALL = Problem(B=2, H=2, Hkv=2, M=6, N=7, D=8, Dv=16)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-from flexconf.compare import compare
 from flexconf.oracles import math64
 from flexconf.oracles.evaluation import IndexingByTensors, over_indices
+from flexconf.verdict.compare import compare
 
 Mod = Callable[..., Tensor]
 INF = math.inf

@@ -9,9 +9,9 @@ import traceback
 import pytest
 import torch
 
-from flexconf import modtext
 from flexconf.errors import InputError
-from flexconf.modtext import ModTextError, ScalarIndexing, check_result, compile_mod, free_names
+from flexconf.language import modtext
+from flexconf.language.modtext import ModTextError, ScalarIndexing, check_result, compile_mod, free_names
 
 SIZES = {"B": 2, "H": 4, "Hkv": 2, "M": 8, "N": 10, "D": 64, "Dv": 64}
 BIAS = torch.arange(12.0).reshape(4, 3)
@@ -74,7 +74,7 @@ def test_a_function_that_is_not_the_checked_one_never_runs(monkeypatch: pytest.M
         "        return score",
         "    return score_mod",
     ]
-    monkeypatch.setattr("flexconf.modtext.function._source", lambda *_: "\n".join(lines))
+    monkeypatch.setattr("flexconf.language.modtext.function._source", lambda *_: "\n".join(lines))
     assert score("score").item() == 0.5
     with pytest.raises(AssertionError, match="what was checked is not what would run"):
         compile_mod("score + q", "score", {}, SIZES)

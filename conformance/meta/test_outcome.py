@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexconf.errors import InputError
-from flexconf.outcome import Outcome, Stage, Symptom, merge, missing
+from flexconf.verdict.outcome import Outcome, Stage, Symptom, merge, missing
 
 COMPARED = {"elements": 3, "max_ratio": 0.5}
 

@@ -15,10 +15,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from flexconf import catalogue, inputs
-from flexconf.case import Case
-from flexconf.outcome import Outcome
+from flexconf import inputs
+from flexconf.cases import catalogue
+from flexconf.cases.case import Case
 from flexconf.subjects import reference, trial
+from flexconf.verdict.outcome import Outcome
 from flexflash.launch.host import HostLauncher
 from flexflash.traced import Traced
 

@@ -9,17 +9,20 @@ import pytest
 import torch
 
 import flexflash
-from flexconf import inputs, planted, run
-from flexconf.cli import main
+from flexconf import inputs, tampering
+from flexconf.cli.main import main
 from flexconf.errors import InputError
-from flexconf.fuzz.driver import discarded
-from flexconf.outcome import Outcome
-from flexconf.planted import FAULTS, Fault, cli, detection, table
-from flexconf.planted.detection import Detection
+from flexconf.fuzz.judged import discarded
+from flexconf.runs import run
 from flexconf.subjects import SUBJECTS, reference, trial
 from flexconf.subjects.trial import Options
+from flexconf.verdict.outcome import Outcome
 from flexflash.launch.host import HostLauncher
 from flexflash.launch.simt import SimtLauncher
+from planted import cli, detection, table
+from planted.catalogue import FAULTS
+from planted.detection import Detection
+from planted.fault import Fault
 
 
 def _run(fault: Fault) -> Outcome:
@@ -41,7 +44,7 @@ def test_there_are_enough() -> None:
 
 def test_a_case_that_is_open_without_the_fault_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What is certainly wrong outranks what is open; one that fails without the fault is no detection."""
-    from flexconf.outcome import Stage, Symptom
+    from flexconf.verdict.outcome import Stage, Symptom
 
     found = SimpleNamespace(
         examples=3, seconds=1.5, tokens=4, shape="a", stage="output", symptom="wrong", minimised=True, confirmed=True,
@@ -78,7 +81,7 @@ def test_what_the_oracle_allows_differs_from_eager(name: str) -> None:
         kernel = flexflash.lower(given.q, given.k, given.v, given.score_mod)
         return HostLauncher(fault.width).evaluate(kernel, zero)
 
-    with planted.plant(name):
+    with tampering.plant(name):
         wrong = seen()
     assert not torch.allclose(wrong, expected, atol=1e-4)
     torch.testing.assert_close(seen(), expected)
@@ -87,7 +90,7 @@ def test_what_the_oracle_allows_differs_from_eager(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in FAULTS if name not in _BY_TEST])
 def test_the_witness_shows_the_fault(name: str) -> None:
     fault = FAULTS[name]
-    with planted.plant(name):
+    with tampering.plant(name):
         outcome = _run(fault)
     assert not outcome.ok, "the fault does not show"
     assert not discarded(outcome)
@@ -100,19 +103,19 @@ def test_the_witness_shows_the_fault(name: str) -> None:
 
 
 def test_an_unknown_name_says_what_was_meant() -> None:
-    with pytest.raises(InputError, match="did you mean 'c-remainder'"), planted.plant("c-remainer"):
+    with pytest.raises(InputError, match="did you mean 'c-remainder'"), tampering.plant("c-remainer"):
         pass
 
 
 def test_one_fault_at_a_time() -> None:
-    with planted.plant("c-remainder"), pytest.raises(InputError, match="one fault"), planted.plant("c-division"):
+    with tampering.plant("c-remainder"), pytest.raises(InputError, match="one fault"), tampering.plant("c-division"):
         pass
-    assert planted.active() == ""
+    assert tampering.active() == ""
 
 
 def test_results_with_a_fault_cannot_be_taken_for_real_ones() -> None:
     fault = FAULTS["c-remainder"]
-    with planted.plant(fault.name):
+    with tampering.plant(fault.name):
         outcome = _run(fault)
     assert outcome.subject == "reference.host+fault:c-remainder"
     assert outcome.subject not in SUBJECTS
@@ -121,21 +124,21 @@ def test_results_with_a_fault_cannot_be_taken_for_real_ones() -> None:
 
 def test_a_worker_has_the_fault_of_its_environment(capfd: pytest.CaptureFixture[str]) -> None:
     fault = FAULTS["c-remainder"]
-    with planted.in_workers(fault.name):
+    with tampering.in_workers(fault.name):
         summary = run.run([fault.witness], workers=1)
     assert not summary.ok
     assert summary.failures == {"lse/wrong": 1}
     assert summary.subject == "reference.host+fault:c-remainder"
     assert "PLANTED FAULT c-remainder" in capfd.readouterr().err
-    assert planted.wanted() == ""
+    assert tampering.wanted() == ""
 
 
 def test_an_unknown_fault_in_the_environment_is_a_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(planted.ENVIRONMENT, "no-such-fault")
+    monkeypatch.setenv(tampering.ENVIRONMENT, "no-such-fault")
     with pytest.raises(InputError, match="no planted fault 'no-such-fault'"):
         run.run([FAULTS["c-remainder"].witness], workers=1)
     with pytest.raises(InputError, match="no planted fault"):
-        planted.from_environment()
+        tampering.from_environment()
 
 
 def test_the_documentation_lists_what_there_is() -> None:
@@ -173,8 +176,8 @@ def test_the_command_line_knows_the_faults(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_label_comes_apart_again() -> None:
-    assert planted.split(planted.labelled("reference.host", "c-remainder")) == ("reference.host", "c-remainder")
-    assert planted.split(planted.labelled("reference.host")) == ("reference.host", None)
+    assert tampering.split(tampering.labelled("reference.host", "c-remainder")) == ("reference.host", "c-remainder")
+    assert tampering.split(tampering.labelled("reference.host")) == ("reference.host", None)
 
 
 @pytest.mark.parametrize(

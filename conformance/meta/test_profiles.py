@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from flexconf import profiles, pytest_plugin
+from flexconf.testing import plugin, profiles
 
 
 @pytest.fixture(autouse=True)
@@ -33,4 +33,4 @@ def test_an_unknown_one_is_a_line_of_pytest(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv(profiles.VARIABLE, "weekly")
     config: Any = SimpleNamespace(addinivalue_line=lambda *_: None)
     with pytest.raises(pytest.UsageError, match="'weekly'; the profiles are dev, ci, gate, nightly"):
-        pytest_plugin.pytest_configure(config)
+        plugin.pytest_configure(config)

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from flexconf import caches, devices
 from flexconf.gate import record
-from flexconf.subjects import _installed, ptx
+from flexconf.machine import caches, devices
+from flexconf.subjects import ptx
+from flexconf.subjects.registry import _installed
 
 TEXT = ".version 8.8\n.visible .entry k()\n"
 DIGEST = hashlib.sha256(TEXT.encode()).hexdigest()
@@ -70,7 +71,8 @@ from cutlass.utils import HardwareInfo
 from torch._subclasses.fake_tensor import FakeTensorMode
 import flash_attn.cute.interface as flash, flexflash
 from flash_attn.cute.cache_utils import JITPersistentCache
-from flexconf import catalogue, inputs
+from flexconf import inputs
+from flexconf.cases import catalogue
 from flexconf.subjects import ptx
 from flexflash import eligibility
 from flexflash.launch import fa4, simt

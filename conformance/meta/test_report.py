@@ -23,10 +23,10 @@ import pytest
 from decisions import decision
 from lxml import etree
 
-from flexconf import report
 from flexconf.errors import InputError
+from flexconf.gate import report
 from flexconf.gate.model import Change, Decision, Effect, Evidence, Verdict, WaiverUse
-from flexconf.report import page, plain
+from flexconf.gate.report import page, plain
 
 FAILURES = [0, 1, 200]
 FIVE_MB = 5_000_000

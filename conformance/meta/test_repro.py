@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 import torch
 
-from flexconf import devices, repro
-from flexconf.case import BlockSpec, Capture, Case, Problem
+from flexconf import repro
+from flexconf.cases.case import BlockSpec, Capture, Case, Problem
 from flexconf.fuzz import keeping
-from flexconf.outcome import Outcome, Stage, Symptom
+from flexconf.machine import devices
 from flexconf.subjects import SUBJECTS, trial
+from flexconf.verdict.outcome import Outcome, Stage, Symptom
 
 TINY = Problem(B=2, H=2, Hkv=1, M=5, N=6, D=8, Dv=16)
 RICH = Case(

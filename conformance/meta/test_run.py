@@ -11,14 +11,17 @@ from typing import Any
 
 import pytest
 
-from flexconf import catalogue, worker
-from flexconf import run as runner
-from flexconf.case import Case
+from flexconf.cases import catalogue
+from flexconf.cases.case import Case
 from flexconf.errors import InputError
-from flexconf.outcome import Outcome, Stage, Symptom
-from flexconf.run import CaseTask, Result, judge, of_lost, summarize
+from flexconf.runs import run as runner
+from flexconf.runs.judging import Result, judge
+from flexconf.runs.run import summarize
 from flexconf.subjects.trial import Options
-from flexconf.worker import Lost
+from flexconf.verdict.outcome import Outcome, Stage, Symptom
+from flexconf.workers import pool
+from flexconf.workers.pool import Lost
+from flexconf.workers.tasks import CaseTask, of_lost
 
 PLAIN = Case("plain", score_mod="score")
 REFUSED = Case("refused", score_mod="torch.cumsum(score, 0)", expect="refused:trace", reason_contains="cumsum")
@@ -163,7 +166,7 @@ def test_all_passed_is_a_success() -> None:
 
 
 def test_what_cannot_be_run_is_refused_before_any_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "run_many", lambda *_, **__: pytest.fail("a worker was asked for"))
+    monkeypatch.setattr(pool, "run_many", lambda *_, **__: pytest.fail("a worker was asked for"))
     with pytest.raises(InputError, match="no cases"):
         runner.run([])
     with pytest.raises(InputError, match="two cases are named 'plain'"):
@@ -183,7 +186,7 @@ def test_a_case_that_no_worker_returns_is_missing(monkeypatch: pytest.MonkeyPatc
     def forget_one(tasks: Sequence[CaseTask], *_: Any, on_result: Callable[..., None], **__: Any) -> None:
         on_result(tasks[0], outcome(tasks[0].case, comparison=compared(3, 0.1)))
 
-    monkeypatch.setattr(worker, "run_many", forget_one)
+    monkeypatch.setattr(pool, "run_many", forget_one)
     summary = runner.run([PLAIN, REFUSED])
     assert (summary.cases, summary.passed, summary.ok) == (2, 1, False)
     assert summary.failures == {"launch/missing": 1}
@@ -194,7 +197,7 @@ def test_an_interrupted_run_leaves_whole_lines(tmp_path: Path, monkeypatch: pyte
         on_result(tasks[0], Lost("signal", "signal SIGSEGV", "launch", "last words"))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(worker, "run_many", interrupted)
+    monkeypatch.setattr(pool, "run_many", interrupted)
     file = tmp_path / "results.jsonl"
     with pytest.raises(KeyboardInterrupt):
         runner.run([PLAIN, REFUSED], results=file)

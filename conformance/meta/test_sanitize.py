@@ -14,13 +14,16 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from flexconf import catalogue, devices, inputs, subjects
-from flexconf.case import Case
+from flexconf import inputs, subjects
+from flexconf.cases import catalogue
+from flexconf.cases.case import Case
+from flexconf.cli import sanitize
 from flexconf.errors import InputError
-from flexconf.outcome import Outcome, Stage, Symptom
-from flexconf.sanitize import cli, log, run, target, tight
+from flexconf.machine import devices
+from flexconf.sanitize import log, run, target, tight
 from flexconf.sanitize.run import CLEAN, FAILED, FINDINGS, MISSING, REFUSED, Ended, Sanitized, decide
 from flexconf.subjects import trial
+from flexconf.verdict.outcome import Outcome, Stage, Symptom
 
 BANNER = "========= COMPUTE-SANITIZER\n"
 READ = """\
@@ -413,7 +416,7 @@ def test_a_tool_that_does_nothing_makes_nothing_clean(tmp_path: Path) -> None:
 
 def invoke(*arguments: str) -> Any:
     app = typer.Typer()
-    cli.register(app)
+    sanitize.register(app)
     return CliRunner().invoke(app, list(arguments))
 
 

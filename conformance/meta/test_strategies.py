@@ -12,11 +12,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, find, given, seed, settings
 from hypothesis.errors import NoSuchExample
 
-from flexconf import findings, inputs, modtext, strategies
-from flexconf.case import DISTRIBUTIONS, Case, Problem
+from flexconf import inputs, strategies
+from flexconf.cases.case import DISTRIBUTIONS, Case, Problem
 from flexconf.errors import InputError
-from flexconf.fuzz import coverage, cuts, marks, outline
-from flexconf.modtext import DTYPES as DTYPES_OF_CAPTURES
+from flexconf.fuzz import coverage, cuts, findings, marks, outline
+from flexconf.language import modtext
+from flexconf.language.modtext import DTYPES as DTYPES_OF_CAPTURES
 from flexconf.strategies import Features, operations, terms
 from flexconf.strategies.scope import Scope
 from flexconf.strategies.terms import Term, result_dtype, substitute, written

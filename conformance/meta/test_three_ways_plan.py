@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flexconf.modtext import OPERATIONS
-from flexconf.three_ways import check, forms, reasons, values, ways
-from flexconf.three_ways.forms import Form
+from flexconf.checks.three_ways import check, forms, reasons, values, ways
+from flexconf.checks.three_ways.forms import Form
+from flexconf.language.modtext import OPERATIONS
 
 TEXTS = [form.text for found in forms.plan().values() for form in found]
 _TABLE = r"[xy]_(?P<{0}>[a-z0-9]+)(?:_[a-z]+)?\[(?:q|kv)\]"

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from flexconf import opcheck, tightness
-from flexconf.opcheck import Operation
+from flexconf.checks import tightness
+from flexconf.checks.tightness import Figure
+from flexconf.language.operations import OPERATIONS, Operation
 from flexconf.oracles import error_model as em
 from flexconf.oracles import evaluation
 from flexconf.oracles.operation import Operation as Call
 from flexconf.oracles.shadow import Shadow
-from flexconf.tightness import Figure
 
 ROOM = 1.15
 """By how much a figure may differ from the table's."""
-_TEXTS = sorted({operation.text for operation in opcheck.OPERATIONS})
+_TEXTS = sorted({operation.text for operation in OPERATIONS})
 
 
 def _table() -> dict[str, dict[str, list[float | str]]]:
@@ -34,7 +34,7 @@ TABLE = _table()
 @cache
 def _figures(text: str) -> dict[str, Figure]:
     found: dict[str, Figure] = {}
-    for operation in opcheck.OPERATIONS:
+    for operation in OPERATIONS:
         if operation.text == text:
             for kind, figure in tightness.figures(operation).items():
                 found[kind] = found[kind].merged(figure) if kind in found else figure
@@ -109,7 +109,7 @@ _SHADOW_OF: Callable[[Call], Shadow] = evaluation.shadow_of
 def _measured() -> dict[str, Operation]:
     """By the name of a float operation of the error model, a text that ends with it and has a bound."""
     found: dict[str, Operation] = {}
-    for operation in opcheck.OPERATIONS:
+    for operation in OPERATIONS:
         if "float32" in operation.dtypes and _held(_figures(operation.text)["float32"]) != ["exact"]:
             found.setdefault(_recorded(operation, "float32")[-1], operation)
     return found

@@ -17,12 +17,14 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from flexconf import catalogue, expectations, inputs, subjects
-from flexconf.case import Case
+from flexconf import inputs, subjects
+from flexconf.cases import catalogue
+from flexconf.cases.case import Case
 from flexconf.errors import InputError
-from flexconf.outcome import Outcome
+from flexconf.runs import expectations
 from flexconf.subjects import torch_private, trial
 from flexconf.subjects.torch_private import Generated
+from flexconf.verdict.outcome import Outcome
 
 NAME = "torch-codegen"
 SMALL = "problem = { H = 2, M = 16, N = 24, D = 16 }"

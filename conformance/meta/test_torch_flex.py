@@ -7,10 +7,10 @@ import torch
 from torch._dynamo.exc import InternalTorchDynamoError, Unsupported
 from torch._inductor.exc import InductorError, LoweringException
 
-from flexconf import catalogue
-from flexconf.outcome import Stage, Symptom
+from flexconf.cases import catalogue
 from flexconf.subjects import torch_flex, trial
 from flexconf.subjects.trial import Refused, StageClock
+from flexconf.verdict.outcome import Stage, Symptom
 
 RULER = "=" * 80
 

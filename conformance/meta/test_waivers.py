@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from bundles import environment
 
-from flexconf import catalogue
+from flexconf.cases import catalogue
 from flexconf.errors import InputError
 from flexconf.gate import waivers
 from flexconf.gate.model import Change

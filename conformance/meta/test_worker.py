@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from flexconf import worker
 from flexconf.errors import InputError
-from flexconf.worker import Lost, Report
+from flexconf.workers import pool
+from flexconf.workers.pool import Lost, Report
 
 NEIGHBOURS = 20
 
@@ -62,7 +62,7 @@ def misbehave(what: str, report: Report) -> object:
             print(*range(4000), sep="\n", file=sys.stderr, flush=True)
             os._exit(1)
         case "broken":
-            return worker.Last(f"{os.getpid()}")
+            return pool.Last(f"{os.getpid()}")
         case "who":
             return f"{os.getpid()}"
         case "where":
@@ -81,7 +81,7 @@ def run(payloads: list[str], workers: int = 2, time_limit: float = 30.0) -> dict
         assert payload not in ended, "one result a task"
         ended[payload] = result
 
-    worker.run_many(payloads, misbehave, workers=workers, time_limit=time_limit, on_result=take)
+    pool.run_many(payloads, misbehave, workers=workers, time_limit=time_limit, on_result=take)
     assert set(ended) == set(payloads)
     return ended
 
@@ -108,11 +108,11 @@ def test_every_kind_of_death_is_attributed_and_touches_no_neighbour() -> None:
         lost = ended[name]
         assert isinstance(lost, Lost), name
         assert (lost.kind, lost.how, lost.stage) == (kind, how, "launch")
-        assert "\n" not in worker.describe(lost)
-    assert worker.is_illegal_access(lost_of(ended["segfault"]))
-    assert not worker.is_illegal_access(lost_of(ended["abort"]))
-    assert worker.describe(lost_of(ended["exit"])) == "ended by exit code 1 during launch: last words"
-    assert worker.describe(lost_of(ended["exception"])) == "ValueError during launch: two lines"
+        assert "\n" not in pool.describe(lost)
+    assert pool.is_illegal_access(lost_of(ended["segfault"]))
+    assert not pool.is_illegal_access(lost_of(ended["abort"]))
+    assert pool.describe(lost_of(ended["exit"])) == "ended by exit code 1 during launch: last words"
+    assert pool.describe(lost_of(ended["exception"])) == "ValueError during launch: two lines"
 
 
 def lost_of(ended: object) -> Lost:
@@ -148,7 +148,7 @@ def test_long_last_words_are_cut_to_their_end() -> None:
 def test_a_worker_that_cannot_start_is_said_at_once(prepare: str, why: str) -> None:
     seen: list[object] = []
     with pytest.raises(InputError, match=f"a worker could not start: {why}"):
-        worker.run_many(
+        pool.run_many(
             ["a", "b"],
             misbehave,
             workers=2,
@@ -175,14 +175,14 @@ def test_a_death_between_tasks_loses_none() -> None:
         ended[payload] = result
         time.sleep(0.3 if payload == "late exit" else 0.0)
 
-    worker.run_many(["late exit", "neighbour", "other"], misbehave, workers=1, on_result=take)
+    pool.run_many(["late exit", "neighbour", "other"], misbehave, workers=1, on_result=take)
     assert ended == {"late exit": "LATE EXIT", "neighbour": "NEIGHBOUR", "other": "OTHER"}
 
 
 def test_nothing_to_do_and_no_workers() -> None:
-    worker.run_many([], misbehave, workers=1, on_result=lambda *_: pytest.fail("no result to have"))
+    pool.run_many([], misbehave, workers=1, on_result=lambda *_: pytest.fail("no result to have"))
     with pytest.raises(ValueError, match="at least 1"):
-        worker.run_many(["a"], misbehave, workers=0, on_result=lambda *_: None)
+        pool.run_many(["a"], misbehave, workers=0, on_result=lambda *_: None)
 
 
 def test_an_error_of_the_receiver_stops_the_workers(tmp_path: Path) -> None:
@@ -191,12 +191,12 @@ def test_an_error_of_the_receiver_stops_the_workers(tmp_path: Path) -> None:
 
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        worker.run_many(["a", "hang"], misbehave, workers=2, time_limit=500.0, on_result=refuse)
+        pool.run_many(["a", "hang"], misbehave, workers=2, time_limit=500.0, on_result=refuse)
     assert time.monotonic() - started < 60
 
 
 def test_a_process_that_calls_itself_broken_is_not_used_again() -> None:
-    with worker.Crew(misbehave, workers=1) as crew:
+    with pool.Crew(misbehave, workers=1) as crew:
         ended: list[object] = []
         crew.run(["who", "broken", "who", "who"], lambda _, result: ended.append(result))
     first, broken, second, third = ended
@@ -207,7 +207,7 @@ def test_a_process_that_calls_itself_broken_is_not_used_again() -> None:
 
 def test_a_crew_keeps_its_workers_from_one_list_to_the_next() -> None:
     ended: list[object] = []
-    with worker.Crew(misbehave, workers=1) as crew:
+    with pool.Crew(misbehave, workers=1) as crew:
         crew.run(["who"], lambda _, result: ended.append(result))
         crew.run(["who"], lambda _, result: ended.append(result))
         crew.run(["abort", "who"], lambda _, result: ended.append(result))
@@ -218,7 +218,7 @@ def test_a_crew_keeps_its_workers_from_one_list_to_the_next() -> None:
 
 def test_workers_get_their_environments_round_robin_and_so_do_their_successors() -> None:
     places = [{"FLEXCONF_PLACE": "a"}, {"FLEXCONF_PLACE": "b"}]
-    with worker.Crew(misbehave, workers=3, environments=places) as crew:
+    with pool.Crew(misbehave, workers=3, environments=places) as crew:
         ended: list[object] = []
         crew.run(["where"] * 30, lambda _, result: ended.append(result))
         assert set(ended) <= {"a", "b"}

@@ -32,14 +32,15 @@ class _Asked(dict[Any, Any]):
 
 def pytest_configure(config: pytest.Config) -> None:
     _collector.start()
-    from flexflash import ops, prelude
+    from flexflash import prelude
+    from flexflash.ops import table
 
     def render(names: set[str]) -> str:
         _uses[_running[0]] |= names
         return rendered(names)
 
     rendered, prelude.render = prelude.render, render
-    ops._TABLE = _Asked(ops._TABLE)
+    table._TABLE = _Asked(table._TABLE)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-from flexflash import corrections, flex_flash_attention
+from flexflash import flex_flash_attention
 from flexflash.launch.host import HostLauncher
 from plain import assert_close, attention, grid, qkv
+from planted import corrections
 
 INF = float("inf")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from flexconf import catalogue
-from flexconf.case import Case
-from flexconf.run import judge
+from flexconf.cases import catalogue
+from flexconf.cases.case import Case
+from flexconf.runs.judging import judge
 from flexconf.subjects import trial
 
 

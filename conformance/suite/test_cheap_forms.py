@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-import flexflash
 from flexflash import lower
 from flexflash.launch.host import HostLauncher
+from flexflash.ops import arithmetic
 from plain import grid, qkv
+from planted import corrections
 
 Q, K, V = qkv(2, 4, 2, 37, 53)
 BIAS = torch.randn(4, 37, 53)
@@ -75,7 +76,7 @@ def test_the_product_is_off_by_one_and_a_half_ulp_at_most() -> None:
         divisor = float(torch.rand((), generator=generator) + 1) * 2.0 ** int(
             torch.randint(-90, 90, (), generator=generator)
         )
-        c = flexflash.ops.rounded32(divisor)
+        c = arithmetic.rounded32(divisor)
         x = torch.rand(4000, generator=generator) + 1
         observed = (x * torch.tensor(1.0 / c)).double()
         exact = x.double() / c
@@ -192,7 +193,7 @@ def test_a_difference_against_a_number_is_computed_once_a_row(compare: Callable[
 @pytest.mark.clause("L2.5")
 def test_another_index_is_not_taken_for_coordinates() -> None:
     """The switch that restores the docstring's order shows in the text, as a linear index."""
-    with flexflash.corrections.reverted("indexer-docstring"):
+    with corrections.reverted("indexer-docstring"):
         text = _text(lambda s, b, h, q, kv: s + BIAS[h, q, kv])
     assert "gather(BIAS, h_idx + 2 * q_idx + 3 * kv_idx, cutlass.Float32)" in text
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.fx import Graph, GraphModule
 
-from flexflash import corrections, eligibility, lower, trace
+from flexflash import eligibility, lower, trace
 from flexflash.eligibility import (
     FLASH_ATTN_4,
     HOST,
@@ -23,6 +23,7 @@ from flexflash.eligibility import (
     use_flex_flash_attention,
 )
 from flexflash.errors import Ineligible, InputError
+from planted import corrections
 
 CUDA = torch.device("cuda", 0)
 IDENTITY = trace(None, "score").graph_module
@@ -62,7 +63,6 @@ def _capabilities(monkeypatch: pytest.MonkeyPatch, by_device: dict[int, tuple[in
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", capability)
     supports_nontrivial_mask_graphs.cache_clear()  # type: ignore[attr-defined]
-    eligibility._first_asked.clear()
     return asked
 
 

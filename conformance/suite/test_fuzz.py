@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from flexconf import catalogue, strategies
-from flexconf.case import Case
-from flexconf.fuzz import driver
-from flexconf.isolated import Isolated
+from flexconf import strategies
+from flexconf.cases import catalogue
+from flexconf.cases.case import Case
+from flexconf.fuzz import judged
 from flexconf.subjects.trial import Options
+from flexconf.workers.isolated import Isolated
 
 pytestmark = pytest.mark.clause("L7.4", "L7.5", "L7.6", "L8.1", "L8.4")
 
@@ -47,7 +48,7 @@ def test_generated_cases(
     @given(strategies.cases(), strategies.vector_widths())
     def attend(case: Case, width: int) -> None:
         outcome = isolated.run(case, SUBJECT, Options(vector_width=width))
-        if driver.discarded(outcome):
+        if judged.discarded(outcome):
             counts["discarded"] += 1
             return
         counts["compared"] += 1

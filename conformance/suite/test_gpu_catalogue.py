@@ -12,15 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from flexconf import attribution, catalogue, expectations, inputs, kept, subjects
-from flexconf.case import Case
-from flexconf.expectations import Expectation
-from flexconf.isolated import Isolated
-from flexconf.oracles import triton
-from flexconf.outcome import Outcome
-from flexconf.run import Result, judge
-from flexconf.subjects import trial
+from flexconf import inputs, subjects
+from flexconf.cases import catalogue
+from flexconf.cases.case import Case
+from flexconf.checks import attribution
+from flexconf.runs import expectations, review
+from flexconf.runs.expectations import Expectation
+from flexconf.runs.judging import Result, judge
+from flexconf.subjects import saved, trial
 from flexconf.subjects.trial import Options
+from flexconf.verdict import triton_opinion
+from flexconf.verdict.outcome import Outcome
+from flexconf.workers.isolated import Isolated
 
 LAUNCHES = 20
 WITNESS = "torch-triton"
@@ -50,7 +53,7 @@ def test_case_on_gpu(
 ) -> None:
     plans = {"reference.fa4": Options(repeats=LAUNCHES), "reference.simt": Options()}
     if case.expect == "ok":
-        plans[WITNESS] = Options(tile=triton.TILE)
+        plans[WITNESS] = Options(tile=triton_opinion.TILE)
     absent = {subject: subjects.get(subject).why_not() for subject in plans}
     if absent["reference.fa4"] and absent["reference.simt"]:
         pytest.skip(absent["reference.fa4"])
@@ -76,16 +79,16 @@ def test_case_on_gpu(
     pytest.fail("\n".join(lines), pytrace=False)
 
 
-def _opinions(case: Case, results: dict[str, Result], folder: Path) -> dict[str, triton.Opinion]:
+def _opinions(case: Case, results: dict[str, Result], folder: Path) -> dict[str, triton_opinion.Opinion]:
     """Triton's opinion of each subject that gave a result, where Triton gave one."""
-    if WITNESS not in results or not kept.path(folder, case.name, WITNESS).is_file():
+    if WITNESS not in results or not saved.path(folder, case.name, WITNESS).is_file():
         return {}
     certified = trial.certify(inputs.materialize(case), Options())
-    witness = kept.load(folder, case.name, WITNESS)
+    witness = saved.load(folder, case.name, WITNESS)
     return {
-        subject: triton.opinion(kept.load(folder, case.name, subject), witness, certified)
+        subject: triton_opinion.opinion(saved.load(folder, case.name, subject), witness, certified)
         for subject in results
-        if subject != WITNESS and kept.path(folder, case.name, subject).is_file()
+        if subject != WITNESS and saved.path(folder, case.name, subject).is_file()
     }
 
 
@@ -94,10 +97,12 @@ def _runner(gpu: Isolated, results: dict[str, Result]) -> Callable[[Case, str], 
     return lambda case, subject: gpu.run(case, subject)
 
 
-def _figures(result: Result, opinion: triton.Opinion | None, known: tuple[Expectation, ...]) -> dict[str, object]:
+def _figures(
+    result: Result, opinion: triton_opinion.Opinion | None, known: tuple[Expectation, ...]
+) -> dict[str, object]:
     comparison = result.outcome.comparison or {}
     # What is known of torch-triton is known of the tile that torch takes, and the witness has another.
-    unexpected = result.outcome.subject != WITNESS and expectations.review(known, [result], []).passed
+    unexpected = result.outcome.subject != WITNESS and review.review(known, [result], []).passed
     return {
         "subject": result.outcome.subject,
         "passed": result.passed,

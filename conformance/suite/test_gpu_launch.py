@@ -11,11 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from flexconf import catalogue, devices, inputs, layouts, worker
-from flexconf.canary import Canary
-from flexconf.run import environments, prepare_worker
+from flexconf import inputs
+from flexconf.cases import catalogue
+from flexconf.language import layouts
+from flexconf.machine import devices
 from flexconf.subjects import trial
-from flexconf.worker import Lost, Report
+from flexconf.subjects.canary import Canary
+from flexconf.workers import pool
+from flexconf.workers.pool import Lost, Report
+from flexconf.workers.tasks import environments, prepare_worker
 from flexflash import RenderedKernel, lower
 
 LAUNCHERS = ("fa4", "simt")
@@ -161,7 +165,7 @@ def where(payload: int, report: Report) -> str:
 
 def _performed(payload: Payload, variables: dict[str, str] | None = None) -> dict[str, Any]:
     ended: list[dict[str, Any] | Lost] = []
-    worker.run_many(
+    pool.run_many(
         [payload],
         perform,
         workers=1,
@@ -171,7 +175,7 @@ def _performed(payload: Payload, variables: dict[str, str] | None = None) -> dic
         environments=[variables if variables is not None else devices.assign(0)],
     )
     (result,) = ended
-    assert not isinstance(result, Lost), worker.describe(result)
+    assert not isinstance(result, Lost), pool.describe(result)
     return result
 
 
@@ -224,7 +228,7 @@ def test_the_second_device_while_the_first_is_current(case: str, launcher: str) 
 def test_workers_are_spread_over_the_devices() -> None:
     seen: list[str | Lost] = []
     count = devices.count()
-    with worker.Crew(where, workers=2 * count, environments=environments("reference.fa4", 2 * count, {})) as crew:
+    with pool.Crew(where, workers=2 * count, environments=environments("reference.fa4", 2 * count, {})) as crew:
         crew.run(list(range(40)), lambda _, result: seen.append(result))
     assert not [s for s in seen if isinstance(s, Lost)]
     assert len(set(seen)) == count, f"{count} devices, but the work ran on {set(seen)}"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from flexconf import attribution, planted
-from flexconf.attribution import FA4, SIMT
-from flexconf.isolated import Isolated
+from flexconf import tampering
+from flexconf.checks import attribution
+from flexconf.checks.attribution import FA4, SIMT
+from flexconf.workers.isolated import Isolated
+from planted.catalogue import FAULTS
 
 
 @pytest.mark.gpu
@@ -19,7 +21,7 @@ from flexconf.isolated import Isolated
     ],
 )
 def test_a_planted_fault_is_attributed(fault: str, subject: str, layer: str) -> None:
-    case = planted.FAULTS[fault].witness
-    with planted.in_workers(fault), Isolated(prepare=subject) as isolated:
+    case = FAULTS[fault].witness
+    with tampering.in_workers(fault), Isolated(prepare=subject) as isolated:
         found = attribution.investigate(case, subject, isolated.run, list(attribution.LAYERS))
     assert found.layer == layer, found.sentence

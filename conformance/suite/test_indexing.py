@@ -17,8 +17,8 @@ import torch
 from cutlass.cute.runtime import from_dlpack
 
 import flexflash
-from flexconf import layouts
-from flexflash import corrections, kernel, template
+from flexconf.language import layouts
+from flexflash import kernel, template
 from flexflash.errors import InputError
 from flexflash.indexing import (
     FixedLayout,
@@ -30,6 +30,7 @@ from flexflash.indexing import (
 from flexflash.launch.host import HostLauncher
 from flexflash.launch.simt import SimtLauncher
 from plain import qkv
+from planted import corrections
 
 
 def _layout(*size: int, offset: int = 0) -> FixedLayout:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-from flexconf import catalogue
+from flexconf.cases import catalogue
 from flexconf.subjects import trial
 from flexflash import BlockMaskUnsupported, InputError, RenderedKernel, codegen, flex_flash_attention, lower, template
 from flexflash.indexing import infer_dense_strides

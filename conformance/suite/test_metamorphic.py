@@ -10,12 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexconf import catalogue, metamorphic, planted, strategies, worker
-from flexconf.case import Case, Problem
+from flexconf import strategies, tampering
+from flexconf.cases import catalogue
+from flexconf.cases.case import Case, Problem
+from flexconf.checks import metamorphic
+from flexconf.checks.metamorphic import RELATIONS, Related, check
 from flexconf.errors import InputError
-from flexconf.metamorphic import RELATIONS, Related, check
-from flexconf.run import prepare_worker
-from flexconf.worker import Lost, Report
+from flexconf.workers import pool
+from flexconf.workers.pool import Lost, Report
+from flexconf.workers.tasks import prepare_worker
+from planted.catalogue import FAULTS
 
 pytestmark = pytest.mark.clause("L2.4", "L8.1", "L8.3", "L8.4", "L8.5")
 
@@ -52,7 +56,7 @@ def test_generated_cases(record_property: pytest.RecordProperty) -> None:  # typ
     """Each is held to one of the relations that say something about it, in a process of its own."""
     counts: Counter[str] = Counter()
 
-    with worker.Crew(relate, workers=1, prepare=functools.partial(prepare_worker, "reference.host")) as crew:
+    with pool.Crew(relate, workers=1, prepare=functools.partial(prepare_worker, "reference.host")) as crew:
 
         @settings(max_examples=settings.default.max_examples // 3)
         @given(strategies.cases(), st.data())
@@ -63,7 +67,7 @@ def test_generated_cases(record_property: pytest.RecordProperty) -> None:  # typ
             ended: list[Related | Lost] = []
             crew.run([(case, name)], lambda _, result: ended.append(result))
             (found,) = ended
-            assert not isinstance(found, Lost), f"{name}: {worker.describe(found)}\n{case.to_toml()}"
+            assert not isinstance(found, Lost), f"{name}: {pool.describe(found)}\n{case.to_toml()}"
             assert not found.reason and not found.skipped, f"{name}: {found.reason}{found.skipped}\n{case.to_toml()}"
             counts[name] += 1
             counts["elements"] += found.elements
@@ -89,9 +93,9 @@ def test_generated_cases(record_property: pytest.RecordProperty) -> None:  # typ
     ],
 )
 def test_a_planted_fault_breaks_it(relation: str, fault: str) -> None:
-    witness = planted.FAULTS[fault].witness
+    witness = FAULTS[fault].witness
     assert check(witness, relation).holds
-    with planted.plant(fault):
+    with tampering.plant(fault):
         assert not check(witness, relation).holds
 
 

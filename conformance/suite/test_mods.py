@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask
 
 import flexflash
-from flexconf.compare import compare_scores
 from flexconf.oracles import math64
+from flexconf.verdict.compare import compare_scores
 from flexflash import TraceError, UnsupportedOperation, flex_flash_attention, lower, trace
 from flexflash.launch.host import HostLauncher
 from flexflash.launch.module import load

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flexconf import opcheck
+from flexconf.language.operations import INTEGERS
 from flexconf.oracles import math64
 from flexflash import UnsupportedOperation, lower
 from flexflash.launch.host import HostLauncher
@@ -174,7 +174,7 @@ def test_numbers_that_are_equal_in_python_are_told_apart(name: str) -> None:
 
 
 @pytest.mark.clause("L7.2", "L7.6")
-@pytest.mark.parametrize("dtype", opcheck.INTEGERS)
+@pytest.mark.parametrize("dtype", INTEGERS)
 def test_integer_powers_use_every_bit_of_the_exponent(dtype: str) -> None:
     most = torch.iinfo(getattr(torch, dtype)).max
     exponents = torch.tensor([0, 1, most // 2 + 1, most, most - 1], dtype=getattr(torch, dtype))

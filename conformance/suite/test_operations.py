@@ -11,10 +11,12 @@ import pytest
 import torch
 
 import flexflash
-from flexconf import modtext, opcheck
+from flexconf.checks import opcheck
+from flexconf.checks.three_ways import ways
+from flexconf.language import modtext
 from flexconf.oracles import math64
-from flexconf.three_ways import ways
-from flexflash.launch.host import VECTOR_WIDTHS, HostLauncher
+from flexflash.launch.entry import VECTOR_WIDTHS
+from flexflash.launch.host import HostLauncher
 
 WIDTHS = tuple(width for width in VECTOR_WIDTHS if width not in ways.WIDTHS)
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-from flexconf import catalogue
-from flexconf.canary import Canary
+from flexconf.cases import catalogue
 from flexconf.subjects import reference, trial
+from flexconf.subjects.canary import Canary
 from flexconf.subjects.trial import Options
 from flexflash import InputError, flex_flash_attention, lower
 from flexflash.launch import simt
@@ -152,7 +152,8 @@ _CROSS = """
 import cutlass.cute as cute, torch
 from cutlass.cute.runtime import make_fake_stream
 import flexflash
-from flexconf import catalogue, inputs
+from flexconf import inputs
+from flexconf.cases import catalogue
 from flexflash.launch import simt
 
 class Compiled(Exception): pass

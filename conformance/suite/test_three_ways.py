@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from flexconf.three_ways import check, forms
+from flexconf.checks.three_ways import check, forms
 
 FAMILIES = forms.families()
 LEAST = check.LEAST // 100

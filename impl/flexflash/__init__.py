@@ -1,8 +1,10 @@
 """A reference implementation of the flex flash lowering: FlexAttention mods to a CuTeDSL kernel for flash-attn-4.
 
-Read it as a pipeline: `trace` -> `eligibility` -> `codegen` -> `template` -> `kernel` -> `launch`.
+Read it as a pipeline: `trace` -> `eligibility` -> `codegen` (with `ops`) -> `template` -> `kernel` -> `launch`, and
+`attention`, which is all of it in one call.
 """
 
+from .attention import flex_flash_attention
 from .errors import (
     BlockMaskUnsupported,
     FlexFlashError,
@@ -12,7 +14,7 @@ from .errors import (
     TraceError,
     UnsupportedOperation,
 )
-from .kernel import Launcher, RenderedKernel, create_flex_flash_attention_kernel, flex_flash_attention, lower
+from .kernel import Launcher, RenderedKernel, create_flex_flash_attention_kernel, lower
 from .trace import ModGraph, trace
 
 __all__ = [

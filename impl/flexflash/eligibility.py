@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch.fx import GraphModule, Node
 
-from . import corrections
 from .errors import Ineligible, InputError
 
 SCORE_MOD_PLACEHOLDERS = 5
@@ -97,7 +96,7 @@ def is_trivial_mask_graph(graph_module: GraphModule) -> bool:
     result = outputs[0].args[0]
     if len(placeholders) != MASK_MOD_PLACEHOLDERS or result.target is not torch.ops.aten.full.default:
         return False
-    return result.args[1] is True or not corrections.in_force("trivial-mask-fill")
+    return result.args[1] is True
 
 
 @functools.cache
@@ -105,14 +104,9 @@ def _capability_of(device_index: int) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device_index)
 
 
-_first_asked: dict[str, int] = {}  # only ever filled while "capability-per-device" is reverted
-
-
 def _capability_on(device: torch.device) -> tuple[int, int]:
     """The compute capability of a CUDA device; cached per device (L4.4)."""
     index = device.index if device.index is not None else torch.cuda.current_device()
-    if not corrections.in_force("capability-per-device"):
-        index = _first_asked.setdefault("index", index)
     return _capability_of(index)
 
 
@@ -171,8 +165,7 @@ def can_use_flex_flash_attention(
 
 def needs_block_mask(mask_graph: GraphModule, sparse_lists: bool) -> bool:
     """Whether the kernel must walk block lists: the mask is not trivial, or the lists leave something out (L4.3)."""
-    lists_count = sparse_lists and corrections.in_force("trivial-mask-lists")
-    return lists_count or not is_trivial_mask_graph(mask_graph)
+    return sparse_lists or not is_trivial_mask_graph(mask_graph)
 
 
 def use_flex_flash_attention(

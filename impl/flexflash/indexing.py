@@ -11,7 +11,6 @@ from typing import TypeAlias
 import sympy
 import torch
 
-from . import corrections
 from .errors import InputError
 
 Size: TypeAlias = "int | sympy.Expr"
@@ -60,9 +59,8 @@ def fixed_indexer_cute(size: Sequence[Size], stride: Sequence[Size] | None = Non
             return sympy.Integer(0)
         result = sympy.sympify(index[0])
         runner: Size = size[0]
-        for position, (i, extent) in enumerate(zip(index[1:], size[1:], strict=True), start=2):
-            weight = runner if corrections.in_force("indexer-docstring") else position
-            result = result + weight * Identity(i)
+        for i, extent in zip(index[1:], size[1:], strict=True):
+            result = result + runner * Identity(i)
             runner = runner * extent
         return result
 
@@ -111,7 +109,6 @@ def _colexicographic(layout: FixedLayout) -> Indexer:
 
 
 _factory: ContextVar[IndexerFactory] = ContextVar("flexflash_indexer_factory", default=_lexicographic)
-_process_wide: list[IndexerFactory] = []  # only ever filled while the correction "indexer-scope" is reverted
 
 
 @dataclass(frozen=True)
@@ -126,8 +123,7 @@ class FixedLayout:
 
     def make_indexer(self) -> Indexer:
         """The indexer in force in this context: lexicographic, or colexicographic inside a render (L3.1)."""
-        factory = _process_wide[-1] if _process_wide else _factory.get()
-        return factory(self)
+        return _factory.get()(self)
 
     @property
     def numel(self) -> Size:
@@ -156,13 +152,6 @@ def patch_fixed_layout_indexer_for_cutedsl() -> Iterator[None]:
     The swap is confined to the current context, so a render in another thread or task is unaffected (L3.3); it is
     undone when the block raises, and nested uses unwind in order (L3.2).
     """
-    if not corrections.in_force("indexer-scope"):
-        _process_wide.append(_colexicographic)
-        try:
-            yield
-        finally:
-            _process_wide.pop()
-        return
     token = _factory.set(_colexicographic)
     try:
         yield

@@ -215,35 +215,6 @@ def create_flex_flash_attention_kernel(
     )
 
 
-def flex_flash_attention(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    score_mod: Mod | None = None,
-    block_mask: BlockMask | None = None,
-    scale: float | None = None,
-    kernel_options: Mapping[str, object] | None = None,
-    launcher: Launcher | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lower and run: (output (B, H, M, Dv) in the query's dtype, LSE (B, H, M) float32, natural log) (L5.4, L8).
-
-    `launcher` is a `launch.host.HostLauncher` by default. The output's strides are dense, in the order of the
-    query's; for B, M or N = 0 nothing is launched (L9.4). Raises what `lower` raises, and InputError for what is no
-    launcher.
-    """
-    if launcher is None:
-        from .launch.host import HostLauncher
-
-        launcher = HostLauncher()
-    elif isinstance(launcher, type) or not (hasattr(launcher, "profile") and hasattr(launcher, "run")):
-        raise InputError(f"launcher must be a launcher, such as flexflash.launch.host.HostLauncher(), not {launcher!r}")
-    kernel = lower(q, k, v, score_mod, block_mask, scale, kernel_options, profile=launcher.profile)
-    out, lse = kernel.allocate()
-    if 0 not in (*out.shape[:3], k.shape[2]):
-        launcher.run(kernel, kernel.arguments(q, k, v, out, lse))
-    return out, lse
-
-
 class _Buffers:
     """The captures of both mods, each once (L6.3), under names that are identifiers and clash with nothing."""
 

@@ -11,12 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flexconf import caches, devices, environment, expectations, subjects, worker
+from flexconf import subjects
 from flexconf.bench.clock import keep_code
 from flexconf.bench.record import FAILED, Measurement, Recording, Settings, merged
 from flexconf.bench.workloads import Workload
-from flexconf.outcome import Stage, Symptom
-from flexconf.worker import Crew, Last, Lost, Report
+from flexconf.machine import caches, devices, environment
+from flexconf.runs import expectations
+from flexconf.verdict.outcome import Stage, Symptom
+from flexconf.workers import pool
+from flexconf.workers.pool import Crew, Last, Lost, Report
 
 TIME_LIMIT = 400.0
 _PHASES = ("compile", "time", "check", "graph")
@@ -123,7 +126,7 @@ def _blame(ended: Broken | Lost) -> Broken:
     if isinstance(ended, Broken):
         return ended
     phase, _, provider = ended.stage.partition(" ")
-    message = worker.describe(dataclasses.replace(ended, stage=""))
+    message = pool.describe(dataclasses.replace(ended, stage=""))
     return Broken(provider, phase, message) if phase in _PHASES else Broken("", ended.stage or "start", message)
 
 

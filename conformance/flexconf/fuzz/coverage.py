@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from flexconf import layouts, modtext
-from flexconf.case import DISTRIBUTIONS, DTYPES, PATTERNS, PROBLEM_LAYOUTS, Case
+from flexconf.cases.case import DISTRIBUTIONS, DTYPES, PATTERNS, PROBLEM_LAYOUTS, Case
 from flexconf.fuzz import marks, outline
 from flexconf.fuzz.outline import Outline
+from flexconf.language import layouts, modtext
 
 WIDTHS = (1, 2, 4, 8)
 INDICES = ("constant", "variable", "computed", "loaded", "negative")
@@ -165,10 +165,10 @@ class Coverage:
 @cache
 def operations() -> frozenset[tuple[str, str]]:
     """(operation, dtype of its tensor operands) that L7.6 asks for: what `flexconf ops` checks one by one."""
-    from flexconf import opcheck
+    from flexconf.language.operations import OPERATIONS
 
     found: set[tuple[str, str]] = set()
-    for operation in opcheck.OPERATIONS:
+    for operation in OPERATIONS:
         for dtype in operation.dtypes:
             seen, _ = outline.of_text(operation.text, {"x": (dtype, 0), "y": (dtype, 0)})
             found |= {(o.name, o.dtype) for o in seen if o.dtype == dtype}
@@ -204,11 +204,11 @@ def _marked(text: str, kind: str, captures: Mapping[str, tuple[str, int]]) -> se
 @cache
 def forms() -> frozenset[tuple[str, ...]]:
     """(operation, arguments) of every argument form that the generator and `flexconf ops` know."""
-    from flexconf import opcheck
+    from flexconf.language.operations import OPERATIONS
     from flexconf.strategies import forms as drawn
 
     found: set[tuple[str, ...]] = set()
-    for operation in (*opcheck.OPERATIONS, *drawn.table()):
+    for operation in (*OPERATIONS, *drawn.table()):
         dtype = operation.dtypes[0]
         found |= _marked(operation.text, "form", {"x": (dtype, 0), "y": (dtype, 0)})
     return frozenset(found)

@@ -17,10 +17,10 @@ import copy
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from flexconf import layouts
-from flexconf.case import BlockSpec, Capture, Case, Problem, used
+from flexconf.cases.case import BlockSpec, Capture, Case, Problem, used
 from flexconf.errors import InputError
-from flexconf.modtext.syntax import parse
+from flexconf.language import layouts
+from flexconf.language.modtext.syntax import parse
 
 _LEAVES = {"score": ("score", "q"), "mask": ("q",)}
 _PLAIN = Problem(B=1, H=1, Hkv=1, M=16, N=16, D=16, Dv=16)

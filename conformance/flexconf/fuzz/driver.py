@@ -11,135 +11,32 @@ import dataclasses
 import functools
 import importlib
 import os
-import random
 import time
-import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from multiprocessing import parent_process
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from flexconf import findings, planted, subjects
-from flexconf.case import Case
+from flexconf import strategies, subjects, tampering
+from flexconf.cases.case import Case
 from flexconf.errors import InputError
-from flexconf.findings import Finding
-from flexconf.fuzz import coverage, cuts, outline
+from flexconf.fuzz import coverage, findings, outline
+from flexconf.fuzz.findings import Finding
+from flexconf.fuzz.judged import Broken, Defect, Failure, Judged, OutOfTime, discarded
+from flexconf.fuzz.plan import Plan, Runs, round_seed
+from flexconf.fuzz.round import Round
 from flexconf.fuzz.stream import Reader, Record, Writer, next_rounds
-from flexconf.outcome import Outcome, Stage, Symptom, merge
-from flexconf.run import run_task
+from flexconf.verdict.outcome import Outcome, Stage, Symptom, merge
 
 if TYPE_CHECKING:
-    from flexconf.isolated import Task
+    pass
 
-SHRINK_SECONDS = 60.0
-EXAMPLES = 11
-"""Of one round. After its first ten, Hypothesis makes five variations of each example, which rarely reach anything new:
-rounds of 11 give three times as many distinct graphs an hour as rounds of 250."""
-_HYPOTHESIS = 0.5
-"""The part of the time for shrinking that Hypothesis may take. The rest is for cuts, of which few make much."""
 _LEFT_OVER = 5  # failures that nothing explained, kept as they are at the end
 _LIFE = 2000  # examples of one worker process: compilers do not give back all their memory
 _REMEMBERED = 20_000  # examples whose outcome is remembered
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A fuzzing run.
-
-    `seconds` of generation, `workers` drivers; `time_limit` seconds an example, None for the subject's own.
-    `shrink_seconds`: what making one failure smaller may take. `examples` a round. `stop_after`: end when the drivers
-    together have so many new findings, None for never. `cases` and `widths` are "module:function" of strategies, None
-    for the subject's, `task` what a worker runs. `check_repro`: run a finding's repro.py before it is kept. `refusals`:
-    whether what is refused, other than by the eligibility rules, is a failure; None for "on the reference, which has to
-    take all of L7".
-    """
-
-    subject: str
-    folder: Path
-    seconds: float
-    workers: int = 1
-    seed: int = 0
-    time_limit: float | None = None
-    shrink_seconds: float = SHRINK_SECONDS
-    examples: int = EXAMPLES
-    stop_after: int | None = None
-    cases: str | None = None
-    widths: str | None = None
-    task: Task = run_task
-    check_repro: bool = True
-    refusals: bool | None = None
-
-    def counts_refusal(self, stage: Stage) -> bool:
-        """Whether a refusal in `stage` is a failure: of the reference, but for what runs its text having limits."""
-        if self.refusals is not None:
-            return self.refusals
-        subject = subjects.get(self.subject)
-        return subject.is_reference and not (subject.limited and stage in (Stage.COMPILE, Stage.LAUNCH))
-
-
-class Runs(Protocol):
-    """Where an example is run: an `Isolated`, or a stand-in in tests."""
-
-    def run(self, case: Case, subject: str, options: Any = None, keep: Path | None = None) -> Outcome: ...
-
-
-class Defect(AssertionError):
-    """What the test raises for a failure; every family of failures has a subclass."""
-
-
-@functools.cache
-def defect_type(family: str) -> type[Defect]:
-    """The exception of a family of failures."""
-    name = "".join(word.capitalize() for word in "".join(c if c.isalnum() else " " for c in family).split())
-    return type(f"{name}Defect", (Defect,), {})
-
-
 _CLOSE = 0.9  # an example whose error comes this near to its bound is kept in words, for somebody to look at
-
-
-class OutOfTime(BaseException):
-    """The run is over. No Exception, so that Hypothesis does not take it for a failure of the test."""
-
-
-class Broken(BaseException):
-    """The harness failed, and says why; no failure of the test either."""
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What an example came to; `family` and `traits` of a failure."""
-
-    outcome: Outcome
-    verdict: str
-    why: str
-    family: str = ""
-    traits: tuple[str, ...] = ()
-
-
 _STALE = Judged(Outcome("", "", "", Stage.OUTPUT, Symptom.MISSING), "stale", "")
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A failing example, and where it is recorded."""
-
-    case: Case
-    width: int
-    outcome: Outcome
-    family: str
-    record: str
-    examples: int
-    seconds: float
-
-
-def discarded(outcome: Outcome) -> str:
-    """Why an example proves nothing; "" when it does. A result that is certainly wrong always proves something."""
-    if outcome.open:
-        return outcome.open
-    if outcome.symptom is Symptom.REFUSED and outcome.stage is Stage.ELIGIBILITY:
-        return "refused by the eligibility rules"
-    return f"not a case: {outcome.bad_input[:120]}" if outcome.bad_input else ""
 
 
 @dataclass
@@ -172,7 +69,7 @@ class Driver:
         self.writer = Writer(self.plan.folder, self.number)
         renewed = 0
         try:
-            while not self._over():
+            while not self.over():
                 self._one_round()
                 self.round += 1
                 if self.examples - renewed >= _LIFE:
@@ -182,7 +79,8 @@ class Driver:
         finally:
             self.writer.close()
 
-    def _over(self) -> bool:
+    def over(self) -> bool:
+        """Whether nothing more is to be generated: the time is up, or there are as many findings as asked for."""
         if time.monotonic() >= self.until:
             return True
         if self.plan.stop_after is None:
@@ -192,7 +90,7 @@ class Driver:
 
     def _take_up(self, records: Iterable[Record]) -> None:
         """The failures that a run which was killed has left on record."""
-        from flexconf import catalogue
+        from flexconf.cases import catalogue
 
         self.known = findings.load_all(self.plan.folder)
         for record in records:
@@ -202,7 +100,7 @@ class Driver:
             outcome = Outcome(
                 case.name,
                 case.digest(),
-                planted.labelled(self.plan.subject),
+                tampering.labelled(self.plan.subject),
                 Stage(record.stage),
                 Symptom(record.symptom),
                 record.why,
@@ -219,7 +117,7 @@ class Driver:
         self.index = 0
         if len(self.seen) > _REMEMBERED:
             self.seen.clear()
-        turn = _Round(self)
+        turn = Round(self)
         database = DirectoryBasedExampleDatabase(self.plan.folder / "examples" / str(self.number))
         settings = hypothesis.settings(
             max_examples=self.plan.examples,
@@ -240,8 +138,9 @@ class Driver:
         # saved. A killed run leaves what is not shrunk, so every second round draws one thing more.
         marks = hypothesis.strategies.tuples(*[hypothesis.strategies.booleans()] * (self.round % 2))
         subject = subjects.get(self.plan.subject)
-        drawn = (self.plan.cases or subject.cases, self.plan.widths or subject.widths)
-        given = hypothesis.given(*map(_strategy, drawn), marks)(example)
+        own = strategies.for_subject(subject)
+        chosen = [_strategy(named) if named else drawn for named, drawn in zip(self.plan.drawn, own, strict=True)]
+        given = hypothesis.given(*chosen, marks)(example)
         test = settings(hypothesis.seed(round_seed(self.plan.seed, self.number, self.round))(given))
         try:
             test()
@@ -394,84 +293,6 @@ class Driver:
         findings.save(self.plan.folder, finding, failure.case, {**files, "repro.py": text})
         self.known = findings.load_all(self.plan.folder)
         self.aside = {k: f for k, f in self.aside.items() if not self._explains(f)}
-
-
-class _Round:
-    """The body of one run of the test: which failure it is after, and the smallest example of it."""
-
-    def __init__(self, driver: Driver) -> None:
-        self.driver = driver
-        self.family = ""
-        self.best: Failure | None = None
-        self.least: tuple[int, ...] = ()
-        self.first: tuple[int, float] = (0, 0.0)
-        self.began = 0.0
-        self.part = _HYPOTHESIS
-        self.finished = True
-        self.cutting = False
-
-    def example(self, case: Case, width: int) -> None:
-        """One example. Raises a Defect for the failure that this round is after."""
-        driver = self.driver
-        after = self.best is not None
-        if not after and driver._over():
-            raise OutOfTime
-        if after and (case.digest(), width) not in driver.seen and self._out_of_time():
-            raise OutOfTime  # without it, Hypothesis would go on drawing for as long again
-        found = driver.judge(case, width, shrinking=after, cutting=self.family if self.cutting else "")
-        if found.verdict not in ("failed", "duplicate"):
-            return
-        if self.best is None:
-            if driver.explained(found):
-                return
-            driver.known = findings.load_all(driver.plan.folder)  # another driver may have found it meanwhile
-            if driver.explained(found):
-                return
-            self.family = found.family
-            self.began = time.monotonic()
-            self.first = (driver.examples, time.monotonic() - driver.began)
-        if found.family != self.family or driver.explained(found):
-            return
-        least = findings.size(case, width)
-        if self.best is None or least < self.least:
-            failure = driver.failure(case, width, found)
-            record = self.best.record if self.best is not None else failure.record
-            self.best = dataclasses.replace(failure, record=record, examples=self.first[0], seconds=self.first[1])
-            self.least = least
-        raise defect_type(self.family)(found.outcome.message)
-
-    def _out_of_time(self) -> bool:
-        """Whether the part of the time for shrinking that is now spent is over."""
-        return time.monotonic() > self.began + self.part * self.driver.plan.shrink_seconds
-
-    def cut(self) -> None:
-        """Cut out of the smallest example what it fails without, until there is nothing more, or no more time."""
-        self.part, self.cutting, cut = 1.0, True, True
-        while cut and self.finished:
-            cut = False
-            for cuts_of in cuts.PASSES:
-                while self._cut(cuts_of):
-                    cut = True
-
-    def _cut(self, cuts_of: Callable[[Case], Iterable[Case]]) -> bool:
-        """Whether one of the cuts leaves a smaller case that fails."""
-        assert self.best is not None
-        width = self.best.width
-        for case in cuts_of(self.best.case):
-            if findings.size(case, width) < self.least:
-                try:
-                    self.example(case, width)
-                except Defect:
-                    return True
-                except OutOfTime:
-                    self.finished = False
-                    break
-        return False
-
-
-def round_seed(seed: int, driver: int, turn: int) -> int:
-    """The seed of a round, of (seed, driver, round)."""
-    return random.Random(f"flexconf {seed}/{driver}/{turn}").getrandbits(64) ^ zlib.crc32(b"round")
 
 
 @functools.cache

@@ -17,13 +17,15 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from flexconf import findings, planted, subjects
+from flexconf import subjects, tampering
 from flexconf.errors import InputError
-from flexconf.findings import Finding
-from flexconf.fuzz import coverage, stream
-from flexconf.fuzz.driver import Broken, Driver, Plan, parent_is_alive
+from flexconf.fuzz import coverage, findings, stream
+from flexconf.fuzz.driver import Driver, parent_is_alive
+from flexconf.fuzz.findings import Finding
+from flexconf.fuzz.judged import Broken
+from flexconf.fuzz.plan import Plan
 from flexconf.fuzz.stream import Identity, Reader, Record
-from flexconf.run import limit_for
+from flexconf.workers.tasks import limit_for
 
 _TEMPORARY = "tmp"  # what a killed run leaves behind is removed by the next
 _LOOK = 0.25
@@ -157,7 +159,7 @@ def fuzz(plan: Plan, on_progress: Callable[[Progress], None] = lambda progress: 
     if plan.workers < 1 or plan.workers > 999:
         raise InputError(f"workers must be 1 to 999, not {plan.workers}")
     subjects.require(plan.subject)
-    planted.announce()
+    tampering.announce()
     if importlib.util.find_spec("hypothesis") is None:
         raise InputError("fuzzing needs Hypothesis, which is not installed: python -m pip install hypothesis")
     stream.claim(plan.folder, Identity.here(plan.subject, plan.seed))
@@ -197,7 +199,7 @@ def fuzz(plan: Plan, on_progress: Callable[[Progress], None] = lambda progress: 
         closed=sum(not f.is_open for f in found),
         coverage=coverage.report(total.keys),
         broken=tuple(broken),
-        plant=planted.wanted(),
+        plant=tampering.wanted(),
     )
 
 
@@ -279,8 +281,8 @@ def _drive(plan: Plan, number: int, until: float, connection: Connection) -> Non
 
 def drive(plan: Plan, number: int, until: float) -> None:
     """Drive examples in this process, on a worker of its own, until `until` (of `time.monotonic`)."""
-    from flexconf.isolated import Isolated
     from flexconf.subjects import trial
+    from flexconf.workers.isolated import Isolated
 
     trial.single_threaded()
     place = _Place(lambda: Isolated(number, plan.time_limit or limit_for(plan.subject), plan.subject, plan.task))

@@ -10,12 +10,13 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from flexconf import environment, inputs, kept, mismatch
+from flexconf import inputs, tampering
 from flexconf import repro as repros
-from flexconf.case import Case
-from flexconf.fuzz.stream import PLANT
-from flexconf.outcome import Outcome
-from flexconf.subjects import trial
+from flexconf.cases.case import Case
+from flexconf.machine import environment
+from flexconf.subjects import saved, trial
+from flexconf.verdict import mismatch
+from flexconf.verdict.outcome import Outcome
 
 _REPRO_LIMIT = 300.0
 
@@ -64,7 +65,11 @@ def run_script(text: str) -> tuple[int, str]:
 
 
 def _environment(width: int) -> str:
-    facts = {**environment.read().to_json(), "vector_width": width, "planted": os.environ.get(PLANT) or None}
+    facts = {
+        **environment.read().to_json(),
+        "vector_width": width,
+        "planted": os.environ.get(tampering.ENVIRONMENT) or None,
+    }
     return json.dumps(facts, indent=2) + "\n"
 
 
@@ -84,8 +89,8 @@ def _kernel(case: Case) -> str:
 def _mismatch(case: Case, outcome: Outcome, folder: Path, width: int) -> dict[str, str]:
     facts = {"outcome": outcome.to_json(), "counts": {}, "worst": []}
     picture = f"nothing was compared: {outcome.stage}/{outcome.symptom}: {outcome.message}\n"
-    if kept.path(folder, case.name, outcome.subject).is_file():
-        observed = kept.load(folder, case.name, outcome.subject)
+    if saved.path(folder, case.name, outcome.subject).is_file():
+        observed = saved.load(folder, case.name, outcome.subject)
         if "out" in observed:
             try:
                 certified = trial.certify(inputs.materialize(case), trial.Options(vector_width=width))

@@ -16,9 +16,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import TypeGuard
 
-from flexconf import layouts
-from flexconf.case import Capture
+from flexconf.cases.case import Capture
 from flexconf.fuzz.values import Value
+from flexconf.language import layouts
 
 PLACED: Mapping[str, tuple[str, ...]] = {
     "clamp": ("", "min", "max"),

@@ -15,10 +15,10 @@ import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from flexconf import layouts
-from flexconf.case import Case
+from flexconf.cases.case import Case
 from flexconf.fuzz import marks
 from flexconf.fuzz.values import Value, constant, folded, interval, kinds, operand, promoted
+from flexconf.language import layouts
 
 __all__ = ["SPELLINGS", "Operation", "Outline", "Read", "of_case", "of_text", "stride_kind", "tokens"]
 

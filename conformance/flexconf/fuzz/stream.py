@@ -17,13 +17,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from flexconf import environment, subjects
+from flexconf import subjects, tampering
 from flexconf.errors import InputError
-from flexconf.files import append, records, write_json
+from flexconf.machine import environment
+from flexconf.machine.files import append, records, write_json
 
 FORMAT = 1
-PLANT = "FLEXCONF_PLANT"
-"""The environment variable that switches a planted fault on."""
 
 _RUN = "run.json"
 _LOCK = "lock"
@@ -163,7 +162,16 @@ class Identity:
         facts = environment.read()
         packages = {name: facts.packages.get(name) for name in subjects.get(subject).packages}
         gpus = tuple(f"{gpu.name} {gpu.driver}" for gpu in facts.gpus) if subjects.get(subject).device != "cpu" else ()
-        return cls(subject, seed, facts.python, packages, gpus, os.environ.get(PLANT, ""), FORMAT, facts.to_json())
+        return cls(
+            subject,
+            seed,
+            facts.python,
+            packages,
+            gpus,
+            os.environ.get(tampering.ENVIRONMENT, ""),
+            FORMAT,
+            facts.to_json(),
+        )
 
     def differs(self, other: Identity) -> str:
         """What of `other`, which is on disk, stands against this; "" for nothing."""
@@ -174,7 +182,7 @@ class Identity:
         if other.seed != self.seed:
             return f"holds a run with --seed {other.seed}, not {self.seed}"
         if other.plant != self.plant:
-            return f"holds a run with {PLANT}={other.plant or '(unset)'}, not {self.plant or '(unset)'}"
+            return f"holds a run with {tampering.ENVIRONMENT}={other.plant or '(unset)'}, not {self.plant or '(unset)'}"
         if other.python != self.python:
             return f"holds a run on Python {other.python}, not {self.python}"
         for name in sorted({*self.packages, *other.packages}):

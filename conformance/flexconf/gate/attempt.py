@@ -11,14 +11,15 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flexconf import inputs, kept, mismatch
-from flexconf.case import Case
-from flexconf.files import replacing
+from flexconf import inputs
+from flexconf.cases.case import Case
 from flexconf.golden import entry
-from flexconf.outcome import Outcome
-from flexconf.run import CaseTask, run_task
-from flexconf.subjects import trial
-from flexconf.worker import Last, Report
+from flexconf.machine.files import replacing
+from flexconf.subjects import saved, trial
+from flexconf.verdict import mismatch
+from flexconf.verdict.outcome import Outcome
+from flexconf.workers.pool import Last, Report
+from flexconf.workers.tasks import CaseTask, run_task
 
 ROWS = 64
 """Of the output and LSE of a case at most so many rows are kept, spread evenly."""
@@ -63,9 +64,9 @@ def attempt(what: Attempt, report: Report) -> Attempted | Last[Attempted]:
 def examined(what: Attempt, outcome: Outcome, folder: Path) -> Attempted:
     """What is kept of an outcome whose tensors, if it has any, are in `folder`."""
     case = what.task.case
-    if not kept.path(folder, case.name, outcome.subject).is_file():
+    if not saved.path(folder, case.name, outcome.subject).is_file():
         return Attempted(outcome)
-    observed = kept.load(folder, case.name, outcome.subject)
+    observed = saved.load(folder, case.name, outcome.subject)
     if what.rows is not None:
         save_rows(what.rows, observed)
     if outcome.ok:

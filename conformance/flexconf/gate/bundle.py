@@ -23,7 +23,7 @@ from typing import Any
 from torch import Tensor
 
 from flexconf.gate.model import Evidence, Side
-from flexconf.outcome import Outcome
+from flexconf.verdict.outcome import Outcome
 
 FORMAT = 1
 

@@ -13,14 +13,14 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from flexconf import catalogue
-from flexconf.expectations import Expectation
+from flexconf.cases import catalogue
 from flexconf.gate import components, pace, reasons, rows
 from flexconf.gate.bundle import Bundle, Planned
 from flexconf.gate.model import Change, Component, Decision, Effect, Pace, Row, Verdict, WaiverUse
 from flexconf.gate.rows import Half
 from flexconf.gate.waivers import SLOWER, Waiver
 from flexconf.golden import folder as goldens
+from flexconf.runs.expectations import Expectation
 
 _COMPARED = (Change.IDENTICAL, Change.DRIFT)
 _STRICT = ("repeats", "timings", "timed", "time_limit")

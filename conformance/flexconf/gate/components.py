@@ -29,7 +29,7 @@ _OF_LAYER: Mapping[str, tuple[str, ...]] = {
     "torch-eager": ("torch", *_GPU, *_MACHINE),
     "oracle": (*_OWN, "torch", "numpy", *_MACHINE),
 }
-"""What a layer of `flexconf.attribution` is made of, the likeliest first."""
+"""What a layer of `flexconf.checks.attribution` is made of, the likeliest first."""
 
 _HARMLESS = ("numpy", "cpus", "GPUs")
 """They change no result of a kernel: the inputs' digests say whether numpy made others."""

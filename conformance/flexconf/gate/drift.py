@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flexconf.gate.model import Drift
-from flexconf.outcome import Outcome
+from flexconf.verdict.outcome import Outcome
 
 _BITS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
-from flexconf import attribution, expectations, planted, repro, run
-from flexconf.files import write
-from flexconf.gate import files, record
+from flexconf import repro, tampering
+from flexconf.checks import attribution
+from flexconf.gate import files
 from flexconf.gate.attempt import Rendering, render
 from flexconf.gate.files import Key
-from flexconf.gate.record import Recording
-from flexconf.isolated import Isolated
-from flexconf.outcome import Outcome, merge
-from flexconf.worker import Crew, Lost
+from flexconf.gate.recording import Recording, facts
+from flexconf.machine.files import write
+from flexconf.runs import expectations, judging
+from flexconf.verdict.outcome import Outcome, merge
+from flexconf.workers import tasks
+from flexconf.workers.isolated import Isolated
+from flexconf.workers.pool import Crew, Lost
 
 _LOG = 4000
 
@@ -25,7 +28,7 @@ def unexplained(recording: Recording) -> dict[Key, Outcome]:
         if not recording.failed(key):
             continue
         known, case = expectations.in_force(key[1]), recording.cases[key[0]]
-        judged = [(o, run.judge(case, o, known)) for o in [*recording.seen[key], merge(recording.seen[key])] if o]
+        judged = [(o, judging.judge(case, o, known)) for o in [*recording.seen[key], merge(recording.seen[key])] if o]
         wrong = [outcome for outcome, result in judged if not result.passed]
         if wrong:
             found[key] = wrong[0]
@@ -36,7 +39,7 @@ def explain(recording: Recording) -> None:
     """Write the evidence of each failure that nothing explains, one file at a time; those that are written stay."""
     todo = {}
     for key, outcome in unexplained(recording).items():
-        there = record.facts(files.evidence(recording.root, key))
+        there = facts(files.evidence(recording.root, key))
         if not there.get("explained"):
             todo[key] = (outcome, there)
     if not todo:
@@ -57,7 +60,7 @@ def _evidence(recording: Recording, key: Key, outcome: Outcome, isolated: Isolat
         found = attribution.in_worker(isolated, case, subject, None)
         layer, sentence = found.layer, found.sentence
         try:
-            script = repro.render(case, planted.split(outcome.subject)[0], outcome)
+            script = repro.render(case, tampering.split(outcome.subject)[0], outcome)
         except Exception as error:  # evidence without a repro is better than none
             script = f"# No repro: {type(error).__name__}: {' '.join(str(error).split())[:500]}\nraise SystemExit(2)\n"
     logs = sorted((recording.root / files.LOGS).glob(f"{_literal(f'{key[0]}.{subject}')}.[0-9]*.txt"))
@@ -98,7 +101,7 @@ def kernels(recording: Recording, variables: Mapping[str, str]) -> dict[str, str
     with Crew(
         render,
         workers=1,
-        prepare=functools.partial(run.prepare_worker, "reference.host"),
+        prepare=functools.partial(tasks.prepare_worker, "reference.host"),
         environments=[dict(variables)],
     ) as crew:
         crew.run(list(wanted.values()), take)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from flexconf.errors import InputError
-from flexconf.files import PART, write
 from flexconf.gate.bundle import FORMAT
-from flexconf.outcome import Outcome
-from flexconf.planted import split
+from flexconf.machine.files import PART, write
+from flexconf.tampering import split
+from flexconf.verdict.outcome import Outcome
 
 PLAN, RESULTS, KERNELS, SEAL = "plan.json", "results.jsonl", "kernels.json", "bundle.json"
 OUTPUTS, EVIDENCE, LOGS = "outputs", "evidence", "logs"

@@ -13,12 +13,12 @@ from typing import Any
 
 from flexconf import subjects
 from flexconf.errors import InputError
-from flexconf.expectations import Expectation
-from flexconf.files import write as write_file
 from flexconf.gate import files, rows
 from flexconf.gate.bundle import Bundle
 from flexconf.golden import folder as goldens
-from flexconf.outcome import Outcome, Symptom, merge
+from flexconf.machine.files import write as write_file
+from flexconf.runs.expectations import Expectation
+from flexconf.verdict.outcome import Outcome, Symptom, merge
 
 FORMAT = 1
 _KEPT = ("out", "lse", "kernel", "ptx")

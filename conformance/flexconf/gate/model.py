@@ -1,6 +1,6 @@
 """What the release gate says: one row for each case and subject, and a verdict over all of them. Data only.
 
-`compare.py` makes a Decision from two bundles; `flexconf.report` shows one. Neither knows the other.
+`compare.py` makes a Decision from two bundles; `flexconf.gate.report` shows one. Neither knows the other.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from flexconf.outcome import Outcome
+from flexconf.verdict.outcome import Outcome
 
 
 class Verdict(enum.StrEnum):

@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flexconf import devices, environment, planted, subjects
-from flexconf.case import Case
+from flexconf import subjects, tampering
+from flexconf.cases.case import Case
 from flexconf.errors import InputError
 from flexconf.gate import files
 from flexconf.gate.bundle import FORMAT, Planned
 from flexconf.gate.files import Key
+from flexconf.machine import devices, environment
 
 ON_A_GPU = ("reference.host", "reference.simt", "reference.fa4", "torch-flash", "torch-triton")
 """What a bundle asks unless it is told; those that cannot run here are skipped, with the reason."""
@@ -72,7 +73,7 @@ def make(
     twice = [name for name in names if list(names).count(name) > 1]
     if twice:
         raise InputError(f"subject {twice[0]} is named twice")
-    facts = {**environment.read().to_json(), "git": None, "planted": planted.wanted()}
+    facts = {**environment.read().to_json(), "git": None, "planted": tampering.wanted()}
     facts["gpus"] = [dict(gpu) for gpu in facts["gpus"]]
     git = environment.checkout()
     if git is not None:

@@ -8,91 +8,26 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from flexconf import caches, planted, run, subjects, worker
-from flexconf.case import Case
+from flexconf import subjects, tampering
+from flexconf.cases.case import Case
 from flexconf.errors import InputError
-from flexconf.files import append_to, write
-from flexconf.gate import files, plan
+from flexconf.gate import evidence, files, plan
 from flexconf.gate.attempt import Attempt, Attempted, attempt
 from flexconf.gate.files import Key
 from flexconf.gate.plan import Plan
-from flexconf.outcome import Outcome, merge
-from flexconf.run import CaseTask
+from flexconf.gate.recording import TIMED, Recording
+from flexconf.machine import caches
+from flexconf.machine.files import write
 from flexconf.subjects import ptx
-from flexconf.subjects.trial import Options
-from flexconf.worker import Crew, Last, Lost, Report
-
-TIMED = 9
-"""Launches of a case whose time is taken."""
-AGAIN = 2
-"""Fresh attempts at a case that failed."""
+from flexconf.verdict.outcome import Outcome
+from flexconf.workers import pool, tasks
+from flexconf.workers.pool import Crew, Last, Report
 
 Work = Callable[[Attempt, Report], Attempted | Last[Attempted]]
-
-
-@dataclass
-class Recording:
-    """A folder being recorded, and what it holds so far. `on_attempt` sees every attempt as it ends, with its key."""
-
-    root: Path
-    plan: Plan
-    cases: Mapping[str, Case]
-    seen: dict[Key, list[Outcome]] = field(default_factory=dict)
-    resumed: int = 0
-    on_attempt: Callable[[Key, Outcome], None] = lambda key, outcome: None
-
-    def failed(self, key: Key) -> bool:
-        """Whether any attempt is not what its case expects, or attempts differ."""
-        seen = self.seen.get(key, [])
-        case = self.cases[key[0]]
-        merged = merge(seen)
-        return merged is not None and not all(run.judge(case, o).passed for o in [*seen, merged])
-
-    def wants(self, key: Key) -> str:
-        """What is still to be done: "run", "again", "time", or "" for nothing."""
-        seen = self.seen.get(key, [])
-        if not seen:
-            return "run"
-        first = next((n for n, o in enumerate(seen) if not run.judge(self.cases[key[0]], o).passed), None)
-        if first is not None:
-            return "again" if len(seen) < first + 1 + AGAIN else ""
-        timed = bool(self.plan.options["timings"]) and self.cases[key[0]].expect == "ok"
-        return "time" if timed and len(seen) < 2 else ""
-
-    def task(self, key: Key) -> Attempt:
-        """The next attempt."""
-        number = len(self.seen.get(key, [])) + 1
-        options = Options(repeats=int(self.plan.options["repeats"]), timed=TIMED if self.wants(key) == "time" else 0)
-        rows = self.root / files.OUTPUTS / f"{key[0]}.{key[1]}.safetensors" if number == 1 else None
-        return Attempt(CaseTask(self.cases[key[0]], key[1], options), number, rows)
-
-    def take(self, what: Attempt, ended: Attempted | Lost) -> None:
-        """Keep an attempt: its files first, then its line."""
-        key = (what.task.case.name, what.task.subject)
-        if isinstance(ended, Lost):
-            if ended.log:
-                write(self.root / files.LOGS / f"{key[0]}.{key[1]}.{what.number}.txt", ended.log)
-            ended = Attempted(run.of_lost(what.task, ended))
-        place = files.evidence(self.root, key)
-        if ended.map is not None and not place.exists():
-            facts = {"case": key[0], "subject": key[1], "map": ended.map, "worst": list(ended.worst)}
-            write(place, files.canonical(facts))
-        append(self.root / files.RESULTS, what.number, ended.outcome)
-        self.seen.setdefault(key, []).append(ended.outcome)
-        self.on_attempt(key, ended.outcome)
-
-
-def append(path: Path, number: int, outcome: Outcome) -> None:
-    """Add an attempt's line. Raises InputError where the disk does not take it."""
-    record = files.line({"attempt": number, "outcome": outcome.to_json()}).encode()
-    append_to(path, record, "make room and record again, it goes on where it was")
 
 
 def record(
@@ -107,7 +42,7 @@ def record(
     allow_dirty: bool = False,
     time_limit: float | None = None,
     work: Work = attempt,
-    prepare: Callable[[str], None] = run.prepare_worker,
+    prepare: Callable[[str], None] = tasks.prepare_worker,
     on_begin: Callable[[Recording], None] = lambda recording: None,
     on_attempt: Callable[[Key, Outcome], None] = lambda key, outcome: None,
     on_step: Callable[[str], None] = lambda step: None,
@@ -124,12 +59,12 @@ def record(
         raise InputError(f"two cases are named {twice[0]!r}")
     options = {"repeats": repeats, "timings": timings, "timed": TIMED, "time_limit": time_limit}
     here = plan.make(cases, names, label, options, allow_dirty)
-    planted.announce()
+    tampering.announce()
     with _opened(root, here) as recording, caches.fresh() as variables:
         recording.cases = {c.name: c for c in cases}
         recording.on_attempt = on_attempt
         on_begin(recording)
-        workers = workers or worker.default_workers()
+        workers = workers or pool.default_workers()
         while todo := _todo(recording):
             # Times mean something only where nothing else runs: they come when nothing else is left.
             untimed = [key for key in todo if recording.wants(key) != "time"]
@@ -166,7 +101,7 @@ def _ask(
     with Crew(
         work,
         workers=workers,
-        time_limit=recording.plan.options["time_limit"] or run.limit_for(names[0]),
+        time_limit=recording.plan.options["time_limit"] or tasks.limit_for(names[0]),
         prepare=functools.partial(_prepare, prepare, names),
         environments=_environments(names[0], workers, variables),
     ) as crew:
@@ -183,7 +118,7 @@ def _prepare(prepare: Callable[[str], None], names: Sequence[str]) -> None:
 
 def _environments(subject: str, workers: int, variables: Mapping[str, str]) -> list[dict[str, str]]:
     """What each worker is started with; on a GPU it keeps the PTX of what it compiles."""
-    started = run.environments(subject, workers, variables)
+    started = tasks.environments(subject, workers, variables)
     if subjects.get(subject).device == "cpu":
         return started
     return [{**e, **ptx.variables(variables[caches.FOLDER], place)} for place, e in enumerate(started)]
@@ -251,7 +186,7 @@ def foreign(begun: Plan, found: Mapping[Key, Sequence[Outcome]]) -> list[str]:
         if key not in asked:
             problems.append(f"{files.RESULTS}: {key[0]} on {key[1]} is not in the plan")
             continue
-        label = planted.labelled(key[1], begun.fault) if begun.fault else key[1]
+        label = tampering.labelled(key[1], begun.fault) if begun.fault else key[1]
         for number, outcome in enumerate(outcomes, 1):
             if outcome.case_digest != digests[key[0]]:
                 problems.append(
@@ -266,8 +201,6 @@ def foreign(begun: Plan, found: Mapping[Key, Sequence[Outcome]]) -> list[str]:
 
 def finish(recording: Recording, variables: Mapping[str, str], on_step: Callable[[str], None]) -> None:
     """What is said of all results at once, and the seal."""
-    from flexconf.gate import evidence
-
     on_step("why")
     evidence.explain(recording)
     on_step("kernels")
@@ -276,12 +209,3 @@ def finish(recording: Recording, variables: Mapping[str, str], on_step: Callable
         if files.is_part(name):
             path.unlink()
     files.seal(recording.root)
-
-
-def facts(path: Path) -> dict[str, Any]:
-    """The evidence that is kept in a file, {} for none or a damaged one."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

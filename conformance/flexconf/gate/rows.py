@@ -10,13 +10,14 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from flexconf import expectations, subjects
+from flexconf import subjects
 from flexconf.errors import InputError
-from flexconf.expectations import Expectation
 from flexconf.gate import components, drift
 from flexconf.gate.bundle import Bundle, Planned, Record
 from flexconf.gate.model import Change, Effect, Evidence, Row
-from flexconf.outcome import Outcome, Stage, Symptom, merge
+from flexconf.runs import expectations
+from flexconf.runs.expectations import Expectation
+from flexconf.verdict.outcome import Outcome, Stage, Symptom, merge
 
 _RESULTS = ("out", "lse", "kernel", "ptx")
 _QUOTED = 240

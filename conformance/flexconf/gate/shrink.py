@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 from flexconf.errors import InputError
-from flexconf.files import write
-from flexconf.gate import files, reading, record
+from flexconf.gate import files, reading, recording
+from flexconf.machine.files import write
 
 
 def shrink(bundle: Path, out: Path) -> dict[str, int]:
@@ -30,7 +30,7 @@ def shrink(bundle: Path, out: Path) -> dict[str, int]:
     for name in (files.PLAN, files.RESULTS):
         shutil.copyfile(bundle / name, out / name)
     shutil.copytree(bundle / files.EVIDENCE, out / files.EVIDENCE, dirs_exist_ok=True)
-    named = {record.facts(path).get("kernel") for path in (out / files.EVIDENCE).iterdir()}
+    named = {recording.facts(path).get("kernel") for path in (out / files.EVIDENCE).iterdir()}
     texts = files.read_json(bundle / files.KERNELS)
     write(out / files.KERNELS, files.canonical({d: text for d, text in texts.items() if d in named}))
     files.seal(out, shrunk=found.side.digest)

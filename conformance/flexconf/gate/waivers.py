@@ -17,11 +17,14 @@ from typing import Any
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-from flexconf import catalogue, entries, environment, subjects
-from flexconf.entries import Entry, hint
+from flexconf import subjects
+from flexconf.cases import catalogue
 from flexconf.errors import InputError
 from flexconf.gate import components
 from flexconf.gate.model import Change, Effect, Row
+from flexconf.machine import environment
+from flexconf.runs import toml_entries
+from flexconf.runs.toml_entries import Entry, hint
 
 __all__ = ["CHANGES", "FILE", "SLOWER", "Waiver", "default", "load", "load_text"]
 
@@ -121,7 +124,7 @@ def load(path: Path | None = None) -> tuple[Waiver, ...]:
 
 def load_text(text: str, origin: str = "<text>") -> tuple[Waiver, ...]:
     """The waivers of one TOML text; `origin` names it in messages. Raises InputError."""
-    found = tuple(_read(entry) for entry in entries.load_text(text, "waiver", "a waiver", origin))
+    found = tuple(_read(entry) for entry in toml_entries.load_text(text, "waiver", "a waiver", origin))
     names = [w.name for w in found]
     for name in names:
         if names.count(name) > 1:

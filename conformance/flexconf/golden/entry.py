@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from flexconf import inputs
-from flexconf.case import Case
+from flexconf.cases.case import Case
 from flexconf.errors import InputError
 from flexconf.oracles import math64, plain64
 from flexconf.oracles.math64 import Certified

@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flexconf import catalogue, expectations, files
-from flexconf.case import Case
+from flexconf.cases import catalogue
+from flexconf.cases.case import Case
 from flexconf.errors import InputError
-from flexconf.files import replacing
 from flexconf.golden import entry as entries
 from flexconf.golden.entry import Entry
+from flexconf.machine import files
+from flexconf.machine.files import replacing
+from flexconf.runs import expectations
 
 MANIFEST, CASES, SUFFIX = "manifest.json", "cases", ".safetensors"
 FINGERPRINTS = "fingerprints"
@@ -86,18 +88,19 @@ def ask_triton(cases: Sequence[Case]) -> str:
 
     Raises InputError where it is outside them and no expectation says why.
     """
-    from flexconf import run, subjects
-    from flexconf.oracles import triton
+    from flexconf import subjects
+    from flexconf.runs import judging, run
     from flexconf.subjects.trial import Options
+    from flexconf.verdict import triton_opinion
 
     name = "torch-triton"
     absent = subjects.get(name).why_not()
     if absent:
         return f"Triton was not asked: {absent}"
-    results: list[run.Result] = []
+    results: list[judging.Result] = []
     known = expectations.in_force(name)
-    run.run(list(cases), subject=name, options=Options(tile=triton.TILE), on_result=results.append)
-    judged = [run.judge(r.case, r.outcome, known) for r in results]
+    run.run(list(cases), subject=name, options=Options(tile=triton_opinion.TILE), on_result=results.append)
+    judged = [judging.judge(r.case, r.outcome, known) for r in results]
     wrong = [r for r in judged if not r.passed]
     if wrong:
         raise InputError(

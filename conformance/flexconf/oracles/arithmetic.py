@@ -10,17 +10,7 @@ import torch
 from torch import Tensor
 
 from flexconf.oracles import error_model as em
-from flexconf.oracles.operation import (
-    INF,
-    Operation,
-    aten,
-    exact_op,
-    finish,
-    plus,
-    spread,
-    straddles_zero,
-    times,
-)
+from flexconf.oracles.operation import INF, Operation, aten, exact_op, finish, plus, spread, straddles_zero, times
 from flexconf.oracles.selection import step, stepped
 from flexconf.oracles.shadow import Shadow, doubt, exact_result, rounded, scalar
 

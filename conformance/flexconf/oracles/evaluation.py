@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from flexconf.oracles import error_model as em
+from flexconf.oracles import pieces  # noqa: F401  (it adds its rule to the table)
 from flexconf.oracles.operation import Operation, UnmodelledOperation
 from flexconf.oracles.promotion import PlainPromotion
 from flexconf.oracles.propagate import shadow_of

@@ -15,6 +15,7 @@ import torch
 from flexconf.oracles import error_model as em
 from flexconf.oracles.arithmetic import either_order
 from flexconf.oracles.operation import INF, LN2, Operation, aten, truth
+from flexconf.oracles.propagate import RULES, shadow_of
 from flexconf.oracles.shadow import Shadow
 
 Definition = Callable[[Operation], Shadow]
@@ -22,8 +23,6 @@ Definition = Callable[[Operation], Shadow]
 
 def _piece(op: Operation, name: str, *arguments: Any, nominal: torch.dtype | None = None) -> Shadow:
     """The shadow of the operation `name` on shadows and numbers, in the dtype of `op` or another."""
-    from flexconf.oracles.propagate import shadow_of  # whose table holds the rules of this module as well
-
     nominal = op.nominal if nominal is None else nominal
     packet = getattr(aten, name)
     func = packet.Tensor if "Tensor" in packet.overloads() else packet.default
@@ -41,8 +40,6 @@ def _is(op: Operation, name: str, *arguments: Any) -> Shadow:
 
 def _where(op: Operation, condition: Shadow, x: Any, y: Any) -> Shadow:
     given = {"condition": condition, "self": op.converted(x, op.nominal), "other": op.converted(y, op.nominal)}
-    from flexconf.oracles.propagate import shadow_of
-
     return shadow_of(Operation(aten.where.self, "where", given, torch.empty(0, dtype=op.nominal), op.fast_math))
 
 
@@ -204,3 +201,6 @@ DEFINITIONS: dict[str, Definition] = {
 def pieces(op: Operation) -> Shadow:
     """The rule of every operation of `DEFINITIONS`."""
     return DEFINITIONS[op.name](op)
+
+
+RULES["pieces"] = pieces

@@ -52,7 +52,6 @@ from flexconf.oracles.integers import (
     integer_sum,
 )
 from flexconf.oracles.operation import LN2, Operation, UnmodelledOperation
-from flexconf.oracles.pieces import pieces
 from flexconf.oracles.selection import frac, order, select, step
 from flexconf.oracles.shadow import Shadow
 
@@ -96,7 +95,6 @@ RULES: dict[str, Callable[[Operation], Shadow]] = {
     "integer": any_integer,
     "cast": cast,
     "gather": gather,
-    "pieces": pieces,
 }
 _DISCRETE: dict[str, Callable[[Operation], Shadow]] = {
     "sum": integer_sum,

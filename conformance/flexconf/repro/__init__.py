@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from flexconf.case import Case
-from flexconf.outcome import Outcome
+from flexconf.cases.case import Case
 from flexconf.repro import production, reference
+from flexconf.verdict.outcome import Outcome
 
 __all__ = ["CANNOT_RUN", "GONE", "THERE", "render"]
 

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from flexconf import inputs, literals, modtext
-from flexconf.case import Case
+from flexconf import inputs
+from flexconf.cases.case import Case
 from flexconf.inputs import Inputs
+from flexconf.language import modtext
+from flexconf.repro import literals
 
 
 def _mod_source(mod: Callable[..., Tensor], kind: str) -> tuple[str, tuple[str, ...]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from flexconf import devices, literals
-from flexconf.case import Case
-from flexconf.outcome import Outcome
+from flexconf.cases.case import Case
+from flexconf.machine import devices
+from flexconf.repro import literals
 from flexconf.repro.script import GUARD, NEEDS_GPU, standalone
+from flexconf.verdict.outcome import Outcome
 
 _CALL = """\
     return {function}(
@@ -57,8 +58,9 @@ def through_the_project():
     """Without a GPU: what torch generates, compiled for the CPU by the CuTe DSL compiler. Needs
     flexflash-conformance."""
     try:
-        from flexconf import catalogue, subjects
-        from flexconf.isolated import Isolated
+        from flexconf import subjects
+        from flexconf.cases import catalogue
+        from flexconf.workers.isolated import Isolated
         from flexconf.subjects.trial import Options
     except ImportError as error:
         print(f"cannot be run: no GPU, and {{error}}")

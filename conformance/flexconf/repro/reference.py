@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 import flexflash
-from flexconf.case import Case
+from flexconf.cases.case import Case
 from flexconf.errors import InputError
-from flexconf.outcome import Outcome
 from flexconf.repro.parts import parts
 from flexconf.repro.script import GUARD, NEEDS_GPU, about_of, standalone, title_of
+from flexconf.verdict.outcome import Outcome
 from flexflash.kernel import ENTRY
 from flexflash.template import BLOCK_LISTS
 
@@ -102,8 +102,9 @@ It needs flexflash-conformance. Exit code: 1 while the defect is there, 0 when i
 import sys
 
 try:
-    from flexconf import catalogue, subjects
-    from flexconf.isolated import Isolated
+    from flexconf import subjects
+    from flexconf.cases import catalogue
+    from flexconf.workers.isolated import Isolated
     from flexconf.subjects.trial import Options
 except ImportError as error:
     print(f"cannot be run: {{error}}")

@@ -7,12 +7,12 @@ import re
 
 import torch
 
-from flexconf.case import Case
+from flexconf.cases.case import Case
 from flexconf.inputs import Inputs
-from flexconf.outcome import Outcome, Stage, Symptom
 from flexconf.repro.parts import attended_lines, block_lines
 from flexconf.repro.parts import parts as parts_of
 from flexconf.subjects import trial
+from flexconf.verdict.outcome import Outcome, Stage, Symptom
 
 _DEADLY = (Symptom.ILLEGAL_ACCESS, Symptom.TIMEOUT, Symptom.OUT_OF_MEMORY)
 _CHILD_LIMIT = 300

@@ -20,13 +20,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flexconf import caches, catalogue, devices, expectations, files, subjects
-from flexconf.case import Case
+from flexconf import subjects
+from flexconf.cases import catalogue
+from flexconf.cases.case import Case
 from flexconf.errors import InputError
-from flexconf.outcome import Outcome, Symptom
-from flexconf.run import judge
+from flexconf.machine import caches, devices, files
+from flexconf.runs import expectations
+from flexconf.runs.judging import judge
 from flexconf.sanitize import log as reading
 from flexconf.sanitize.log import Log, Report
+from flexconf.verdict.outcome import Outcome, Symptom
 
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 CLEAN, FINDINGS, FAILED, REFUSED, MISSING = "clean", "findings", "failed", "refused", "missing"

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flexconf import files
+from flexconf.machine import files
 
 _SETTLED = 0.1  # seconds without a new report
 _SETTLE_MOST = 3.0
@@ -31,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("cases", nargs="+")
     asked = parser.parse_args(arguments)
 
-    from flexconf import catalogue, subjects
+    from flexconf import subjects
+    from flexconf.cases import catalogue
     from flexconf.subjects import trial
 
     trial.single_threaded()

@@ -1,7 +1,7 @@
 """Inputs in storages of exactly their size: an overread leaves the allocation, and the tool sees it.
 
-`flexconf.layouts` puts guards around every tensor, which show a wrong read in the result; to a memory checker the
-guards are the program's own memory.
+`flexconf.language.layouts` puts guards around every tensor, which show a wrong read in the result; to a memory checker
+the guards are the program's own memory.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from flexconf import modtext
 from flexconf.inputs import Inputs
+from flexconf.language import modtext
 
 _ALIGNMENT = 64  # elements; what `layouts` counts its offsets from
 

@@ -4,7 +4,7 @@ Everything that is drawn is legal: a case constructs, its mods are accepted, eve
 What shrinks, shrinks to what a person would have written: `score`, one head, a few keys, no capture.
 """
 
-from flexconf.strategies.cases import cases, narrow_widths, tiled_cases, vector_widths
+from flexconf.strategies.cases import cases, for_subject, narrow_widths, tiled_cases, vector_widths
 from flexconf.strategies.features import Features, features
 
-__all__ = ["Features", "cases", "features", "narrow_widths", "tiled_cases", "vector_widths"]
+__all__ = ["Features", "cases", "features", "for_subject", "narrow_widths", "tiled_cases", "vector_widths"]

@@ -6,19 +6,23 @@ import ast
 import dataclasses
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from flexconf.case import Case, used
-from flexconf.modtext.syntax import LIMITS
+from flexconf.cases.case import Case, used
+from flexconf.language.modtext.syntax import LIMITS
 from flexconf.strategies import expressions, foci, masks, problems
 from flexconf.strategies import features as switches
 from flexconf.strategies.draws import Draw, one
 from flexconf.strategies.features import Features
 from flexconf.strategies.scope import Scope
 from flexconf.strategies.terms import Term, result_dtype, written
+
+if TYPE_CHECKING:
+    from flexconf.subjects import Subject
 
 _DEPTHS = (1, 2, 3, 4)
 _FAR = (("-300.0",), ("200.0",))  # what moves a whole row away from 0, where a softmax without its maximum breaks down
@@ -38,6 +42,11 @@ def vector_widths() -> SearchStrategy[int]:
 def narrow_widths() -> SearchStrategy[int]:
     """Those that flash-attn-4 takes on compute capability 9.x."""
     return st.sampled_from((1, 2))
+
+
+def for_subject(subject: Subject) -> tuple[SearchStrategy[Case], SearchStrategy[int]]:
+    """The cases and the vector widths that `subject` is asked for by fuzzing."""
+    return tiled_cases() if subject.tiled else cases(), narrow_widths() if subject.narrow else vector_widths()
 
 
 def tiled_cases() -> SearchStrategy[Case]:

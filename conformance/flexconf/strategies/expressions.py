@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from hypothesis import strategies as st
 
-from flexconf.opcheck import Operation
+from flexconf.language.operations import Operation
 from flexconf.strategies import operations, tables
 from flexconf.strategies.draws import Draw, one
 from flexconf.strategies.features import Features

@@ -1,7 +1,7 @@
 """Argument forms: every keyword, each default written out, numbers on either side of an operator, bounds of every sort.
 
-An operation's own text (`flexconf.opcheck`) says one way to call it. A lowering takes each way apart for itself: an
-overload of its own for a number, a default for what is not written, a promotion for each sort of number.
+An operation's own text (`flexconf.checks.opcheck`) says one way to call it. A lowering takes each way apart for itself:
+an overload of its own for a number, a default for what is not written, a promotion for each sort of number.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from flexconf import opcheck
-from flexconf.opcheck import FLOATS, INTEGERS, NUMBERS, SIGNED, Operation
+from flexconf.language.operations import ALL, FLOATS, INTEGERS, NUMBERS, SIGNED, Operation
 from flexconf.strategies import expressions, operations
 from flexconf.strategies.draws import Draw, one
 from flexconf.strategies.operations import Range
@@ -115,14 +114,12 @@ def _table() -> Iterator[Operation]:
         "gelu", FLOATS, *(f"{_NN}gelu(x, approximate='{form}') * {n}" for form in ("none", "tanh") for n in (1, 9, 50))
     )
     yield from _each("lerp", FLOATS, *(f"torch.lerp(x, y, {weight})" for weight in (0.5, 1.5, -0.5, 0.0, "y", "x")))
-    for dtype in opcheck.ALL:
+    for dtype in ALL:
         yield from _each("like", NUMBERS, f"torch.full_like(x, 2.7, dtype=torch.{dtype})")
     for dtype in ("float32", "int64", "bool"):
-        yield from _each("like", opcheck.ALL, f"torch.ones_like(x, dtype=torch.{dtype})")
+        yield from _each("like", ALL, f"torch.ones_like(x, dtype=torch.{dtype})")
         yield from _each("like", NUMBERS, f"torch.zeros_like(x, dtype=torch.{dtype})")
-    yield from _each(
-        "like", opcheck.ALL, "torch.full_like(x, 2.7)", "torch.full_like(x, 1)", "torch.full_like(x, True)"
-    )
+    yield from _each("like", ALL, "torch.full_like(x, 2.7)", "torch.full_like(x, 1)", "torch.full_like(x, True)")
     yield from _each("like", SIGNED, "torch.full_like(x, -2.7)", "torch.full_like(x, -1)")
     # No half holds these numbers, which a product in float32 shows.
     for factor in ("(q - kv)", "kv", "(q + kv)"):
@@ -148,9 +145,9 @@ def _table() -> Iterator[Operation]:
     yield from _each("bitwise", INTEGERS, "torch.bitwise_right_shift(x, y)", "x >> y", y="shift")
     yield from _each("bitwise", INTEGERS, "torch.bitwise_right_shift(x, 2)", "torch.bitwise_left_shift(x, 2)")
     for symbol, name in (("<", "lt"), ("<=", "le"), (">", "gt"), (">=", "ge"), ("==", "eq"), ("!=", "ne")):
-        yield from _each(name, opcheck.ALL, f"x {symbol} 0.5", f"1 {symbol} x")
+        yield from _each(name, ALL, f"x {symbol} 0.5", f"1 {symbol} x")
     yield from _each(
-        "where", opcheck.ALL, "torch.where(x > 0, 1, x)", "torch.where(x > 0, x, 0.5)", "torch.where(x > 0, 2, 0.5)"
+        "where", ALL, "torch.where(x > 0, 1, x)", "torch.where(x > 0, x, 0.5)", "torch.where(x > 0, 2, 0.5)"
     )
     yield from _each("where", NUMBERS, "torch.where(x > y, 2.5, y)", "torch.where(x.to(torch.bool), y, 3)")
     yield from _each("copysign", FLOATS, "torch.copysign(x, -2.0)", "torch.copysign(x, 0.0)", "torch.copysign(x, -0.0)")

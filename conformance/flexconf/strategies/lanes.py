@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from hypothesis import strategies as st
 
-from flexconf.case import Capture
+from flexconf.cases.case import Capture
 from flexconf.strategies import tables
 from flexconf.strategies.draws import Draw, one
 from flexconf.strategies.scope import Scope

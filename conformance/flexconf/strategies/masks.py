@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from hypothesis import strategies as st
 
-from flexconf.case import PATTERNS, BlockSpec, Capture
+from flexconf.cases.case import PATTERNS, BlockSpec, Capture
 from flexconf.strategies import expressions, foci, tables
 from flexconf.strategies.draws import Draw, one
 from flexconf.strategies.scope import Scope

@@ -10,8 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 
-from flexconf import opcheck
-from flexconf.opcheck import Operation
+from flexconf.language.operations import ALL, OPERATIONS, Operation
 from flexconf.strategies.terms import INTEGER_RANGES, Term, result_dtype, substitute
 
 Range = tuple[float, float]
@@ -80,11 +79,11 @@ def catalogue(dtype: str) -> tuple[Operation, ...]:
 
 # What does not depend on the value of x is nothing that `flexconf ops` could check.
 _MORE = (
-    Operation("full_like", "torch.full_like(x, 3)", opcheck.ALL),
-    Operation("zeros_like", "torch.zeros_like(x)", opcheck.ALL),
-    Operation("ones_like", "torch.ones_like(x)", opcheck.ALL),
+    Operation("full_like", "torch.full_like(x, 3)", ALL),
+    Operation("zeros_like", "torch.zeros_like(x)", ALL),
+    Operation("ones_like", "torch.ones_like(x)", ALL),
 )
-_BY_DTYPE = {d: tuple(o for o in (*opcheck.OPERATIONS, *_MORE) if d in o.dtypes) for d in opcheck.ALL}
+_BY_DTYPE = {d: tuple(o for o in (*OPERATIONS, *_MORE) if d in o.dtypes) for d in ALL}
 
 
 def takes_two(operation: Operation) -> bool:

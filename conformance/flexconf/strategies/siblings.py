@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from flexconf.case import Capture
+from flexconf.cases.case import Capture
 from flexconf.strategies.draws import Draw, one
 from flexconf.strategies.scope import Scope
 from flexconf.strategies.terms import Term

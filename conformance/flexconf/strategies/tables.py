@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from hypothesis import strategies as st
 
-from flexconf import layouts
-from flexconf.case import Capture
+from flexconf.cases.case import Capture
+from flexconf.language import layouts
 from flexconf.strategies.draws import Draw, one
 from flexconf.strategies.scope import Scope
 from flexconf.strategies.terms import FLOATS, INTEGER_RANGES, Term

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from flexconf import modtext
+from flexconf.language import modtext
 
 INTEGER_RANGES = {
     "int8": (-(2**7), 2**7 - 1),

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 import flexflash
-from flexconf import compare, inputs, kept, planted
-from flexconf.case import Case
+from flexconf import inputs, tampering
+from flexconf.cases.case import Case
 from flexconf.inputs import Inputs
 from flexconf.oracles import error_model, math64
-from flexconf.outcome import Outcome, Stage, Symptom
-from flexconf.subjects import get
+from flexconf.subjects import get, saved
 from flexconf.subjects.trial import Options, StageClock, Unjudged, asked, error_symptom
+from flexconf.verdict import compare
+from flexconf.verdict.outcome import Outcome, Stage, Symptom
 from flexflash.launch.host import HostLauncher
 
 NAME = "reference.mods"
@@ -43,7 +44,7 @@ def run_case(
     """
     options = options if options is not None else Options()
     get(subject).check(options)
-    subject = planted.labelled(subject)
+    subject = tampering.labelled(subject)
     clock = StageClock(stage)
     clock.enter("inputs")
     exact = given if given is not None else inputs.materialize(case)
@@ -70,7 +71,7 @@ def run_case(
     except Exception as error:  # compilers' own exceptions have no common base
         return ended(clock.stage or "launch", *error_symptom(error))
     if keep is not None:
-        kept.save(keep, case.name, subject, {"scores": observed})
+        saved.save(keep, case.name, subject, {"scores": observed})
     if certified is None:
         clock.enter("oracle")
         certified = _expected(exact, scores)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flexconf import caches, files
+from flexconf.machine import caches, files
 
 _NOTES = "ptx"
 

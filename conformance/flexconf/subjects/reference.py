@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import flexflash
-from flexconf.canary import Canary
 from flexconf.inputs import Inputs
 from flexconf.subjects import ptx
+from flexconf.subjects.canary import Canary
 from flexconf.subjects.trial import Attend, Attended, Options, Refused, StageClock, raised_by
 from flexflash.eligibility import FLASH_ATTN_4
 

@@ -81,7 +81,7 @@ def _host(
     aux_tensors: list[Tensor] | None,
 ) -> None:
     """flash-attn-4's forward entry, with its rules for vector widths: q (B, M, H, D), k (B, N, Hkv, D)."""
-    from flexflash.launch.block_lists import BlockSparseTensors
+    from flexflash.launch.entry import BlockSparseTensors
     from flexflash.launch.host import HostLauncher
 
     if 0 in (*q.shape[:3], k.shape[1]):

@@ -13,14 +13,15 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from flexconf import compare, eager, inputs, kept, planted
-from flexconf.case import Case
+from flexconf import inputs, tampering
+from flexconf.cases.case import Case
 from flexconf.errors import InputError
 from flexconf.inputs import Inputs
-from flexconf.oracles import math64
+from flexconf.oracles import eager, math64
 from flexconf.oracles.math64 import Certified
-from flexconf.outcome import Outcome, Stage, Symptom
-from flexconf.subjects import get
+from flexconf.subjects import get, saved
+from flexconf.verdict import compare
+from flexconf.verdict.outcome import Outcome, Stage, Symptom
 
 R = TypeVar("R")
 
@@ -125,7 +126,7 @@ def run_case(
     options = options if options is not None else Options()
     what = get(subject)
     what.check(options)
-    subject = planted.labelled(subject)
+    subject = tampering.labelled(subject)
     clock = StageClock(stage)
     clock.enter("inputs")
     exact = given if given is not None else inputs.materialize(case)
@@ -168,7 +169,7 @@ def run_case(
     returned = {name: t for name, t in (("out", out), ("lse", lse)) if t is not None}
     digests = {**digests, **{name: inputs.digest(t) for name, t in returned.items()}}
     if keep is not None:
-        kept.save(keep, case.name, subject, returned)
+        saved.save(keep, case.name, subject, returned)
     if attended.trespass:
         return ended("output", Symptom.WRONG, attended.trespass, digests)
     if flake:

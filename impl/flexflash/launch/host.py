@@ -14,21 +14,18 @@ from typing import Any
 import cutlass
 import cutlass.cute as cute
 import torch
-from cutlass.cute.runtime import from_dlpack
 
 from ..checks import check_gradients
 from ..eligibility import HOST, Profile
-from ..errors import InputError
 from ..kernel import ENTRY, RenderedKernel
-from .block_lists import BlockSparseTensors
+from .entry import BlockSparseTensors, TakesBlockLists, check_width, cute_tensor, width_for
 from .module import load
 
-VECTOR_WIDTHS = (1, 2, 4, 8)
 Mod = Callable[..., Any]
 
 
 @dataclass
-class HostLauncher:
+class HostLauncher(TakesBlockLists):
     """Runs kernels on the CPU. `vector_width` is the number of keys a mod sees at once: 1, 2, 4 or 8.
 
     The default is the mod's own `__vec_size__`, else flash-attn-4's choice: 2 without captures, 1 with. `on_stage` is
@@ -40,8 +37,7 @@ class HostLauncher:
     profile: Profile = HOST
 
     def __post_init__(self) -> None:
-        if self.vector_width is not None and self.vector_width not in VECTOR_WIDTHS:
-            raise InputError(f"vector width must be 1, 2, 4 or 8, not {self.vector_width}")
+        check_width(self.vector_width)
 
     def run(self, kernel: RenderedKernel, arguments: Mapping[str, torch.Tensor]) -> None:
         """Fill `arguments["OUT"]` (B, H, M, Dv) and `arguments["LSE"]` (B, H, M) in place, and nothing else (L9.1).
@@ -51,17 +47,6 @@ class HostLauncher:
         kernel.check_cpu()
         check_gradients(arguments)
         getattr(load(kernel.text), ENTRY)(self, **arguments)
-
-    def block_sparse_tensors(
-        self,
-        mask_block_cnt: torch.Tensor,
-        mask_block_idx: torch.Tensor,
-        full_block_cnt: torch.Tensor,
-        full_block_idx: torch.Tensor,
-        block_size: tuple[int, int],
-    ) -> BlockSparseTensors:
-        """The lists as `forward` wants them; counts (B, H, rows), indices (B, H, rows, blocks), int32."""
-        return BlockSparseTensors(mask_block_cnt, mask_block_idx, full_block_cnt, full_block_idx, block_size)
 
     def forward(
         self,
@@ -84,7 +69,7 @@ class HostLauncher:
         tiles = _tiles(query, key, block_sparse_tensors)
         scores = self.scores(query, key, softmax_scale, tiles)
         if score_mod is not None or mask_mod is not None:
-            width = self.vector_width or getattr(score_mod, "__vec_size__", None) or (1 if aux_tensors else 2)
+            width = width_for(self.vector_width, score_mod, aux_tensors or ())
             self.modify(scores, key.shape[2], score_mod, mask_mod, tiles, width, aux_tensors or ())
         self.attend(scores, value, tiles, out.transpose(1, 2), lse)
 
@@ -116,8 +101,8 @@ class HostLauncher:
         """Apply the mods to `scores` in place, `width` keys at a time: mask after score_mod, full blocks unmasked."""
         self.on_stage("compile")
         # CuTe refuses an empty list of tensors.
-        auxiliary = [_cute_tensor(t) for t in captures] or [_cute_tensor(scores)]
-        operands = (_cute_tensor(scores), auxiliary, _cute_tensor(tiles.work(columns)))
+        auxiliary = [cute_tensor(t) for t in captures] or [cute_tensor(scores)]
+        operands = (cute_tensor(scores), auxiliary, cute_tensor(tiles.work(columns)))
         sizes = (columns, *tiles.block_size)
         compiled = cute.compile(_modify, score_mod, mask_mod, width, sizes, *operands)
         self.on_stage("launch")
@@ -139,7 +124,7 @@ class HostLauncher:
         lists = BlockSparseTensors(one, blocks, none, blocks, block_size)
         score_mod, mask_mod = getattr(module, "score_mod", None), getattr(module, "mask_mod", None)
         tiles = Tiles(lists, block_size, (scores.shape[0], scores.shape[1], scores.shape[2]))
-        width = self.vector_width or getattr(score_mod, "__vec_size__", None) or (1 if kernel.captures else 2)
+        width = width_for(self.vector_width, score_mod, kernel.captures)
         if score_mod is not None or mask_mod is not None:
             self.modify(modified, columns, score_mod, mask_mod, tiles, width, kernel.captures)
         return modified
@@ -201,8 +186,7 @@ class Tiles:
         """The four lists as int32 (B, H, rows) and (B, H, rows, blocks); all blocks full when there are no lists."""
         batch, heads, length = self.shape
         if self.lists is not None:
-            given = self.lists[:4]
-            return [t.expand(batch, heads, *t.shape[2:]).to(torch.int32) for t in given]
+            return self.lists.per_head(batch, heads)
         rows, blocks = -(-length // self.block_size[0]), -(-columns // self.block_size[1])
         none = torch.zeros(1, dtype=torch.int32)
         count = torch.full((1,), blocks, dtype=torch.int32)
@@ -228,11 +212,6 @@ def _tiles(query: torch.Tensor, key: torch.Tensor, lists: BlockSparseTensors | N
     shape = (query.shape[0], query.shape[1], query.shape[2])
     block_size = lists.block_size if lists is not None else (query.shape[2], key.shape[2])
     return Tiles(lists, block_size, shape)
-
-
-def _cute_tensor(tensor: torch.Tensor) -> cute.Tensor:
-    # Strides are the tensor's own: an expanded dimension keeps stride 0, a stepped one its step.
-    return from_dlpack(tensor.detach())
 
 
 @cute.jit

@@ -14,17 +14,15 @@ from typing import Any, ClassVar
 import cutlass
 import cutlass.cute as cute
 import torch
-from cutlass.cute.runtime import from_dlpack
 
 from ..checks import check_gradients
 from ..eligibility import SIMT, Profile
 from ..errors import InputError
 from ..indexing import FixedLayout
 from ..kernel import ENTRY, RenderedKernel
-from .block_lists import BlockSparseTensors
+from .entry import BlockSparseTensors, TakesBlockLists, check_width, cute_tensor, width_for
 from .module import load
 
-VECTOR_WIDTHS = (1, 2, 4, 8)
 CHUNK = 32
 """Keys between two looks at the running maximum; the accumulator is rescaled at most once for so many."""
 
@@ -35,7 +33,7 @@ Mod = Callable[..., Any]
 
 
 @dataclass
-class SimtLauncher:
+class SimtLauncher(TakesBlockLists):
     """Runs kernels a row at a time. `vector_width` is the number of keys a mod sees at once: 1, 2, 4 or 8.
 
     The default is the mod's own `__vec_size__`, else flash-attn-4's choice: 2 without captures, 1 with. Tensors are all
@@ -51,8 +49,7 @@ class SimtLauncher:
     _digest: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
-        if self.vector_width is not None and self.vector_width not in VECTOR_WIDTHS:
-            raise InputError(f"vector width must be 1, 2, 4 or 8, not {self.vector_width}")
+        check_width(self.vector_width)
 
     def run(self, kernel: RenderedKernel, arguments: Mapping[str, torch.Tensor]) -> None:
         """Fill `arguments["OUT"]` (B, H, M, Dv) and `arguments["LSE"]` (B, H, M) in place, and nothing else (L9.1).
@@ -78,17 +75,6 @@ class SimtLauncher:
         """Every kernel that has been compiled, as `cute.compile` returned it."""
         return tuple(self._compiled.values())
 
-    def block_sparse_tensors(
-        self,
-        mask_block_cnt: torch.Tensor,
-        mask_block_idx: torch.Tensor,
-        full_block_cnt: torch.Tensor,
-        full_block_idx: torch.Tensor,
-        block_size: tuple[int, int],
-    ) -> BlockSparseTensors:
-        """The lists as `forward` wants them; counts (B, H, rows), indices (B, H, rows, blocks), int32."""
-        return BlockSparseTensors(mask_block_cnt, mask_block_idx, full_block_cnt, full_block_idx, block_size)
-
     def forward(
         self,
         q: torch.Tensor,
@@ -106,15 +92,15 @@ class SimtLauncher:
     ) -> None:
         """flash-attn-4's forward signature: q (B, M, H, D), k (B, N, Hkv, D), v (B, N, Hkv, Dv), out (B, M, H, Dv)."""
         captures = list(aux_tensors or ())
-        width = self.vector_width or getattr(score_mod, "__vec_size__", None) or (1 if captures else 2)
-        lists = _lists(block_sparse_tensors, q)
+        width = width_for(self.vector_width, score_mod, captures)
+        lists = block_sparse_tensors.per_head(q.shape[0], q.shape[2]) if block_sparse_tensors is not None else []
         block_size = block_sparse_tensors.block_size if block_sparse_tensors is not None else (q.shape[1], k.shape[1])
         tensors = [q, k, v, out, lse]
         operands = (
-            [_cute_tensor(t) for t in tensors],
+            [cute_tensor(t) for t in tensors],
             # CuTe refuses an empty list of tensors.
-            [_cute_tensor(t) for t in captures or [lse]],
-            [_cute_tensor(t) for t in lists or [lse]],
+            [cute_tensor(t) for t in captures or [lse]],
+            [cute_tensor(t) for t in lists or [lse]],
         )
         stream = _current_stream(q.device)
         plan = _Plan(
@@ -162,18 +148,6 @@ class _Plan:
     dim: int
     value_dim: int
     long: bool
-
-
-def _lists(lists: BlockSparseTensors | None, q: torch.Tensor) -> list[torch.Tensor]:
-    if lists is None:
-        return []
-    batch, heads = q.shape[0], q.shape[2]
-    return [t.expand(batch, heads, *t.shape[2:]).to(torch.int32) for t in lists[:4]]
-
-
-def _cute_tensor(tensor: torch.Tensor) -> cute.Tensor:
-    # Strides are the tensor's own: an expanded dimension keeps stride 0, a stepped one its step.
-    return from_dlpack(tensor.detach())
 
 
 def _layout(tensor: torch.Tensor) -> FixedLayout:

@@ -1,0 +1,1 @@
+"""A case, the catalogue of them, and the clauses that they cite."""

@@ -1,0 +1,383 @@
+"""A case: one mod or two, the tensors they read, and the problem they are run on.
+
+A case is plain data. It has a digest, a TOML form, and no tensors: `flexconf.inputs.materialize` makes those.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Any
+
+from flexconf.cases import toml
+from flexconf.errors import InputError
+from flexconf.language import distributions, layouts, modtext
+from flexconf.language.arithmetic import SYMBOLS, evaluate, split_arguments
+
+__all__ = ["DTYPES", "EXPECTATIONS", "BlockSpec", "Capture", "Case", "Problem"]
+
+DTYPES = ("bfloat16", "float16")
+"""Dtypes of q, k and v."""
+
+PROBLEM_LAYOUTS = (
+    "contiguous", "bmhd", "packed_qkv", "packed_kv", "expanded_heads", "expanded_batch", "padded", "offset",
+)  # fmt: skip
+DISTRIBUTIONS = ("normal", "large", "tiny", "constant", "zeros", "infinite")
+BLOCK_KINDS = ("from_mask", "none", "lists")
+PATTERNS = (
+    "dense",
+    "dense_partial",
+    "reversed",
+    "diagonal",
+    "checkerboard",
+    "empty_rows",
+    "first_empty",
+    "nothing",
+)
+EXPECTATIONS = ("ok", *(f"refused:{stage}" for stage in ("trace", "eligibility", "render")))
+
+_LARGEST = 1 << 24  # elements of one tensor: a case is small by intent
+_CLAUSE = re.compile(r"L[1-9]\.[1-9]\d?")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(@[A-Za-z0-9_.-]+)?")
+
+
+def _whole(value: object, what: str, least: int = 0, most: int = 1 << 20) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise InputError(f"{what} is {value!r}, but must be a whole number from {least} to {most}")
+    return value
+
+
+def _one_of(value: object, choices: Sequence[str], what: str) -> str:
+    if value not in choices:
+        close = difflib.get_close_matches(str(value), choices, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"it is one of {', '.join(choices)}"
+        raise InputError(f"{what} is {value!r}; {hint}")
+    return str(value)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Sizes, dtype and layout of q (B, H, M, D), k (B, Hkv, N, D) and v (B, Hkv, N, Dv).
+
+    `scale` None means 1/sqrt(D). `layout` says how q, k and v lie in memory, `qkv` how their values are
+    drawn. Raises InputError when the sizes do not go together.
+    """
+
+    B: int = 1
+    H: int = 2
+    Hkv: int = 2
+    M: int = 160
+    N: int = 192
+    D: int = 64
+    Dv: int = 64
+    dtype: str = "bfloat16"
+    layout: str = "contiguous"
+    scale: float | None = None
+    qkv: str = "normal"
+
+    def __post_init__(self) -> None:
+        for name in ("B", "M", "N"):
+            _whole(getattr(self, name), f"{name} of the problem")
+        for name in ("H", "Hkv"):
+            _whole(getattr(self, name), f"{name} of the problem", 1, 4096)
+        for name in ("D", "Dv"):
+            size = _whole(getattr(self, name), f"{name} of the problem", 8, 256)
+            if size % 8:
+                raise InputError(f"{name} of the problem is {size}, but must be a multiple of 8 from 8 to 256")
+        if self.H % self.Hkv:
+            raise InputError(
+                f"H={self.H} query heads do not divide into Hkv={self.Hkv} key/value heads; H is a multiple"
+            )
+        _one_of(self.dtype, DTYPES, "dtype of the problem")
+        _one_of(self.layout, PROBLEM_LAYOUTS, "layout of the problem")
+        _one_of(self.qkv, DISTRIBUTIONS, "qkv of the problem")
+        if self.scale is not None and (
+            isinstance(self.scale, bool) or not isinstance(self.scale, int | float) or not math.isfinite(self.scale)
+        ):
+            raise InputError(f"scale of the problem is {self.scale!r}, but must be a finite number")
+        if self.layout == "packed_qkv" and (self.M != self.N or self.Dv != self.D):
+            raise InputError(
+                f"layout packed_qkv needs M == N and D == Dv, not M={self.M}, N={self.N}, D={self.D}, Dv={self.Dv}"
+            )
+        if self.layout == "packed_kv" and self.Dv != self.D:
+            raise InputError(f"layout packed_kv needs D == Dv, not D={self.D}, Dv={self.Dv}")
+        largest = max(self.B * self.H * max(self.M, 1) * max(self.N, 1), self.B * self.H * max(self.M, self.N) * self.D)
+        if largest > 4 * _LARGEST:
+            raise InputError(f"the problem has {largest:,} score elements; at most {4 * _LARGEST:,} are allowed")
+
+    @classmethod
+    def parse_shape(cls, text: str, **changes: Any) -> Problem:
+        """The problem of `B,H,Hkv,M,N,D` or `B,H,Hkv,M,N,D,Dv`; `changes` set dtype, layout, scale or qkv."""
+        parts = [part.strip() for part in text.split(",")]
+        if len(parts) not in (6, 7) or not all(part.isdecimal() and len(part) <= 8 for part in parts):
+            raise InputError(f"shape {text[:60]!r}: write B,H,Hkv,M,N,D or B,H,Hkv,M,N,D,Dv, such as 2,4,2,300,200,64")
+        numbers = [int(part) for part in parts]
+        if len(numbers) == 6:
+            numbers.append(numbers[5])
+        return cls(**(dict(zip(SYMBOLS, numbers, strict=True)) | changes))
+
+    def symbols(self) -> dict[str, int]:
+        """The sizes by name: B, H, Hkv, M, N, D, Dv."""
+        return {name: getattr(self, name) for name in SYMBOLS}
+
+    @property
+    def effective_scale(self) -> float:
+        """The factor on Q K^T."""
+        return 1.0 / math.sqrt(self.D) if self.scale is None else float(self.scale)
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A tensor that a mod reads.
+
+    `shape` holds sizes or arithmetic in the problem's symbols (`"M+N-1"`), `dtype` one of clause L7.5,
+    `values` and `layout` the vocabularies of `flexconf.language.distributions` and `flexconf.language.layouts`. Raises
+    InputError.
+    """
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str = "float32"
+    values: str = "normal"
+    layout: str = "contiguous"
+    requires_grad: bool = False
+
+    def __post_init__(self) -> None:
+        what = f"capture {self.name!r}"
+        modtext.check_capture_name(self.name)
+        if len(self.shape) > 4:
+            raise InputError(f"{what} has {len(self.shape)} dimensions; captures have 0 to 4")
+        _one_of(self.dtype, modtext.DTYPES, f"dtype of {what}")
+        layouts.parse(self.layout)
+        if self.requires_grad and not self.dtype.startswith(("float", "bfloat")):
+            raise InputError(f"{what}: only a float can require grad, not {self.dtype}")
+
+    @classmethod
+    def parse(cls, spec: str) -> Capture:
+        """The capture of `NAME=SHAPE:DTYPE[:VALUES[:LAYOUT[:requires_grad]]]`.
+
+        SHAPE is a comma list such as `H,M+N`, or `scalar` for rank 0. Raises InputError.
+        """
+        name, equals, rest = spec.partition("=")
+        example = "write NAME=SHAPE:DTYPE[:VALUES[:LAYOUT]], such as bias=H,M+N:float32"
+        if not equals:
+            raise InputError(f"buffer {spec[:60]!r} has no '='; {example}")
+        parts = [part.strip() for part in rest.split(":")]
+        if not 2 <= len(parts) <= 5:
+            raise InputError(f"buffer {spec[:60]!r}: {example}")
+        shape, dtype, *more = parts
+        if len(more) == 3 and more[2] != "requires_grad":
+            raise InputError(f"buffer {spec[:60]!r}: the fifth part can only be requires_grad, not {more[2]!r}")
+        sizes: tuple[int | str, ...] = ()
+        if shape not in ("", "scalar"):
+            sizes = tuple(int(part) if part.isdecimal() else part for part in split_arguments(shape))
+        return cls(
+            name.strip(),
+            sizes,
+            dtype,
+            more[0] if more and more[0] else ("normal" if dtype.startswith(("float", "bfloat")) else "bits"),
+            more[1] if len(more) > 1 and more[1] else "contiguous",
+            len(more) == 3,
+        )
+
+    def spec(self) -> str:
+        """The text that `parse` reads, without the name."""
+        parts = [",".join(map(str, self.shape)) or "scalar", self.dtype, self.values, self.layout]
+        if self.requires_grad:
+            return ":".join([*parts, "requires_grad"])
+        if self.layout == "contiguous":
+            parts.pop()
+        return ":".join(parts)
+
+    def resolve_shape(self, symbols: Mapping[str, int]) -> tuple[int, ...]:
+        """The sizes for a problem. Raises InputError when one is negative, fractional or too large."""
+        what = f"shape of capture {self.name!r}"
+        sizes: list[int] = []
+        for part in self.shape:
+            size = part if isinstance(part, int) else evaluate(part, symbols, what)
+            if not isinstance(size, int) or not 0 <= size <= _LARGEST:
+                raise InputError(f"{what}: {part!r} is {size!r}, but must be a whole number from 0 to {_LARGEST}")
+            sizes.append(size)
+        if math.prod(sizes) > _LARGEST:
+            raise InputError(f"{what}: {tuple(sizes)} has more than {_LARGEST:,} elements")
+        return tuple(sizes)
+
+
+Lists = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """How the block mask comes about.
+
+    `kind` "from_mask": from the mask_mod, as users do it; with `broadcast` as for a mask that does not depend
+    on b and h (block lists of shape (1, 1, ...)). "none": no block mask. "lists": by hand, from a `pattern`,
+    or from `partial` and `full`: for each row of query blocks the key/value blocks, in the order in which
+    they are listed; either one list of rows for all of B and H, or nested [b][h][row].
+
+    Block size `q` x `kv`. Raises InputError.
+    """
+
+    q: int = 128
+    kv: int = 128
+    kind: str = "from_mask"
+    broadcast: bool = False
+    pattern: str | None = None
+    partial: Lists | None = None
+    full: Lists | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("q", "kv"):
+            _whole(getattr(self, name), f"{name} of the block", 1, 4096)
+        _one_of(self.kind, BLOCK_KINDS, "kind of the block")
+        if self.pattern is not None:
+            _one_of(self.pattern, PATTERNS, "pattern of the block")
+        given = self.pattern is not None or self.partial is not None or self.full is not None
+        if given != (self.kind == "lists"):
+            raise InputError("a block of kind 'lists', and no other, has a pattern or partial and full lists")
+        if self.pattern is not None and (self.partial is not None or self.full is not None):
+            raise InputError("a block has either a pattern or partial and full lists, not both")
+
+
+def used(captures: Sequence[Capture], *mods: str | None) -> tuple[Capture, ...]:
+    """Those of the captures that the mods read, and those whose storage they share. Raises ModTextError."""
+    return _named(captures, {name for text in mods if text is not None for name in modtext.free_names(text)})
+
+
+def _named(captures: Sequence[Capture], names: Set[str]) -> tuple[Capture, ...]:
+    """Those of these names, and those whose storage they share, which come before them."""
+    wanted = set(names)
+    for capture in reversed(captures):
+        of = layouts.parse(capture.layout).of
+        if capture.name in wanted and of is not None:
+            wanted.add(of)
+    return tuple(c for c in captures if c.name in wanted)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One mod or two on one problem.
+
+    `clauses` are those that the case is about; `source` is a paper, library or issue it comes from; `expect`
+    is "ok" or "refused:<stage>", with `reason_contains` a part of the refusal's text.
+    """
+
+    name: str
+    about: str = ""
+    score_mod: str | None = None
+    mask_mod: str | None = None
+    captures: tuple[Capture, ...] = ()
+    problem: Problem = field(default_factory=Problem)
+    block: BlockSpec = field(default_factory=BlockSpec)
+    seed: int = 0
+    clauses: tuple[str, ...] = ()
+    source: str | None = None
+    expect: str = "ok"
+    reason_contains: str | None = None
+
+    def __post_init__(self) -> None:
+        what = f"case {self.name!r}"
+        if not _NAME.fullmatch(self.name):
+            raise InputError(f"{what}: a name is letters, digits, '_', '-' and '.', then perhaps @shape")
+        _whole(self.seed, f"seed of {what}", 0, 2**63 - 1)
+        _one_of(self.expect, EXPECTATIONS, f"expect of {what}")
+        if self.reason_contains is not None and self.expect == "ok":
+            raise InputError(f"{what}: reason_contains needs expect = 'refused:...'")
+        for clause in self.clauses:
+            if not _CLAUSE.fullmatch(clause):
+                raise InputError(f"{what}: {clause!r} is not a clause, such as 'L7.4'")
+        self._check_captures(what)
+        self._check_mods(what)
+
+    def _check_captures(self, what: str) -> None:
+        earlier: set[str] = set()
+        symbols = self.problem.symbols()
+        for capture in self.captures:
+            if capture.name in earlier:
+                raise InputError(f"{what}: capture {capture.name!r} is given twice")
+            shared = layouts.parse(capture.layout).of
+            if shared is not None and shared not in earlier:
+                raise InputError(f"{what}: capture {capture.name!r} is a view of {shared!r}, which must come before it")
+            capture.resolve_shape(symbols)
+            distributions.check(capture.values, symbols)
+            earlier.add(capture.name)
+
+    def _check_mods(self, what: str) -> None:
+        given = {capture.name for capture in self.captures}
+        needed: set[str] = set()
+        for kind, text in (("score_mod", self.score_mod), ("mask_mod", self.mask_mod)):
+            if text is None:
+                continue
+            try:
+                names = modtext.free_names(text)
+            except InputError as error:
+                raise InputError(f"{what}: {kind}: {error}") from None
+            for name in sorted(names - given):
+                close = difflib.get_close_matches(name, [*given, *modtext.GRAMMAR_NAMES], 1, 0.6)
+                hint = f"did you mean {close[0]!r}?" if close else f"give it as a buffer: {name}=SHAPE:DTYPE"
+                raise InputError(f"{what}: {kind} reads {name!r}, which is not given; {hint}")
+            needed |= names
+        read = {capture.name for capture in _named(self.captures, needed)}
+        for name in sorted(given - read):
+            raise InputError(f"{what}: capture {name!r} is given, but no mod reads it")
+        if self.mask_mod is None and self.block.kind == "from_mask" and self.block != BlockSpec():
+            raise InputError(f"{what}: a block size needs a mask_mod, or a block of kind 'lists'")
+
+    @property
+    def kind(self) -> str:
+        """ "score_mod", "mask_mod", "combination" or "plain"."""
+        if self.score_mod is not None:
+            return "score_mod" if self.mask_mod is None else "combination"
+        return "plain" if self.mask_mod is None else "mask_mod"
+
+    def constants(self) -> dict[str, int]:
+        """The sizes that a mod may read as Python integers."""
+        return self.problem.symbols()
+
+    def replace(self, **changes: Any) -> Case:
+        """The case with other fields; checked anew."""
+        return dataclasses.replace(self, **changes)
+
+    def digest(self) -> str:
+        """SHA-256, in hex, of the case's content (its description and source do not count)."""
+        content = dataclasses.asdict(self)
+        for unessential in ("about", "source", "clauses"):
+            del content[unessential]
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_toml(self) -> str:
+        """The case as one table of a catalogue file."""
+        default = Case(self.name)
+        lines = [f"[{toml.key(self.name)}]"]
+        for name in (
+            "about",
+            "source",
+            "score_mod",
+            "mask_mod",
+            "seed",
+            "clauses",
+            "expect",
+            "reason_contains",
+        ):
+            value = getattr(self, name)
+            if value != getattr(default, name) or name == "seed":
+                lines.append(f"{name} = {toml.value(value)}")
+        if self.captures:
+            specs = ", ".join(f"{capture.name} = {toml.value(capture.spec())}" for capture in self.captures)
+            lines.append(f"captures = {{ {specs} }}")
+        lines.append(f"problem = {toml.inline(dataclasses.asdict(self.problem))}")
+        if self.block != BlockSpec():
+            changed = {
+                key: value
+                for key, value in dataclasses.asdict(self.block).items()
+                if value != getattr(BlockSpec(kind="from_mask"), key)
+            }
+            lines.append(f"block = {toml.inline(changed)}")
+        return "\n".join(lines) + "\n"

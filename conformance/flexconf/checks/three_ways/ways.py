@@ -1,0 +1,243 @@
+"""One form three ways: PyTorch eagerly, the oracle, and the lowering's rendered mods.
+
+They share the form's own function and nothing else. Eager execution gets real zero-dimensional tensors, an element at a
+time, and indexes plainly: no vmap, no meta tensors, of which the oracle and the lowering take their promotion.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+import flexflash
+from flexconf.checks.three_ways.forms import Form
+from flexconf.checks.three_ways.values import KEYS, QUERIES, capture
+from flexconf.language import modtext
+from flexconf.oracles import evaluation
+from flexconf.oracles.operation import UnmodelledOperation
+from flexconf.oracles.shadow import Shadow
+from flexflash.launch.host import HostLauncher
+
+WIDTHS: Final = (1, 4)
+GROUP: Final = 160
+_BITS: Final = 24
+Mod = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one way makes of a form: `value` (M, N), in float64, int64 or bool, or the reason of a refusal.
+
+    `dtype`: PyTorch's, of the value. `bound`: the oracle's, float64 (M, N); inf where any value is legal.
+    """
+
+    value: Tensor | None
+    dtype: torch.dtype | None = None
+    refusal: str = ""
+    bound: Tensor | None = None
+
+
+@functools.cache
+def function(form: Form) -> Mod:
+    """The form as a score_mod that returns its value as it is."""
+    captures = {name: capture(name) for name in modtext.free_names(form.text)}
+    return modtext.compile_mod(form.text, "score", captures, {}, "form")
+
+
+def scores() -> Tensor:
+    """The scores (M, N) float32 of one head: hard values, the same in every row."""
+    return capture("x_float32").expand(QUERIES, KEYS).contiguous()
+
+
+def eager(form: Form) -> Result:
+    """PyTorch on real zero-dimensional tensors, one call an element. A refusal is PyTorch's own, its first line."""
+    mod = function(form)
+    rows = QUERIES if form.over_queries else 1
+    columns = KEYS if form.over_keys else 1
+    index = [torch.tensor(n, dtype=torch.int32) for n in range(max(QUERIES, KEYS))]
+    score = list(capture("x_float32"))
+    values: list[Any] = []
+    dtypes: set[torch.dtype] = set()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for row in range(rows):
+            for column in range(columns):
+                try:
+                    result = mod(score[column], index[0], index[0], index[row], index[column])
+                except (RuntimeError, TypeError, ValueError, NotImplementedError, OverflowError) as error:
+                    return Result(None, refusal=_line(error))
+                dtypes.add(result.dtype)
+                values.append(result.item())
+    if len(dtypes) != 1:
+        return Result(None, refusal=f"dtypes {sorted(map(str, dtypes))}, by value")
+    dtype = dtypes.pop()
+    held = torch.tensor(values, dtype=_held(dtype)).view(rows, columns)
+    return Result(held.expand(QUERIES, KEYS).contiguous(), dtype)
+
+
+def oracle(forms: Sequence[Form]) -> list[Result]:
+    """Value and bound of each form, by the oracle; what it has no model for is a refusal."""
+    given = scores().view(1, 1, QUERIES, KEYS).double()
+
+    def all_of_them(*arguments: Tensor) -> tuple[Tensor, ...]:
+        return tuple(function(form)(*arguments) for form in forms)
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            followed = evaluation.follow(all_of_them, "score", (given, None), 1, 1, QUERIES, KEYS)
+    except (RuntimeError, TypeError, ValueError, UnmodelledOperation) as error:
+        if len(forms) == 1:
+            return [Result(None, refusal=_line(error))]
+        return [result for form in forms for result in oracle([form])]
+    return [_certified(result, shadow) for result, shadow in followed]
+
+
+def _certified(result: Tensor, shadow: Shadow) -> Result:
+    value = shadow.v.to(_held(shadow.nominal)).expand(1, 1, QUERIES, KEYS)[0, 0]
+    bound = shadow.error().expand(1, 1, QUERIES, KEYS)[0, 0]
+    return Result(value, result.dtype, bound=bound)
+
+
+def lowered(forms: Sequence[Form], first: Sequence[Result]) -> list[dict[int, Result]]:
+    """What the rendered mods give at each of `WIDTHS`, several forms to a kernel.
+
+    `first`: for each form PyTorch's result, around which a float64 is told in full; the score alone has 24 bits.
+    """
+    mods = [function(form) for form in forms]
+    scales = [_scale(r.value) if r.dtype is torch.float64 and r.value is not None else None for r in first]
+    parts: list[list[Tensor]] = []
+
+    def together(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        results = [mod(score, b, h, q, kv) for mod in mods]
+        found = [_told(r, None if s is None else s[q, kv]) for r, s in zip(results, scales, strict=True)]
+        dtypes[:] = [r.dtype for r in results]
+        parts[:] = found
+        return _of_the_head([part for told in found for part in told], h)
+
+    dtypes: list[torch.dtype] = []
+    guessed = sum(_parts(result.dtype) for result in first)
+    try:
+        kernel = _kernel(together, guessed)
+        count = sum(map(len, parts))
+        if count != guessed:  # the lowering takes a dtype for another than PyTorch
+            kernel = _kernel(together, count)
+    except flexflash.FlexFlashError as error:
+        if len(forms) == 1:
+            return [{width: Result(None, refusal=_line(error)) for width in WIDTHS}]
+        return _without_refused(forms, first)
+    try:
+        given = scores().expand(1, count, QUERIES, KEYS)
+        seen = {width: HostLauncher(width).evaluate(kernel, given)[0].double() for width in WIDTHS}
+    except Exception as error:  # the compiler's errors have no common base
+        if len(forms) == 1:
+            return [{width: Result(None, refusal=f"crash: {_line(error)}") for width in WIDTHS}]
+        half = len(forms) // 2
+        return [*lowered(forms[:half], first[:half]), *lowered(forms[half:], first[half:])]
+    results: list[dict[int, Result]] = []
+    head = 0
+    for told, dtype, scale in zip(parts, dtypes, scales, strict=True):
+        results.append({w: Result(_joined(s[head : head + len(told)], dtype, scale), dtype) for w, s in seen.items()})
+        head += len(told)
+    return results
+
+
+def refused(form: Form) -> str:
+    """Why the lowering refuses the form before anything is compiled (L7.7); empty where it does not."""
+    try:
+        _kernel(function(form), 1)
+    except flexflash.FlexFlashError as error:
+        return _line(error)
+    return ""
+
+
+def _kernel(mod: Mod, heads: int) -> flexflash.RenderedKernel:
+    q = torch.zeros(1, heads, QUERIES, 8, dtype=torch.bfloat16)
+    k = torch.zeros(1, 1, KEYS, 8, dtype=torch.bfloat16)
+    return flexflash.lower(q, k, k, mod)
+
+
+def _of_the_head(values: Sequence[Tensor], h: Tensor) -> Tensor:
+    """The value whose number is `h`, chosen bit by bit: as few comparisons as there are bits, which are costly."""
+    bit = 1
+    while len(values) > 1:
+        odd = (h & bit) != 0
+        pairs = [torch.where(odd, values[n + 1], values[n]) for n in range(0, len(values) - 1, 2)]
+        values = [*pairs, *values[len(pairs) * 2 :]]
+        bit *= 2
+    return values[0]
+
+
+def _without_refused(forms: Sequence[Form], first: Sequence[Result]) -> list[dict[int, Result]]:
+    """The forms of a kernel that was refused: those that are refused alone as such, the others together."""
+    refusals = {form: refusal for form in forms if (refusal := refused(form))}
+    kept = [n for n, form in enumerate(forms) if form not in refusals]
+    if len(kept) == len(forms):  # nothing but being together is refused
+        raise RuntimeError(f"{len(forms)} forms are refused together, and none of them alone: {forms[0].text}, ...")
+    seen = dict(zip(kept, lowered([forms[n] for n in kept], [first[n] for n in kept]) if kept else [], strict=True))
+    return [
+        seen.get(n) or {width: Result(None, refusal=refusals[form]) for width in WIDTHS} for n, form in enumerate(forms)
+    ]
+
+
+def _told(result: Tensor, scale: Tensor | None) -> list[Tensor]:
+    """A value of any dtype as float32 numbers that hold every bit of it."""
+    dtype = result.dtype
+    if dtype is torch.float64:
+        rest = result if scale is None else result * scale
+        told = []
+        for _ in range(3):
+            part = rest.to(torch.float32)
+            told.append(part)
+            rest = rest - part.to(torch.float64)
+        return told
+    if dtype in (torch.int32, torch.int64):
+        mask = (1 << _BITS) - 1
+        places = range(0, torch.iinfo(dtype).bits - _BITS, _BITS)
+        last = result >> (_BITS * len(places))
+        return [*(((result >> place) & mask).to(torch.float32) for place in places), last.to(torch.float32)]
+    return [result.to(torch.float32)]
+
+
+def _parts(dtype: torch.dtype | None) -> int:
+    """How many numbers `_told` makes of a value."""
+    return {torch.float64: 3, torch.int64: 3, torch.int32: 2}.get(dtype or torch.float32, 1)
+
+
+def _joined(parts: Tensor, dtype: torch.dtype, scale: Tensor | None) -> Tensor:
+    """`_told` undone, from (parts, M, N) float64: float64, int64 or bool (M, N)."""
+    if dtype is torch.float64:
+        whole = torch.where(parts[0].isfinite(), parts.sum(0), parts[0])
+        whole = torch.where(whole == 0, parts[0], whole)  # keeps the sign of zero
+        return whole if scale is None else whole / scale
+    if dtype.is_floating_point:
+        return parts[0]
+    if dtype is torch.bool:
+        return parts[0] != 0
+    whole = torch.zeros_like(parts[0], dtype=torch.int64)
+    for n, part in enumerate(parts):
+        whole = whole + (part.nan_to_num(nan=2.0**40).to(torch.int64) << (_BITS * n))
+    return whole
+
+
+def _scale(value: Tensor) -> Tensor:
+    """A power of two for each element, by which it comes near 1: float64 (M, N)."""
+    exponent = torch.frexp(torch.where(value.isfinite() & (value != 0), value, 1.0)).exponent
+    return torch.ldexp(torch.ones_like(value), -exponent.clamp(-1000, 1000))
+
+
+def _held(dtype: torch.dtype) -> torch.dtype:
+    if dtype is torch.bool:
+        return torch.bool
+    return torch.float64 if dtype.is_floating_point else torch.int64
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200] if text else ''}"

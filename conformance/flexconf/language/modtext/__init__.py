@@ -1,0 +1,32 @@
+"""A mod written as text, checked against a small grammar and compiled into a real Python function.
+
+A mod is what a FlexAttention user writes in the body of a `score_mod` or `mask_mod`: one expression, or a few
+assignments and a final expression. Nothing else can be said: no attribute outside `torch.<operation>`, no
+call outside the table of operations, bounded size. The function that comes out has its captures as closure cells and
+its source in `linecache`, so that tracing, tracebacks and repro scripts see ordinary code.
+"""
+
+from flexconf.language.modtext.function import ScalarIndexing, check_result, compile_mod
+from flexconf.language.modtext.syntax import LIMITS, free_names
+from flexconf.language.modtext.vocabulary import (
+    DTYPES,
+    GRAMMAR_NAMES,
+    OPERATIONS,
+    Kind,
+    ModTextError,
+    check_capture_name,
+)
+
+__all__ = [
+    "DTYPES",
+    "GRAMMAR_NAMES",
+    "LIMITS",
+    "OPERATIONS",
+    "Kind",
+    "ModTextError",
+    "ScalarIndexing",
+    "check_capture_name",
+    "check_result",
+    "compile_mod",
+    "free_names",
+]

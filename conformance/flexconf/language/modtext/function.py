@@ -1,0 +1,169 @@
+"""A mod's text as a function: the same code that a user would have written, with its source."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import linecache
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from flexconf.language.modtext.checker import Checker
+from flexconf.language.modtext.syntax import normalised, parse
+from flexconf.language.modtext.vocabulary import CONSTANTS, PARAMETERS, Kind, ModTextError, check_capture_name
+
+
+class ScalarIndexing(TorchFunctionMode):
+    """Turns `tensor[scalar tensors and ints]` into `aten.index`, as FlexAttention does, so that no index is
+    read back to Python and `bias[b][q]` means `bias[b, q]`.
+
+    The mode sees calls outside vmap only; under vmap use PyTorch's own.
+    """
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.Tensor.__getitem__:
+            tensor, index = args
+            parts = index if isinstance(index, tuple) else (index,)
+            if all(isinstance(part, Tensor | int) for part in parts):
+                indices = [
+                    part if isinstance(part, Tensor) else torch.tensor(part, device=tensor.device) for part in parts
+                ]
+                return torch.ops.aten.index(tensor, indices)
+        return func(*args, **(kwargs or {}))
+
+
+def compile_mod(
+    text: str,
+    kind: Kind,
+    captures: Mapping[str, Tensor],
+    constants: Mapping[str, int | float],
+    name: str = "mod",
+) -> Callable[..., Tensor]:
+    """The mod that `text` says, as a function of scalar tensors.
+
+    `kind` "score" gives `(score, b, h, q, kv) -> score`, "mask" gives `(b, h, q, kv) -> bool`. `captures` are
+    the tensors it may read, by name; `constants` are the sizes of the problem (B, H, Hkv, M, N, D, Dv) as
+    Python numbers. `name` appears in tracebacks. Raises ModTextError.
+    """
+    statements = parse(text)
+    ranks = {key: value.dim() for key, value in captures.items()}
+    for key in captures:
+        check_capture_name(key)
+    checker = Checker(kind, ranks, constants)
+    for statement in statements:
+        checker.statement(statement)
+
+    cells: dict[str, Any] = {}
+    for used in checker.used:
+        if used in captures:
+            cells[used] = captures[used]
+        elif used in constants:
+            cells[used] = constants[used]
+        elif used in CONSTANTS:
+            cells[used] = CONSTANTS[used]
+    source = _source(normalised(text), statements, kind, list(cells))
+    digest = hashlib.sha256(source.encode()).hexdigest()[:12]
+    filename = f"<flexconf {kind}_mod {name} {digest}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    # Dynamo looks the function's globals up in the module of that name, which must have them.
+    namespace: dict[str, Any] = {"torch": torch, "__name__": __name__}
+    tree = ast.parse(source, filename)
+    assert _said(_body(tree)) == _said(statements), f"{filename}: what was checked is not what would run"
+    exec(compile(tree, filename, "exec"), namespace)  # checked against the grammar above
+    mod: Callable[..., Tensor] = namespace["make_mod"](**cells)
+    return mod
+
+
+def check_result(mod: Callable[..., Tensor], kind: Kind) -> None:
+    """Call the mod once on scalars without data, and check that what it returns is a mod's result.
+
+    A mask_mod must return a bool scalar, a score_mod a scalar of a floating dtype. `mod` comes from
+    compile_mod; for the call its captures are replaced by tensors without data of the same shape and dtype.
+    Raises ModTextError.
+    """
+    meta = torch.device("meta")
+    index = [torch.empty((), dtype=torch.int32, device=meta) for _ in range(4)]
+    scalars = index if kind == "mask" else [torch.empty((), dtype=torch.float32, device=meta), *index]
+    with torch.no_grad(), ScalarIndexing():
+        try:
+            result: object = _without_data(mod)(*scalars)
+        except (RuntimeError, TypeError, IndexError, ValueError, NotImplementedError) as error:
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise ModTextError(f"PyTorch refuses it: {reason[0][:200]}") from None
+    if not isinstance(result, Tensor):
+        like = "torch.full_like(score, x)" if kind == "score" else "torch.ones_like(q, dtype=torch.bool)"
+        raise ModTextError(f"the result is the Python value {result!r}, not a tensor; write {like}")
+    if result.dim() != 0:
+        raise ModTextError(f"the result has the shape {tuple(result.shape)}; a mod returns a scalar")
+    if kind == "mask" and result.dtype != torch.bool:
+        raise ModTextError(
+            f"the result is {_short(result.dtype)}, but a mask is bool; write a comparison, such as q >= kv"
+        )
+    if kind == "score" and not result.dtype.is_floating_point:
+        raise ModTextError(
+            f"the result is {_short(result.dtype)}, but a score is a float; "
+            "write torch.where(condition, score, -inf) or x.to(torch.float32)"
+        )
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _without_data(mod: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same code over captures on the meta device. Takes a function that compile_mod made."""
+    factory_globals = mod.__globals__
+    names = mod.__code__.co_freevars
+    cells = [cell.cell_contents for cell in mod.__closure__ or ()]
+    swapped = {
+        name: torch.empty(value.shape, dtype=value.dtype, device="meta") if isinstance(value, Tensor) else value
+        for name, value in zip(names, cells, strict=True)
+    }
+    made: Callable[..., Tensor] = factory_globals["make_mod"](**swapped)
+    return made
+
+
+def _body(factory: ast.Module) -> list[ast.stmt]:
+    """The statements of the mod within its factory."""
+    (make,) = factory.body
+    assert isinstance(make, ast.FunctionDef) and isinstance(make.body[0], ast.FunctionDef)
+    return make.body[0].body
+
+
+def _said(statements: Sequence[ast.stmt]) -> list[str]:
+    """The meaning of a mod's statements: each assignment, and the result."""
+    kept = [s for s in statements[:-1] if isinstance(s, ast.Assign)]
+    last = statements[-1]
+    assert isinstance(last, ast.Expr | ast.Return) and last.value is not None
+    return [*map(ast.dump, kept), ast.dump(last.value)]
+
+
+def _source(text: str, statements: Sequence[ast.stmt], kind: Kind, cells: Sequence[str]) -> str:
+    """The text as the body of a function inside a factory whose parameters are the closure cells."""
+    original = textwrap.dedent(text).strip()
+
+    def segment(node: ast.expr) -> str:
+        code = ast.get_source_segment(original, node) or ast.unparse(node)
+        return f"({code})" if "\n" in code else code
+
+    lines = [f"def make_mod({', '.join(cells)}):", f"    def {kind}_mod({', '.join(PARAMETERS[kind])}):"]
+    for statement in statements[:-1]:
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            lines.append(f"        {statement.targets[0].id} = {segment(statement.value)}")
+        # An expression statement before the last has no effect and is dropped.
+    last = statements[-1]
+    if isinstance(last, ast.Expr):
+        lines.append(f"        return {segment(last.value)}")
+    lines.append(f"    return {kind}_mod")
+    return "\n".join(lines) + "\n"

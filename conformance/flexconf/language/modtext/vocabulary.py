@@ -1,0 +1,193 @@
+"""What a mod's text may say: the operations, the names, and what to write instead of what it may not."""
+
+from __future__ import annotations
+
+import ast
+import keyword
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from flexconf.errors import InputError
+from flexconf.language.arithmetic import SYMBOLS
+
+Kind = Literal["score", "mask"]
+
+
+class ModTextError(InputError):
+    """The text of a mod is outside the grammar. One line: position, what is wrong, what would work."""
+
+
+DTYPES = (
+    "float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool",
+)  # fmt: skip
+"""The dtypes of clause L7.5, as `torch.<name>`."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """How an operation may be called: the least and most positional arguments, and the keywords."""
+
+    least: int
+    most: int
+    keywords: frozenset[str] = frozenset()
+
+
+def _table() -> dict[str, Signature]:
+    unary = (
+        "abs exp exp2 expm1 log log1p log2 log10 sqrt rsqrt reciprocal square sin cos tan asin acos atan "
+        "sinh cosh tanh asinh acosh atanh sigmoid erf erfc floor ceil trunc frac sign neg relu "
+        "logical_not bitwise_not isnan isinf isfinite signbit sgn positive deg2rad rad2deg sinc"
+    )
+    binary = (
+        "mul pow fmod remainder floor_divide true_divide minimum maximum fmin fmax atan2 copysign hypot "
+        "eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor "
+        "bitwise_left_shift bitwise_right_shift xlogy logaddexp logaddexp2 heaviside"
+    )
+    table = {f"torch.{name}": Signature(1, 1) for name in unary.split()}
+    table |= {f"torch.{name}": Signature(2, 2) for name in binary.split()}
+    dtype = frozenset({"dtype"})
+    table |= {
+        "torch.add": Signature(2, 2, frozenset({"alpha"})),
+        "torch.sub": Signature(2, 2, frozenset({"alpha"})),
+        "torch.div": Signature(2, 2, frozenset({"rounding_mode"})),
+        "torch.round": Signature(1, 1, frozenset({"decimals"})),
+        "torch.where": Signature(3, 3),
+        "torch.lerp": Signature(3, 3),
+        "torch.clamp": Signature(1, 3, frozenset({"min", "max"})),
+        "torch.clamp_min": Signature(2, 2),
+        "torch.clamp_max": Signature(2, 2),
+        "torch.nan_to_num": Signature(1, 4, frozenset({"nan", "posinf", "neginf"})),
+        "torch.addcmul": Signature(3, 3, frozenset({"value"})),
+        "torch.addcdiv": Signature(3, 3, frozenset({"value"})),
+        "torch.logit": Signature(1, 2, frozenset({"eps"})),
+        "torch.full_like": Signature(2, 2, dtype),
+        "torch.zeros_like": Signature(1, 1, dtype),
+        "torch.ones_like": Signature(1, 1, dtype),
+    }
+    functional = {
+        "silu": Signature(1, 1),
+        "gelu": Signature(1, 1, frozenset({"approximate"})),
+        "softplus": Signature(1, 3, frozenset({"beta", "threshold"})),
+        "relu": Signature(1, 1),
+        "relu6": Signature(1, 1),
+        "leaky_relu": Signature(1, 2, frozenset({"negative_slope"})),
+        "elu": Signature(1, 2, frozenset({"alpha"})),
+        "logsigmoid": Signature(1, 1),
+        "hardtanh": Signature(1, 3, frozenset({"min_val", "max_val"})),
+        "celu": Signature(1, 2, frozenset({"alpha"})),
+        "selu": Signature(1, 1),
+        "hardsigmoid": Signature(1, 1),
+        "hardswish": Signature(1, 1),
+        "mish": Signature(1, 1),
+        "softsign": Signature(1, 1),
+        "tanhshrink": Signature(1, 1),
+        "softshrink": Signature(1, 2, frozenset({"lambd"})),
+        "hardshrink": Signature(1, 2, frozenset({"lambd"})),
+        "threshold": Signature(3, 3),
+    }
+    table |= {f"torch.nn.functional.{name}": signature for name, signature in functional.items()}
+    # Real operations that no lowering of clause L7.6 covers: a case with `expect = "refused:..."` names them.
+    table |= {
+        "torch.cumsum": Signature(2, 2),
+        "torch.sum": Signature(1, 1),
+        "torch.sort": Signature(1, 1),
+        "torch.rand_like": Signature(1, 1),
+    }
+    return table
+
+
+OPERATIONS: Mapping[str, Signature] = _table()
+"""What may be called, by its dotted name."""
+
+STRING_CHOICES: Mapping[str, tuple[str | None, ...]] = {
+    "rounding_mode": ("floor", "trunc", None),
+    "approximate": ("none", "tanh"),
+}
+"""Keywords that take one of a few words; `rounding_mode=None`, the default written out, divides and rounds nothing."""
+CONSTANTS: Mapping[str, float] = {"inf": math.inf, "nan": math.nan, "pi": math.pi}
+PARAMETERS: Mapping[Kind, tuple[str, ...]] = {
+    "score": ("score", "b", "h", "q", "kv"),
+    "mask": ("b", "h", "q", "kv"),
+}
+GRAMMAR_NAMES = frozenset({*PARAMETERS["score"], *SYMBOLS, *CONSTANTS, "torch"})
+"""The names that every mod's text may read without being given a capture."""
+
+HINTS: Mapping[str, str] = {
+    "abs": "torch.abs(x)",
+    "min": "torch.minimum(x, y)",
+    "max": "torch.maximum(x, y)",
+    "round": "torch.round(x)",
+    "pow": "x ** y or torch.pow(x, y)",
+    "sum": "+",
+    "int": "x.to(torch.int32)",
+    "float": "x.to(torch.float32), or inf for float('inf')",
+    "bool": "x.to(torch.bool) or x != 0",
+    "math": "torch.<operation>, or the constants inf, nan and pi",
+    "np": "torch.<operation>",
+    "numpy": "torch.<operation>",
+    "F": "torch.nn.functional.<operation>",
+    "q_idx": "q",
+    "kv_idx": "kv",
+    "k_idx": "kv",
+    "q_index": "q",
+    "kv_index": "kv",
+    "batch": "b",
+    "b_idx": "b",
+    "head": "h",
+    "h_idx": "h",
+    "len": "the symbols " + ", ".join(SYMBOLS),
+    "range": "explicit terms; a mod has no loops",
+}
+METHOD_HINTS: Mapping[str, str] = {
+    "float": ".to(torch.float32)",
+    "double": ".to(torch.float64)",
+    "half": ".to(torch.float16)",
+    "bfloat16": ".to(torch.bfloat16)",
+    "int": ".to(torch.int32)",
+    "long": ".to(torch.int64)",
+    "bool": ".to(torch.bool)",
+    "item": "the tensor itself; a mod works on scalar tensors",
+}
+STATEMENTS: Mapping[type[ast.stmt], str] = {
+    ast.If: "'if' on a tensor is Python control flow; write torch.where(condition, x, y)",
+    ast.For: "a mod has no loops; write the terms out",
+    ast.While: "a mod has no loops; write the terms out",
+    ast.Return: "leave out 'return': the last line is the result",
+    ast.FunctionDef: "write only the body: assignments and a final expression",
+    ast.Import: "nothing can be imported; torch.<operation>, inf, nan and pi are there",
+    ast.ImportFrom: "nothing can be imported; torch.<operation>, inf, nan and pi are there",
+    ast.AugAssign: "write x = x + y instead of an in-place operation",
+    ast.AnnAssign: "leave out the annotation",
+    ast.Assert: "assert on a tensor is Python control flow",
+    ast.Delete: "'del' has no use here",
+}
+EXPRESSIONS: Mapping[type[ast.expr], str] = {
+    ast.IfExp: "'x if c else y' on a tensor is Python control flow; write torch.where(c, x, y)",
+    ast.BoolOp: "'and'/'or' on tensors is Python control flow; write (x) & (y) or (x) | (y)",
+    ast.Lambda: "write only the body of the mod, without 'lambda'",
+    ast.NamedExpr: "write the assignment on its own line",
+    ast.List: "a mod has no lists",
+    ast.Dict: "a mod has no dictionaries",
+    ast.Set: "a mod has no sets",
+    ast.JoinedStr: "a mod has no strings",
+    ast.Slice: "index with scalars only, no slices: bias[h, q]",
+    ast.Tuple: "a tuple may only be an index: bias[h, q]",
+    ast.Starred: "'*' unpacking has no use here",
+    ast.ListComp: "a mod has no loops; write the terms out",
+    ast.GeneratorExp: "a mod has no loops; write the terms out",
+}
+BINARY = (
+    ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow,
+    ast.LShift, ast.RShift, ast.BitAnd, ast.BitOr, ast.BitXor,
+)  # fmt: skip
+COMPARISONS = (ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE)
+UNARY = (ast.USub, ast.UAdd, ast.Invert)
+
+
+def check_capture_name(name: str) -> None:
+    """Raise ModTextError when a capture cannot have this name."""
+    taken = name in GRAMMAR_NAMES or name in HINTS or name in ("score_mod", "mask_mod", "make_mod")
+    if not name.isidentifier() or keyword.iskeyword(name) or taken or name.startswith("_"):
+        raise ModTextError(f"a capture cannot be called {name!r}: the name is taken or is not an identifier")

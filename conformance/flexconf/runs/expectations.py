@@ -1,0 +1,282 @@
+"""Known defects of a subject, as data: which cases show them, how, why, for which versions and devices.
+
+A file `cases/expectations/<subject>.toml` holds `[[expect]]` tables. An expectation turns a failure that it describes
+into a known one; it never hides another failure of the same case, and it is reported when it no longer holds.
+
+Beside them stand `[[crash]]` tables: what ends outside software, in words. They have no case and no repro, since an
+input that does so is not published, and they explain no failure.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from packaging.specifiers import SpecifierSet
+
+from flexconf import subjects
+from flexconf.cases import catalogue, clauses
+from flexconf.cases.case import Case
+from flexconf.errors import InputError
+from flexconf.machine import environment
+from flexconf.runs import toml_entries
+from flexconf.runs.toml_entries import Entry
+from flexconf.verdict.outcome import Outcome, Stage, Symptom
+
+__all__ = [
+    "CRASHES", "NOT_RUN", "Crash", "Expectation", "crashes", "folder", "in_force", "load", "load_crashes", "load_text",
+]  # fmt: skip
+
+_KEYS = ("cases", "except", "outcomes", "reason", "link", "repro", "versions", "device", "flaky")
+_REQUIRED = ("cases", "outcomes", "reason", "repro", "versions")
+CRASHES = ("illegal memory access", "end of the process", "no end")
+NOT_RUN = "not run: crashes outside software"
+_CRASH_KEYS = ("kind", "reason", "link", "versions", "device")
+_CRASH_REQUIRED = ("kind", "reason", "versions")
+# Whose input is not published: see Crash.
+_UNPUBLISHED = (Symptom.ILLEGAL_ACCESS, Symptom.TIMEOUT)
+# That a case's result is missing is nobody's known defect; that a subject returned no tensor may be.
+_NO_DEFECTS = (Symptom.OK, Symptom.MISSING, *_UNPUBLISHED)
+_OUTCOMES = (
+    *(f"{stage}/{symptom}" for stage in Stage for symptom in Symptom if symptom not in _NO_DEFECTS),
+    f"{Stage.OUTPUT}/{Symptom.MISSING}",
+)
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """One defect of `subject`.
+
+    `cases` are names or globs of the cases that show it, `but` of those among them that do not, `outcomes`
+    "stage/symptom" of how, `repro` the smallest case that shows it. It holds for `versions` (a package, a PEP 440
+    specifier) and for compute capabilities that match the glob `device`; None for any device, the CPU included. A
+    `flaky` one may also pass.
+    """
+
+    subject: str
+    cases: tuple[str, ...]
+    outcomes: tuple[str, ...]
+    reason: str
+    repro: Case
+    versions: Mapping[str, str]
+    link: str | None = None
+    device: str | None = None
+    flaky: bool = False
+    but: tuple[str, ...] = ()
+
+    def claims(self, case: str) -> bool:
+        """Whether it says something about the case of that name; a repro is its own."""
+        return case == self.repro.name or (_matches(case, self.cases) and not _matches(case, self.but))
+
+    def covers(self, outcome: Outcome) -> bool:
+        """Whether `outcome` is what it describes: of repeats that differ, every way in which they failed."""
+        if f"{outcome.stage}/{outcome.symptom}" in self.outcomes:
+            return True
+        if outcome.symptom is not Symptom.NONDETERMINISTIC:
+            return False
+        failing = {o for o in outcome.observed if not o.endswith(f"/{Symptom.OK}")}
+        return failing <= {*self.outcomes} and (self.flaky or len(failing) == len(outcome.observed))
+
+    def applies(self, packages: Mapping[str, str | None], capability: str | None) -> bool:
+        """Whether it is about these versions and this compute capability (None for no GPU)."""
+        return not self.why_not(packages, capability)
+
+    def why_not(self, packages: Mapping[str, str | None], capability: str | None) -> str:
+        """Why it does not apply; "" when it does."""
+        return _out_of_scope(self.versions, self.device, packages, capability)
+
+
+@dataclass(frozen=True)
+class Crash:
+    """An input exists, and is not published, on which outside software ends `subject` in a way of `CRASHES`.
+
+    `reason` says in words what crashed: the library, the clause that the input falls under, and never the input. It
+    holds for `versions` and for compute capabilities that match `device`, as an `Expectation` does.
+    """
+
+    subject: str
+    kind: str
+    reason: str
+    versions: Mapping[str, str]
+    link: str | None = None
+    device: str | None = None
+
+    def why_not(self, packages: Mapping[str, str | None], capability: str | None) -> str:
+        """Why it does not apply; "" when it does."""
+        return _out_of_scope(self.versions, self.device, packages, capability)
+
+    def state(self) -> str:
+        """A few words on it, here: that it is not run, or why it does not apply."""
+        return self.why_not(*here()) or NOT_RUN
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "subject": self.subject,
+            "crash": self.kind,
+            "reason": self.reason,
+            "link": self.link,
+            "versions": dict(self.versions),
+            "device": self.device,
+            "in_force": not self.why_not(*here()),
+            "state": self.state(),
+            "failed": False,
+        }
+
+
+def _out_of_scope(
+    versions: Mapping[str, str], device: str | None, packages: Mapping[str, str | None], capability: str | None
+) -> str:
+    """Why `packages` and `capability` are not what `versions` and `device` speak of; "" when they are."""
+    for package, specifier in versions.items():
+        version = packages.get(package)
+        if version is None:
+            return f"{package} is not installed"
+        if not SpecifierSet(specifier).contains(version, prereleases=True):
+            return f"it is about {package} {specifier}, and here is {version}"
+    if device is not None and (capability is None or not fnmatch.fnmatchcase(capability, device)):
+        return f"it is about compute capability {device}, and here is {capability or 'no GPU'}"
+    return ""
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def folder() -> Path:
+    """Where the files are: beside the catalogue."""
+    return catalogue.folder() / "expectations"
+
+
+@cache
+def load(subject: str) -> tuple[Expectation, ...]:
+    """All expectations of `subject`, in the order of its file; none without a file. Raises InputError."""
+    found = _text_of(subject)
+    return tuple(load_text(*found)) if found is not None else ()
+
+
+@cache
+def crashes(subject: str) -> tuple[Crash, ...]:
+    """What crashes outside software on `subject`, in the order of its file. Raises InputError."""
+    found = _text_of(subject)
+    return tuple(load_crashes(*found)) if found is not None else ()
+
+
+def _text_of(subject: str) -> tuple[str, str, str] | None:
+    """The text of a subject's file, the subject, the file's path; None without a file. Raises InputError."""
+    subjects.get(subject)
+    path = folder() / f"{subject}.toml"
+    if not path.is_file():
+        return None
+    try:
+        return path.read_text(encoding="utf-8"), subject, str(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+
+
+def in_force(subject: str) -> tuple[Expectation, ...]:
+    """The expectations of `subject` that are about the versions and the GPU here."""
+    packages, capability = here()
+    return tuple(e for e in load(subject) if e.applies(packages, capability))
+
+
+@cache
+def here() -> tuple[Mapping[str, str | None], str | None]:
+    """The versions of the packages here, and the compute capability of the first GPU."""
+    facts = environment.read()
+    return facts.packages, facts.gpus[0].compute_capability if facts.gpus else None
+
+
+def load_text(text: str, subject: str, origin: str) -> list[Expectation]:
+    """The expectations of one TOML text; `origin` names it in messages. Raises InputError."""
+    tables = toml_entries.load_text(text, "expect", "an expectation", origin, beside=("crash",))
+    found = [_read(entry, subject) for entry in tables]
+    repros = [e.repro.name for e in found]
+    for name in repros:
+        if repros.count(name) > 1:
+            raise InputError(f"{origin}: two repros are named {name!r}")
+    return found
+
+
+def load_crashes(text: str, subject: str, origin: str) -> list[Crash]:
+    """The crashes of one TOML text; `origin` names it in messages. Raises InputError."""
+    tables = toml_entries.load_text(text, "crash", "a crash", origin, beside=("expect",))
+    return [_read_crash(entry, subject) for entry in tables]
+
+
+def _read_crash(entry: Entry, subject: str) -> Crash:
+    for key in entry.table:
+        if key in _KEYS and key not in _CRASH_KEYS:
+            raise InputError(
+                f"{entry.where}: a crash has no {key}: what crashes outside software is told in words, without an input"
+            )
+    entry.check_keys(_CRASH_KEYS, _CRASH_REQUIRED, "a crash")
+    kind = entry.string("kind")
+    if kind not in CRASHES:
+        raise InputError(f"{entry.where}: unknown kind {kind!r}; {toml_entries.hint(kind, CRASHES, 'the kinds are')}")
+    reason = entry.string("reason")
+    if not any(f"({number})" in reason for number in _clauses()):
+        raise InputError(f"{entry.where}: reason names no clause; it ends with the one concerned, such as (L7.4)")
+    return Crash(
+        subject=subject,
+        kind=kind,
+        reason=reason,
+        versions=entry.versions(subjects.get(subject).packages, f"does not decide what {subject} does"),
+        link=entry.string("link") if "link" in entry.table else None,
+        device=entry.device(),
+    )
+
+
+@cache
+def _clauses() -> frozenset[str]:
+    return frozenset(clause.number for clause in clauses.load())
+
+
+def _read(entry: Entry, subject: str) -> Expectation:
+    entry.check_keys(_KEYS, _REQUIRED, "an expectation")
+    table = entry.table
+    flaky = table.get("flaky", False)
+    if not isinstance(flaky, bool):
+        raise InputError(f"{entry.where}: flaky must be true or false, not {flaky!r}")
+    return Expectation(
+        subject=subject,
+        cases=entry.strings("cases"),
+        but=entry.strings("except") if "except" in table else (),
+        outcomes=tuple(_outcome(entry, text) for text in entry.strings("outcomes")),
+        reason=entry.string("reason"),
+        repro=_repro(entry),
+        versions=entry.versions(subjects.get(subject).packages, f"does not decide what {subject} does"),
+        link=entry.string("link") if "link" in table else None,
+        device=entry.device(),
+        flaky=flaky,
+    )
+
+
+def _outcome(entry: Entry, text: str) -> str:
+    if text.partition("/")[2] in _UNPUBLISHED:
+        raise InputError(
+            f"{entry.where}: outcome {text!r}: an input that ends so is not published; say in words what crashed, in a "
+            "[[crash]] table"
+        )
+    if text not in _OUTCOMES:
+        close = difflib.get_close_matches(text, _OUTCOMES, 1)
+        said = f"did you mean {close[0]!r}?" if close else "it is stage/symptom, as `flexconf run` counts them"
+        raise InputError(f"{entry.where}: outcome {text!r} is none of a failure; {said}")
+    return text
+
+
+def _repro(entry: Entry) -> Case:
+    text = entry.table["repro"]
+    if not isinstance(text, str):
+        raise InputError(f"{entry.where}: repro must be a text that holds one case")
+    cases = catalogue.load_text(text, f"{entry.where}: repro")
+    if len(cases) != 1:
+        raise InputError(f"{entry.where}: repro must hold one case, not {len(cases)}")
+    if cases[0].expect != "ok":
+        raise InputError(f"{entry.where}: repro must be a case that ought to pass, not one that expects a refusal")
+    return cases[0]

@@ -1,0 +1,47 @@
+"""An outcome held against what its case expects, and against the known defects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flexconf.cases.case import Case
+from flexconf.verdict.outcome import Outcome, Symptom
+
+if TYPE_CHECKING:
+    from flexconf.runs.expectations import Expectation
+
+
+@dataclass(frozen=True)
+class Result:
+    """An outcome held against what its case expects; `passed` is the verdict and `why` explains a failure.
+
+    `expectation` is the known defect that the outcome is an instance of: it passed by being what was expected.
+    """
+
+    case: Case
+    outcome: Outcome
+    passed: bool
+    why: str
+    expectation: Expectation | None = None
+
+
+def judge(case: Case, outcome: Outcome, expectations: Sequence[Expectation] = ()) -> Result:
+    """Hold an outcome against `case.expect`, and a failure against the known defects that claim the case."""
+    failed = _why(case, outcome)
+    known = [e for e in expectations if e.claims(case.name) and e.covers(outcome)] if failed else []
+    return Result(case, outcome, True, "", known[0]) if known else Result(case, outcome, not failed, failed)
+
+
+def _why(case: Case, outcome: Outcome) -> str:
+    """Why the outcome is not what the case expects; "" when it is."""
+    at = f"{outcome.stage}: {outcome.symptom}"
+    if case.expect == "ok":
+        return "" if outcome.ok else f"{at}: {outcome.message}"
+    stage = case.expect.removeprefix("refused:")
+    if outcome.symptom is not Symptom.REFUSED or outcome.stage != stage:
+        return f"expected {case.expect}, but {at}: {outcome.message}"
+    if case.reason_contains and case.reason_contains not in outcome.message:
+        return f"expected a refusal that says {case.reason_contains!r}, but it says: {outcome.message}"
+    return ""

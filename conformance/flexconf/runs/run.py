@@ -1,0 +1,196 @@
+"""Run cases on a subject in isolated workers, and sum up."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flexconf import subjects, tampering
+from flexconf.cases.case import Case
+from flexconf.errors import InputError
+from flexconf.machine import caches, files
+from flexconf.runs.judging import Result, judge
+from flexconf.verdict.outcome import Outcome, missing
+from flexconf.workers import pool
+from flexconf.workers.pool import Lost
+from flexconf.workers.tasks import CaseTask, environments, limit_for, of_lost, prepare_worker, run_task
+
+if TYPE_CHECKING:
+    from flexconf.runs.expectations import Expectation
+    from flexconf.subjects.trial import Options
+
+TIMED = ("inputs", "trace", "eligibility", "render", "compile", "launch", "oracle", "output")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All of a run.
+
+    `not_asked` are the cases that state what the reference must refuse, when the subject is another.
+    `elements` were compared and `excluded` were not, with their `excluded_rows`. `worst` is the largest ratio of error
+    to bound and `worst_at` where; `median` the median over cases of their largest ratios. `failures` counts
+    "stage/symptom", and `known` those that an expectation explains. `seconds` is wall time; `stage_medians` the median
+    seconds of each stage, and `case_median` of whole cases, in one worker.
+    """
+
+    subject: str
+    cases: int
+    not_asked: int
+    passed: int
+    refused_as_expected: int
+    failures: dict[str, int]
+    known: dict[str, int]
+    elements: int
+    excluded: int
+    excluded_rows: int
+    worst: float
+    worst_at: str
+    median: float
+    seconds: float
+    workers: int
+    stage_medians: dict[str, float]
+    case_median: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether every case passed. That a case compared something is its own verdict's business."""
+        return self.passed == self.cases > 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; null for a figure that no case gave."""
+        plain = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(self).items()}
+        return {**plain, "ok": self.ok}
+
+
+def run(
+    cases: Sequence[Case],
+    *,
+    subject: str = "reference.host",
+    workers: int | None = None,
+    options: Options | None = None,
+    time_limit: float | None = None,
+    results: Path | None = None,
+    expectations: Sequence[Expectation] = (),
+    on_result: Callable[[Result], None] = lambda result: None,
+) -> Summary:
+    """Run `cases` and return the summary; `on_result` sees each result as it comes.
+
+    `time_limit` is in seconds a case; by default 60 on a CPU and 180 on a GPU. `results` names a file that receives one
+    JSON line a case as it ends. `expectations` are the known defects in force. Raises InputError for no cases, an
+    unknown subject, one that cannot run here or does not have the options, two cases of one name, or a results file
+    that exists or cannot be made.
+    """
+    if not cases:
+        raise InputError("no cases to run; `flexconf cases` lists what there is")
+    what = subjects.require(subject)
+    tampering.announce()
+    what.check(options)
+    twice = [name for name, n in Counter(c.name for c in cases).items() if n > 1]
+    if twice:
+        raise InputError(f"two cases are named {twice[0]!r}")
+    asked = [case for case in cases if case.expect == "ok" or what.is_reference]
+    if not asked:
+        raise InputError(f"these cases state what the reference must refuse, which is not asked of {subject}")
+    stream = _Stream(results) if results is not None else None
+    workers = workers or pool.default_workers()
+    tasks = [CaseTask(case, subject, options) for case in asked]
+    collected: dict[str, Result] = {}
+    started = time.perf_counter()
+
+    def take(task: CaseTask, ended: Outcome | Lost) -> None:
+        outcome = of_lost(task, ended) if isinstance(ended, Lost) else ended
+        result = judge(task.case, outcome, expectations)
+        collected[task.case.name] = result
+        if stream is not None:
+            stream.write(outcome)
+        on_result(result)
+
+    try:
+        with caches.fresh() as variables:
+            pool.run_many(
+                tasks,
+                run_task,
+                workers=workers,
+                time_limit=time_limit or limit_for(subject),
+                on_result=take,
+                prepare=functools.partial(prepare_worker, subject),
+                environments=environments(subject, workers, variables),
+            )
+    finally:
+        if stream is not None:
+            stream.close()
+    for case in asked:
+        if case.name not in collected:
+            lost = missing(case.name, case.digest(), tampering.labelled(subject), "the case was never run")
+            collected[case.name] = judge(case, lost)
+    seconds = time.perf_counter() - started
+    return summarize(
+        [collected[c.name] for c in asked], tampering.labelled(subject), workers, seconds, len(cases) - len(asked)
+    )
+
+
+class _Stream:
+    """A new file of JSON lines, whole after every write, so that a run that is killed leaves what it has."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        except FileExistsError:
+            raise InputError(f"{path} exists; name a new file, so that two runs are never mixed") from None
+        except OSError as error:
+            raise InputError(f"{path} cannot be written: {error.strerror}") from None
+
+    def write(self, outcome: Outcome) -> None:
+        """Append one outcome. Raises InputError where the disk does not take it."""
+        record = json.dumps(outcome.to_json(), sort_keys=True).encode() + b"\n"
+        files.append(self._file, record, self._path, "make room, and name a new file")
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def summarize(results: Sequence[Result], subject: str, workers: int, seconds: float, not_asked: int = 0) -> Summary:
+    """The figures of a run."""
+    # A known defect's ratio says nothing about how good the rest is.
+    comparisons = [(r.case.name, r.outcome.comparison) for r in results if r.outcome.comparison and not r.expectation]
+    ratios = [(float(c["max_ratio"]), name, c.get("worst")) for name, c in comparisons if c["elements"]]
+    worst, worst_at = 0.0, "nothing compared"
+    if ratios:
+        worst, name, where = max(ratios, key=lambda r: -math.inf if math.isnan(r[0]) else r[0])
+        worst_at = f"{name} {where['tensor']}{list(where['index'])}" if where else name
+    timed = [r.outcome.timings for r in results if r.outcome.comparison]
+    # A stage that a case does not have (a mod that renders as None compiles nothing) took no time.
+    medians = {s: statistics.median(t.get(s, 0.0) for t in timed) for s in TIMED} if timed else {}
+    return Summary(
+        subject=subject,
+        cases=len(results),
+        not_asked=not_asked,
+        passed=sum(r.passed for r in results),
+        refused_as_expected=sum(r.passed and r.case.expect != "ok" for r in results),
+        failures=_count(r.outcome for r in results if not r.passed),
+        known=_count(r.outcome for r in results if r.expectation is not None),
+        elements=sum(int(c["elements"]) for _, c in comparisons),
+        excluded=sum(int(c["excluded_elements"]) for _, c in comparisons),
+        excluded_rows=sum(int(c["excluded_rows"]) for _, c in comparisons),
+        worst=worst,
+        worst_at=worst_at,
+        median=statistics.median(r[0] for r in ratios) if ratios else math.nan,
+        seconds=seconds,
+        workers=workers,
+        stage_medians=medians,
+        case_median=statistics.median(sum(t.values()) for t in timed) if timed else math.nan,
+    )
+
+
+def _count(outcomes: Iterable[Outcome]) -> dict[str, int]:
+    return dict(sorted(Counter(f"{o.stage}/{o.symptom}" for o in outcomes).items()))

@@ -1,0 +1,274 @@
+"""What can be tested. A subject is a way from a case's inputs to an output and its LSE."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from flexconf.errors import InputError
+from flexconf.machine import devices
+
+if TYPE_CHECKING:
+    from flexconf.cases.case import Case
+    from flexconf.inputs import Inputs
+    from flexconf.subjects.trial import Attend, Options
+    from flexconf.verdict.outcome import Outcome
+
+_FLASH = ("torch", "nvidia-cutlass-dsl", "flash-attn-4")
+
+
+def _nothing() -> str:
+    return ""
+
+
+# A subject's modules are imported where it runs: flash-attn-4, triton and the compilers take seconds.
+
+
+def _whole_attention() -> Callable[..., Outcome]:
+    from flexconf.subjects.trial import run_case
+
+    return run_case
+
+
+def _mods_alone() -> Callable[..., Outcome]:
+    from flexconf.subjects.mods import run_case
+
+    return run_case
+
+
+def _why_no_codegen() -> str:
+    from flexconf.subjects.torch_private import why_not
+
+    return why_not()
+
+
+def _host() -> Attend:
+    from flexconf.subjects.reference import host
+
+    return host
+
+
+def _simt() -> Attend:
+    from flexconf.subjects.reference import simt
+
+    return simt
+
+
+def _fa4() -> Attend:
+    from flexconf.subjects.reference import fa4
+
+    return fa4
+
+
+def _codegen() -> Attend:
+    from flexconf.subjects.torch_codegen import codegen
+
+    return codegen
+
+
+def _torch_flash() -> Attend:
+    from flexconf.subjects.torch_flex import flash
+
+    return flash
+
+
+def _torch_triton() -> Attend:
+    from flexconf.subjects.torch_flex import triton
+
+    return triton
+
+
+def _torch_eager() -> Attend:
+    from flexconf.subjects.torch_flex import eager
+
+    return eager
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One subject: what it is, and how it is run.
+
+    `packages` are those whose versions decide its results. `device` is where it runs; "any" means a GPU if there is
+    one. `attend` imports and returns its `Attend`, and `imports` names what takes long to import: neither is part of
+    a case's time. `runner` imports and returns what runs a case and judges it. `extra_check` says why the subject
+    cannot run for another reason than a missing package or GPU; it returns "" when it can. `approximates`: it takes
+    the option fast_math. `tiled`: it takes the problems of flash-attn-4's tiles alone, and fuzzing draws those.
+    `narrow`: fuzzing draws no vectors but flash-attn-4's own. `backend_refuses`: its backend rejects some kernels at
+    compile or launch, which is no failure of the lowering.
+    """
+
+    name: str
+    about: str
+    device: Literal["cpu", "cuda", "any"]
+    packages: tuple[str, ...]
+    attend: Callable[[], Attend]
+    imports: tuple[str, ...] = ()
+    runner: Callable[[], Callable[..., Outcome]] = _whole_attention
+    extra_check: Callable[[], str] = _nothing
+    approximates: bool = False
+    tiled: bool = False
+    narrow: bool = False
+    backend_refuses: bool = False
+
+    def check(self, options: Options | None) -> None:
+        """Raises InputError for options that it has not: fast_math, torch-triton's tile, torch-codegen's stand-ins."""
+        if options is not None and options.tile is not None and self.name != "torch-triton":
+            raise InputError(f"a tile is chosen for torch-triton alone, not for {self.name}")
+        if options is not None and options.stand_ins and self.name != "torch-codegen":
+            raise InputError(f"functions are stood in for in torch-codegen alone, not in {self.name}")
+        if options is not None and options.fast_math and not self.approximates:
+            having = " and ".join(s.name for s in SUBJECTS.values() if s.approximates)
+            raise InputError(
+                f"fast_math is an option of {having}, not of {self.name}: it means approximate instructions of a GPU "
+                "in the text that the reference renders"
+            )
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether it cannot run without a GPU."""
+        return self.device == "cuda"
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it runs on a GPU here."""
+        return self.device == "cuda" or (self.device == "any" and devices.count() > 0)
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it runs the text that the reference lowering renders."""
+        return self.name.startswith("reference.")
+
+    def why_not(self) -> str:
+        """Why it cannot run here; "" when it can."""
+        absent = [name for name in self.packages if not _installed(name)]
+        if absent:
+            return f"{absent[0]} is not installed"
+        why = self.extra_check()
+        if why:
+            return why
+        return devices.why_none() if self.needs_gpu and not devices.count() else ""
+
+    def load(self) -> Attend:
+        """Its function, and all that it takes to call it."""
+        for name in self.imports:
+            importlib.import_module(name)
+        return self.attend()
+
+    def run(
+        self,
+        case: Case,
+        options: Options | None,
+        report: Callable[[str], None],
+        keep: Path | None = None,
+        given: Inputs | None = None,
+    ) -> Outcome:
+        """The outcome of a case, in this process; `given` are its inputs, on the CPU, for mods that are no text."""
+        return self.runner()(case, self.name, options, report, keep=keep, given=given)
+
+
+@functools.cache
+def _installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+SUBJECTS: dict[str, Subject] = {
+    s.name: s
+    for s in (
+        Subject(
+            "reference.mods",
+            "the rendered mods alone, on the CPU: scores in, scores out",
+            "cpu",
+            ("torch", "nvidia-cutlass-dsl"),
+            _host,
+            ("flexflash.launch.host",),
+            runner=_mods_alone,
+        ),
+        Subject(
+            "reference.host",
+            "the reference lowering on the CPU: mods through the CuTe compiler, a plain softmax around them",
+            "cpu",
+            ("torch", "nvidia-cutlass-dsl"),
+            _host,
+            ("flexflash.launch.host",),
+        ),
+        Subject(
+            "reference.simt",
+            "the same text in a plain CuTe kernel on the GPU, one thread a row",
+            "cuda",
+            ("torch", "nvidia-cutlass-dsl"),
+            _simt,
+            ("flexflash.launch.simt",),
+            approximates=True,
+        ),
+        Subject(
+            "reference.fa4",
+            "the same text in flash-attn-4",
+            "cuda",
+            _FLASH,
+            _fa4,
+            ("flexflash.launch.fa4", "flash_attn.cute.interface"),
+            approximates=True,
+            tiled=True,
+            narrow=True,
+            backend_refuses=True,
+        ),
+        Subject(
+            "torch-flash",
+            "torch.compile(flex_attention), BACKEND FLASH",
+            "cuda",
+            _FLASH,
+            _torch_flash,
+            ("flash_attn.cute.interface", "torch._dynamo"),
+            tiled=True,
+        ),
+        Subject(
+            "torch-codegen",
+            "the mods that BACKEND FLASH generates, compiled and run on the CPU, a plain softmax around them",
+            "cpu",
+            ("torch", "nvidia-cutlass-dsl"),
+            _codegen,
+            ("flexflash.launch.host", "torch._dynamo", "torch._inductor.compile_fx"),
+            extra_check=_why_no_codegen,
+        ),
+        Subject(
+            "torch-triton",
+            "torch.compile(flex_attention), BACKEND TRITON",
+            "cuda",
+            ("torch", "triton"),
+            _torch_triton,
+            ("triton", "torch._dynamo"),
+        ),
+        Subject(
+            "torch-eager",
+            "flex_attention without compilation",
+            "any",
+            ("torch",),
+            _torch_eager,
+        ),
+    )
+}
+
+
+def get(name: str) -> Subject:
+    """The subject of that name. Raises InputError."""
+    if name not in SUBJECTS:
+        raise InputError(f"unknown subject {name!r}; there are {', '.join(SUBJECTS)}")
+    return SUBJECTS[name]
+
+
+def require(name: str) -> Subject:
+    """The subject of that name. Raises InputError when there is none, or it cannot run here."""
+    subject = get(name)
+    why = subject.why_not()
+    if why:
+        raise InputError(f"subject {name} cannot run here: {why}; `flexconf subjects` shows which can")
+    return subject

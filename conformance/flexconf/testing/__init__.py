@@ -1,0 +1,1 @@
+"""The pytest plugin, and which test exercised which clause."""

@@ -1,0 +1,145 @@
+"""pytest: the `clause` marker and the report of which clauses were exercised, GPU tests, a count of skips by reason.
+
+GPU tests run in a worker process of their own, one for every pytest process, on a GPU chosen round robin: a test that
+breaks its CUDA context breaks no other. Without a GPU they are skipped, and counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flexconf import tampering
+from flexconf.errors import InputError
+from flexconf.machine import caches, devices, files
+from flexconf.testing import figures, profiles
+from flexconf.workers import pool
+
+if TYPE_CHECKING:
+    from flexconf.workers.isolated import Isolated
+
+_PROPERTY = "flexconf-clauses"
+_FIGURES = "flexconf-figures"
+_AT_A_TIME = 2
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("flexconf")
+    group.addoption("--clause-report", metavar="FILE", help="write {clause: {test: outcome}} as JSON")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "clause(*numbers): the clauses of docs/lowering.md that this test exercises")
+    config.addinivalue_line("markers", "gpu(count=1): needs that many CUDA devices")
+    config.addinivalue_line("markers", "slow: takes many seconds, and is begun early")
+    try:
+        profiles.load()
+        tampering.revert_from_environment()
+    except InputError as error:
+        raise pytest.UsageError(str(error)) from None
+    _share_the_cores()
+    config.pluginmanager.register(_Clauses(config), "flexconf-clauses")
+    if hasattr(config, "workerinput"):
+        return
+    # Caches for the whole session: xdist's workers inherit the environment of this process.
+    stack = contextlib.ExitStack()
+    os.environ.update(stack.enter_context(caches.fresh()))
+    stack.callback(os.environ.pop, caches.FOLDER, None)
+    config.add_cleanup(stack.close)
+    # GPU cases take seconds and the rest milliseconds: handed out a few at a time, no process is left with a heap.
+    if getattr(config.option, "maxschedchunk", 0) is None and devices.count():
+        config.option.maxschedchunk = _AT_A_TIME
+
+
+def _share_the_cores() -> None:
+    """Each of xdist's processes takes its part of the cores: torch would start a thread for every core in each."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if processes > 1:
+        import torch
+
+        torch.set_num_threads(max(1, pool.default_workers() // processes))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """`-n auto` is a process a core that this one may use: a container's share, not the machine's cores."""
+    if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
+        return None  # xdist reads it
+    return pool.default_workers()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The long ones first, so that none is begun last.
+    items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("slow", "gpu")])
+
+
+def pytest_collection_finish() -> None:
+    """Garbage collection need not look at torch, the compiler and thousands of tests again and again."""
+    gc.freeze()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    mark = item.get_closest_marker("gpu")
+    if mark is None:
+        return
+    needed = int(mark.kwargs.get("count", 1))
+    if devices.count() == 0:
+        pytest.skip(devices.why_none())
+    if devices.count() < needed:
+        pytest.skip(f"{needed} CUDA devices are needed, there is {devices.count()}")
+
+
+@pytest.fixture(scope="session")
+def gpu() -> Iterator[Isolated]:
+    """This pytest process's own worker, on its own GPU."""
+    from flexconf.workers.isolated import Isolated
+
+    place = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    with Isolated(int(place) if place.isdecimal() else 0, prepare="reference.fa4") as isolated:
+        yield isolated
+
+
+class _Clauses:
+    """Collects outcomes. With xdist, the reports of the workers reach the controller's instance."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.path = config.getoption("--clause-report")
+        self.outcomes: dict[str, dict[str, str]] = defaultdict(dict)
+        self.skips: Counter[str] = Counter()
+        self.figures: list[dict[str, Any]] = []
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, Any, None]:
+        outcome = yield
+        report = outcome.get_result()
+        cited = sorted({number for mark in item.iter_markers("clause") for number in mark.args})
+        report.user_properties.append((_PROPERTY, cited))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            for name, cited in report.user_properties:
+                if name == _FIGURES and isinstance(cited, (list, tuple)):
+                    self.figures.extend(cited)
+                if name == _PROPERTY and isinstance(cited, (list, tuple)):
+                    for number in cited:
+                        self.outcomes[str(number)][report.nodeid] = report.outcome
+        if report.skipped and isinstance(report.longrepr, tuple):
+            self.skips[report.longrepr[2].removeprefix("Skipped: ")] += 1
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        for line in figures.lines(self.figures):
+            terminalreporter.write_line(line)
+        for reason, count in sorted(self.skips.items()):
+            terminalreporter.write_line(f"skipped {count}: {reason}")
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.path and not hasattr(session.config, "workerinput"):
+            files.write(Path(self.path), json.dumps(self.outcomes, indent=1, sort_keys=True))

@@ -1,0 +1,1 @@
+"""An output held against an oracle, and what it comes to."""

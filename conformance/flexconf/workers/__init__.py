@@ -1,0 +1,1 @@
+"""Isolated processes, and a case as their task."""

@@ -1,0 +1,60 @@
+"""Single cases in an isolated worker that is kept: what a test session, an attribution or a verification uses."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from flexconf import subjects
+from flexconf.cases.case import Case
+from flexconf.machine import caches
+from flexconf.subjects.trial import Options
+from flexconf.verdict.outcome import Outcome
+from flexconf.workers.pool import Crew, Last, Lost, Report
+from flexconf.workers.tasks import CaseTask, environments, limit_for, of_lost, prepare_worker, run_task
+
+Task = Callable[[CaseTask, Report], Outcome | Last[Outcome]]
+
+
+class Isolated:
+    """One worker process, replaced when a case breaks it; a context manager.
+
+    It owns GPU `place` modulo the number of GPUs, where there is one. `task` is what the worker runs, for tests.
+    """
+
+    def __init__(
+        self,
+        place: int = 0,
+        time_limit: float | None = None,
+        prepare: str = "reference.host",
+        task: Task = run_task,
+    ) -> None:
+        self._caches = caches.fresh()
+        chosen = environments("torch-eager", place + 1, self._caches.__enter__())[place]
+        self._crew: Crew[CaseTask, Outcome] = Crew(
+            task,
+            workers=1,
+            time_limit=time_limit or limit_for("torch-eager"),
+            prepare=functools.partial(prepare_worker, prepare),
+            environments=[chosen],
+        )
+
+    def __enter__(self) -> Isolated:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._crew.close()
+        self._caches.__exit__(kind, error, trace)
+
+    def run(self, case: Case, subject: str, options: Options | None = None, keep: Path | None = None) -> Outcome:
+        """The outcome of one case, however it ended. Raises InputError for an unknown subject."""
+        subjects.get(subject)
+        task = CaseTask(case, subject, options, keep)
+        ended: list[Outcome | Lost] = []
+        self._crew.run([task], lambda _, result: ended.append(result))
+        (result,) = ended
+        return of_lost(task, result) if isinstance(result, Lost) else result

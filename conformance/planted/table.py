@@ -1,0 +1,104 @@
+"""The catalogue and the detections, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from planted.catalogue import FAULTS
+from planted.fault import LAYERS, Fault
+
+if TYPE_CHECKING:
+    from planted.detection import Detection
+
+_HEAD = """# Planted faults
+
+A tester that finds nothing may have nothing to find, or may not look. These {count} faults say which. Each is a named
+switch that makes the reference lowering wrong in the way of a bug that exists or could; the lowering knows nothing of
+them. `conformance/planted/` holds them, each with the smallest case that shows it, and
+`conformance/meta/test_planted_faults.py` proves for every one that this case is wrong with the fault and right without.
+
+    flexconf fuzz --plant c-remainder --stop-after 1 --minutes 2    # fuzz with one fault in every worker
+    python -m flexconf.planted --list                               # this table
+    python -m flexconf.planted c-remainder --seeds 3 --limit 120    # cases and seconds until it is found
+
+The environment variable `FLEXCONF_PLANT` plants one in the workers of any other command. What ran with a fault cannot
+be mistaken for a result: it says so on stderr, its subject is `reference.host+fault:NAME`, and a fuzzing folder keeps
+to the fault that it was begun with. Faults of the layer `simt` show on `reference.simt` only; `python -m
+flexconf.planted` runs that kernel's rows in a loop on the CPU.
+
+The last column is the mod that shows the fault: score_mod, or `mask:` mask_mod; an empty one means that plain attention
+does. Fuzzing finds all of them but those with another finder's name behind the sentence.
+"""
+
+
+def document() -> str:
+    """docs/planted-faults.md."""
+    faults = FAULTS
+    lines = [_HEAD.format(count=len(faults))]
+    for layer in LAYERS:
+        lines += [f"## {layer.capitalize()}", "", "| fault | stands for | shows in |", "|---|---|---|"]
+        lines += [f"| `{f.name}` | {_cell(_about(f))} | {_mods(f)} |" for f in faults.values() if f.layer == layer]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _about(fault: Fault) -> str:
+    return f"{fault.about} Found by {fault.found_by}." if fault.found_by else fault.about
+
+
+def _mods(fault: Fault) -> str:
+    case = fault.witness
+    mods = [(case.score_mod, ""), (case.mask_mod, "mask: ")]
+    return ", ".join(f"{word}`{_cell(text)}`" for text, word in mods if text is not None)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def listed(faults: Iterable[Fault]) -> RenderableType:
+    """Faults, one a row."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("fault", "layer"):
+        table.add_column(column, style="bold" if column == "fault" else None, overflow="fold")
+    table.add_column("stands for", overflow="fold", ratio=1)
+    for f in faults:
+        table.add_row(f.name, f.layer, escape(f.about))
+    return table
+
+
+def line(d: Detection) -> str:
+    """One detection, in a line."""
+    if not d.found:
+        return f"{d.fault}, seed {d.seed}: NOT FOUND in {d.examples} examples, {d.seconds:g} s"
+    small = "" if d.minimised else ", not minimised"
+    return f"{d.fault}, seed {d.seed}: {d.examples} examples, {d.seconds:g} s, {d.tokens} tokens{small}: {d.shape}"
+
+
+def detections(found: Sequence[Detection]) -> RenderableType:
+    """Medians by fault, and over all."""
+    from planted import detection
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("fault", style="bold", overflow="fold", ratio=1)
+    for column in ("layer", "found", "cases", "most", "seconds", "most", "tokens"):
+        table.add_column(column, justify="left" if column == "layer" else "right")
+    rows = detection.summary(found)
+    for name, row in rows.items():
+        missed = row["found"] < row["seeds"]
+        figures = [row[k] for k in ("examples", "most_examples", "seconds", "most_seconds", "tokens")]
+        counted = Text(f"{row['found']}/{row['seeds']}", "bold red" if missed else "")
+        table.add_row(name, row["layer"], counted, *("" if f is None else f"{f:g}" for f in figures))
+    whole = detection.overall(found)
+    said = (
+        f"{whole['found']} of {whole['seeds']} found; medians over those: {whole['examples']} cases, "
+        f"{whole['seconds']} s, {whole['tokens']} tokens"
+    )
+    return Group(table, Text(said, "bold"))

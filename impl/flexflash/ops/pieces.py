@@ -1,0 +1,74 @@
+"""Expressions that many operations are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+
+from ..numbers import compute_dtype
+from .ranges import is_nonnegative, limit_of, within
+from .values import Argument, Value, Writer, is_uniform
+
+
+def approximates(w: Writer, dtype: torch.dtype) -> bool:
+    """Whether an approximate instruction is asked for; there are none for float64."""
+    return w.fast_math and compute_dtype(dtype) is torch.float32
+
+
+APPROXIMATE: Final[dict[str, str]] = {
+    "tanh": "tanh_approx",
+    "exp2": "exp2_approx",
+    "log": "log_approx",
+    "log2": "log2_approx",
+    "log10": "log10_approx",
+    "sqrt": "sqrt_approx",
+}
+"""Functions of one float -> what the option fast_math puts in their place."""
+
+
+def function_name(w: Writer, name: str, dtype: torch.dtype) -> str:
+    """A function of one float as it is called: approximate where that is asked for (fast_math)."""
+    return w.use(APPROXIMATE[name]) if approximates(w, dtype) else f"cute.math.{name}"
+
+
+def computed(
+    w: Writer,
+    text: str,
+    dtype: torch.dtype,
+    hint: str,
+    inputs: Sequence[Argument],
+    nonnegative: bool = False,
+) -> Value:
+    """The value of an expression; `hint` names its variable, and it is uniform where all `inputs` are."""
+    return Value(w.assign(text, hint), dtype, None, is_uniform(*inputs), nonnegative)
+
+
+def unchanged(w: Writer, argument: Argument, dtype: torch.dtype) -> Value:
+    """The argument itself as a value of `dtype`."""
+    nonnegative = is_nonnegative(argument)
+    limit = None if dtype.is_floating_point else limit_of(argument)
+    return Value(w.vector(argument, dtype), dtype, None, is_uniform(argument), nonnegative, limit)
+
+
+def infix(
+    w: Writer, template: str, x: Argument, y: Argument, dtype: torch.dtype, nonnegative: bool, hint: str
+) -> Value:
+    """The value of an operator between two operands, `template` being as "{x} + {y}"."""
+    text = template.format(x=w.operand(x, dtype), y=w.operand(y, dtype))
+    return computed(w, text, dtype, hint, (x, y), nonnegative)
+
+
+def combined(w: Writer, symbol: str, x: Argument, y: Argument, dtype: torch.dtype) -> Value:
+    """x & y, x | y or x ^ y, with what is known of its sign and size."""
+    spread = w.vector if dtype is torch.bool else w.operand
+    text = f"{spread(x, dtype)} {symbol} {spread(y, dtype)}"
+    positive = [a for a in (x, y) if is_nonnegative(a)]
+    if len(positive) < (1 if symbol == "&" else 2):
+        return computed(w, text, dtype, "", (x, y))
+    limits = [limit for limit in map(limit_of, positive) if limit is not None]
+    result = computed(w, text, dtype, "", (x, y), True)
+    if symbol == "&":  # has no bit that the positive one has not
+        return within(result, min(limits, default=None))
+    return within(result, (1 << max(limits).bit_length()) - 1 if len(limits) == 2 else None)

@@ -1,0 +1,77 @@
+"""The table: ATen overload -> how it is written in CuTe, and what PyTorch takes and refuses there (L7.2, L7.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..numbers import Unwritable, operand_number, rounded_number
+from .values import Argument, Emitter, Value, operand_dtype
+
+_TABLE: dict[Any, tuple[str, Emitter]] = {}
+
+
+def lookup(target: Any) -> tuple[str, Emitter] | None:
+    """(name hint, emitter) for an ATen overload, or None when it has no spelling."""
+    return _TABLE.get(target)
+
+
+_BITS = frozenset("bitwise_and bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift".split())
+_REALS = frozenset("silu gelu softplus log_sigmoid_forward leaky_relu elu hypot lerp".split())
+
+
+def check_dtype(target: Any, dtype: torch.dtype) -> None:
+    """Raise Unwritable where PyTorch, which infers a result's `dtype` all the same, has no such operation on it."""
+    name = target.overloadpacket.__name__
+    if dtype.is_floating_point and name in _BITS:
+        raise Unwritable("floating-point numbers, as in PyTorch; cast to an integer first")
+    if not dtype.is_floating_point and name in _REALS:
+        raise Unwritable("whole numbers, as in PyTorch; cast to float32 first")
+
+
+def supported() -> tuple[str, ...]:
+    """The overloads that have a spelling, as `aten.add.Tensor`, sorted."""
+    return tuple(sorted(str(target) for target in _TABLE))
+
+
+def _overloads(names: str) -> list[Any]:
+    found = []
+    for name in names.split():
+        packet, _, overload = name.partition(".")
+        found.append(getattr(getattr(torch.ops.aten, packet), overload or "default"))
+    return found
+
+
+def spell(names: str, hint: str | None = None) -> Callable[[Emitter], Emitter]:
+    """Decorator: the emitter of these overloads, named as "add.Tensor add.Scalar"; `hint` names variables."""
+
+    def register(emitter: Emitter) -> Emitter:
+        for target in _overloads(names):
+            _TABLE[target] = (hint or target._schema.name.removeprefix("aten::").strip("_"), emitter)
+        return emitter
+
+    return register
+
+
+_COMPARISONS = frozenset("eq ne lt le gt ge".split())
+_ROUNDED = _COMPARISONS | frozenset("clamp clamp_min clamp_max hardtanh masked_fill".split())
+
+
+def converted(
+    target: Any, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype
+) -> tuple[list[Argument], dict[str, Argument]]:
+    """The arguments with their Python numbers as the operation, whose result has `dtype`, reads them."""
+    name = target.overloadpacket.__name__
+    common = operand_dtype(*args) if name in _COMPARISONS else dtype
+    number = rounded_number if name in _ROUNDED else operand_number
+
+    def convert(argument: Argument) -> Argument:
+        if name == "masked_fill" and argument is args[2] and isinstance(argument, Value):
+            known = argument.constant
+            return argument if known is None else replace(argument, constant=rounded_number(known, common))
+        return number(argument, common) if type(argument) in (int, float) else argument  # type: ignore[arg-type]
+
+    return [convert(a) for a in args], {k: convert(v) for k, v in kw.items()}

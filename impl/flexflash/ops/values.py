@@ -1,0 +1,105 @@
+"""What the operations take and give: values of the text, the code generator as they see it, and PyTorch's promotion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeAlias
+
+import torch
+
+from ..numbers import Scalar
+
+CUTE_NAMES: Final[dict[torch.dtype, str]] = {
+    torch.float16: "Float16",
+    torch.bfloat16: "BFloat16",
+    torch.float32: "Float32",
+    torch.float64: "Float64",
+    torch.int8: "Int8",
+    torch.int16: "Int16",
+    torch.int32: "Int32",
+    torch.int64: "Int64",
+    torch.uint8: "Uint8",
+    torch.bool: "Boolean",
+}
+
+
+def cute_name(dtype: torch.dtype) -> str:
+    """`torch.float32` -> `cutlass.Float32`. Raises KeyError for a dtype that L7.5 does not name."""
+    return f"cutlass.{CUTE_NAMES[dtype]}"
+
+
+@dataclass(frozen=True)
+class Value:
+    """What a node is worth in the text: a Python `constant`, or the vector that `text` names.
+
+    `dtype` is PyTorch's nominal dtype; a vector holds `compute_dtype(dtype)`. `uniform`: the same in every lane, since
+    it depends on nothing but b, h and q. `nonnegative`: certainly not below zero, so that an index needs no wrapping.
+    `limit`: an integer's largest magnitude, where more is known of it than its dtype says. `difference`: the two
+    integers that this is the difference of, one of them uniform, where all three are at most 2^24.
+    """
+
+    text: str
+    dtype: torch.dtype
+    constant: Scalar | None = None
+    uniform: bool = False
+    nonnegative: bool = False
+    limit: int | None = None
+    difference: tuple[Value, Value] | None = None
+
+
+Argument: TypeAlias = "Value | Scalar | str | torch.dtype | None"
+
+
+class Writer(Protocol):
+    """What an entry may ask of the code generator.
+
+    `smooth`: nothing that this operation's result reaches can jump, so that its last bit does not matter. `fast_math`:
+    the kernel option of that name.
+    """
+
+    smooth: bool
+    fast_math: bool
+
+    def vector(self, value: Argument, dtype: torch.dtype) -> str:
+        """`value`, cast to `compute_dtype(dtype)`, as the name of a vector (a constant is spread over the lanes)."""
+
+    def operand(self, value: Argument, dtype: torch.dtype) -> str:
+        """Like `vector`, but a constant stays a literal: for the operators, which take one on either side."""
+
+    def assign(self, expression: str, hint: str) -> str:
+        """The name of a variable that holds `expression`; an equal expression is computed once."""
+
+    def use(self, helper: str) -> str:
+        """The name of a prelude function, which the module then carries."""
+
+
+Emitter: TypeAlias = Callable[[Writer, Sequence[Argument], dict[str, Argument], torch.dtype], Value]
+
+
+def operand_dtype(*arguments: Argument) -> torch.dtype:
+    """PyTorch's promotion of tensors and Python scalars, as for zero-dimensional tensors (L7.2)."""
+    result: torch.dtype | None = None
+    scalars: list[Scalar] = []
+    for a in arguments:
+        if isinstance(a, Value):
+            result = a.dtype if result is None else torch.promote_types(result, a.dtype)
+        elif isinstance(a, (bool, int, float)):
+            scalars.append(a)
+    probe = torch.empty((), dtype=result, device="meta") if result is not None else None
+    for s in scalars:
+        probe = torch.empty((), dtype=torch.result_type(probe, s) if probe is not None else None, device="meta")
+    assert probe is not None
+    return probe.dtype
+
+
+def is_uniform(*arguments: Argument) -> bool:
+    """Whether all arguments are the same in every lane."""
+    return all(a.uniform or a.constant is not None for a in arguments if isinstance(a, Value))
+
+
+def constant_of(argument: Argument) -> Scalar | None:
+    """The Python number behind an argument, if it is one."""
+    if isinstance(argument, Value):
+        return argument.constant
+    return argument if isinstance(argument, (bool, int, float)) else None
