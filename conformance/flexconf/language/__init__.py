@@ -1,1 +1,1 @@
-"""What a case may say: the text of mods, arithmetic, distributions, layouts, operations."""
+"""The vocabulary of cases: the text of mods, arithmetic, distributions, layouts, operations."""

@@ -1,4 +1,4 @@
-"""Arithmetic in the symbols of a problem, as cases write it: `M+N-1`, `2*H`, `max(M, N)`."""
+"""Arithmetic over the sizes of a problem, as cases write it: `M+N-1`, `2*H`, `max(M, N)`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flexconf.errors import InputError
 __all__ = ["SYMBOLS", "evaluate", "split_arguments"]
 
 SYMBOLS = ("B", "H", "Hkv", "M", "N", "D", "Dv")
-"""A problem's symbols: batch, query heads, key/value heads, lengths of q and k/v, head dims of q/k and v."""
+"""The sizes of a problem: batch, query heads, key/value heads, length of q, length of k/v, head dim of q/k and of v."""
 
 _LONGEST = 120
 _DEEPEST = 12
@@ -19,10 +19,17 @@ _NUMBERS: Mapping[str, float] = {"inf": float("inf"), "nan": float("nan")}
 
 
 def evaluate(text: str, symbols: Mapping[str, int], what: str) -> int | float:
-    """The value of an arithmetic expression over `symbols`.
+    """Evaluates an arithmetic expression over `symbols`.
 
-    Numbers, `inf`, `nan`, the symbols, `+ - * / // % **`, `max` and `min`. `what` names the thing in
-    messages. Raises InputError.
+    An expression consists of numbers, `inf`, `nan`, the symbols, `+ - * / // % **`, `max` and `min`. `what` names the
+    expression in error messages. Raises InputError if the text is no such expression, or has no value, such as `1/0`.
+
+    >>> evaluate("max(M, N) // 2 + H", {"H": 4, "M": 160, "N": 192}, "shape of bias")
+    100
+    >>> evaluate("2*L", {"M": 160}, "shape of bias")
+    Traceback (most recent call last):
+        ...
+    flexconf.errors.InputError: shape of bias: unknown symbol 'L'; the symbols are B, H, Hkv, M, N, D, Dv
     """
     if len(text) > _LONGEST or _depth(text) > _DEEPEST:
         raise InputError(f"{what}: {text[:30]!r}... is too long or too deeply nested")
@@ -38,7 +45,11 @@ def evaluate(text: str, symbols: Mapping[str, int], what: str) -> int | float:
 
 
 def split_arguments(text: str) -> list[str]:
-    """Split at the commas that are outside brackets: `H, max(M, N)` gives `H` and `max(M, N)`."""
+    """Splits a list of arguments at the commas outside brackets.
+
+    >>> split_arguments("H, max(M, N)")
+    ['H', 'max(M, N)']
+    """
     parts, depth, start = [], 0, 0
     for position, character in enumerate(text):
         if character in "([":
@@ -53,6 +64,7 @@ def split_arguments(text: str) -> list[str]:
 
 
 def _depth(text: str) -> int:
+    """The deepest nesting of brackets, or the longest run of the operators `+ - ~ *` if that is more."""
     depth = deepest = run = 0
     for character in text:
         run = run + 1 if character in "+-~*" else (run if character == " " else 0)
@@ -98,7 +110,7 @@ def _value(node: ast.expr, symbols: Mapping[str, int], what: str) -> int | float
                     return a % b
                 case ast.Pow() if abs(b) <= 64 and abs(a) <= 2**16:
                     power = a**b
-                    if isinstance(power, int | float):  # a negative number to a fraction is complex
+                    if isinstance(power, int | float):  # a fractional power of a negative number is complex
                         return power
         case ast.Call(func=ast.Name(id=("max" | "min") as name), args=args, keywords=[]) if args:
             values = [_value(argument, symbols, what) for argument in args]

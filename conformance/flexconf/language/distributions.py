@@ -1,11 +1,11 @@
-"""Values of tensors from raw generator words, equal to the bit on every platform and library version.
+"""Values of tensors, bitwise equal on every platform and library version.
 
-Everything here is made of Philox words, integers, and the IEEE operations that are exactly rounded (`+ - * /`
-and `sqrt`) in float64. No library distribution and no transcendental function is used, because both differ
-between versions and machines.
+All values are computed from raw Philox words with integer operations and the correctly rounded IEEE operations
+(`+ - * /` and `sqrt`) in float64. Library distributions and transcendental functions are not used: their results
+differ between versions and machines.
 
-The vocabulary, as a case writes it (`lo` inclusive, `hi` exclusive; arguments may use the symbols of the
-problem):
+A case names its values by these words. `lo` is inclusive, `hi` is exclusive. Arguments may use the symbols of the
+problem.
 
 ====================== =====================================================================================
 `normal`, `normal(s)`  near-normal with mean 0 and deviation 1 (or s), within 3.47 deviations
@@ -17,13 +17,13 @@ problem):
 `arange(a, step)`      a + i * step along the last dimension (default 0, 1)
 `linspace(a, b)`       from a to b, both included, along the last dimension
 `steps(k)`             i // k along the last dimension: ids of equal runs
-`documents(n)`         ids 0..n-1 of n runs of random length along the last dimension, never decreasing
+`documents(n)`         ids 0..n-1 of n runs of random length along the last dimension, in increasing order
 `permutation`          a random order of 0..size-1 along the last dimension
-`sprinkle(c, p)`       normal, where a part p of the elements is c (such as -inf)
+`sprinkle(c, p)`       normal, but each element is c (such as -inf) with probability p
 `list(x, y, ...)`      exactly these numbers, in row-major order
 `alibi_slopes`         the ALiBi slope of each head along the last dimension (Press et al. 2022)
-`ancestors(k)`         the last two dimensions: is j the node i or one of its ancestors in the k-ary heap
-`distance`             the last two dimensions: |i - j|
+`ancestors(k)`         over the last two dimensions (i, j): whether j is node i or an ancestor of it in a k-ary heap
+`distance`             over the last two dimensions (i, j): |i - j|
 ====================== =====================================================================================
 """
 
@@ -49,7 +49,13 @@ INTEGER_BITS: Mapping[str, int] = {"int8": 8, "int16": 16, "int32": 32, "int64":
 
 
 def words(seed: int, name: str, count: int) -> npt.NDArray[np.uint64]:
-    """`count` raw 64-bit Philox words of the stream that (seed, name) keys."""
+    """The first `count` 64-bit words of the Philox stream with the key (seed, name).
+
+    >>> words(0, "q", 2).tolist() == words(0, "q", 3).tolist()[:2]
+    True
+    >>> words(0, "q", 2).tolist() == words(0, "k", 2).tolist()
+    False
+    """
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     key = np.frombuffer(digest[:16], dtype="<u8").astype(np.uint64)
     raw: npt.NDArray[np.uint64] = np.random.Philox(key=key).random_raw(count)
@@ -57,9 +63,17 @@ def words(seed: int, name: str, count: int) -> npt.NDArray[np.uint64]:
 
 
 def draw(spec: str, shape: Shape, seed: int, name: str, symbols: Mapping[str, int], dtype: str) -> Array:
-    """The values that `spec` says: float64, int64 or bool of the given shape, not yet rounded to `dtype`.
+    """Draws the values of `spec`: a float64, int64 or bool array of `shape`, not yet rounded to `dtype`.
 
-    Raises InputError for an unknown kind, a wrong number of arguments, or values that do not suit the shape.
+    `seed` and `name` (of the tensor) choose the random words. Raises InputError for an unknown kind, a wrong number of
+    arguments, or values that do not suit the shape or `dtype`.
+
+    >>> draw("steps(3)", (8,), seed=0, name="capture:doc", symbols={}, dtype="int32").tolist()
+    [0, 0, 0, 1, 1, 1, 2, 2]
+    >>> draw("integers(0, N)", (2, 3), seed=0, name="capture:index", symbols={"N": 100}, dtype="int64").tolist()
+    [[24, 24, 0], [29, 63, 99]]
+    >>> draw("ancestors(2)", (3, 3), seed=0, name="capture:tree", symbols={}, dtype="bool").astype(int).tolist()
+    [[1, 0, 0], [1, 1, 0], [1, 0, 1]]
     """
     kind, arguments = _parse(spec, symbols)
     function, least, most = KINDS[kind]
@@ -71,7 +85,13 @@ def draw(spec: str, shape: Shape, seed: int, name: str, symbols: Mapping[str, in
 
 
 def check(spec: str, symbols: Mapping[str, int]) -> None:
-    """Raise InputError when `spec` is outside the vocabulary."""
+    """Raises InputError if `spec` has an unknown kind or a wrong number of arguments.
+
+    >>> check("uniform(0)", {})
+    Traceback (most recent call last):
+        ...
+    flexconf.errors.InputError: values 'uniform(0)': uniform takes 2 arguments, not 1
+    """
     kind, arguments = _parse(spec, symbols)
     _, least, most = KINDS[kind]
     if not least <= len(arguments) <= most:
@@ -90,7 +110,7 @@ def _parse(spec: str, symbols: Mapping[str, int]) -> tuple[str, list[int | float
 
 
 class _Request:
-    """One draw: the shape, one raw word per element, and the arguments."""
+    """One draw: its text, the shape, one raw word per element, the arguments, and the target dtype."""
 
     def __init__(
         self,
@@ -116,6 +136,8 @@ class _Request:
         return np.broadcast_to(np.arange(self.shape[-1], dtype=np.int64), self.shape)
 
     def last_two(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The indices along the last two dimensions, broadcast over the shape. Raises InputError if the rank is < 2."""
+        """The indices along the last two dimensions, broadcast over the shape. Raises InputError if the rank is < 2."""
         if len(self.shape) < 2:
             raise InputError(f"values {self.spec!r} need at least two dimensions")
         rows = np.arange(self.shape[-2], dtype=np.int64)[:, None]
@@ -124,27 +146,27 @@ class _Request:
 
 
 def _unit(raw: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
-    """Uniform in [0, 1): 53 bits, exact."""
+    """Uniform numbers in [0, 1): the upper 53 bits of each word, without rounding."""
     unit: npt.NDArray[np.float64] = (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return unit
 
 
 def _normal(raw: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
-    """The sum of the word's four 16-bit parts, centred and scaled to deviation 1.
+    """The sum of the four 16-bit parts of each word, centred and scaled to deviation 1.
 
-    The sum is an integer, hence exact; the scale is one rounded product.
+    The sum is an exact integer. The scaling is one rounded product.
     """
     part = np.uint64(0xFFFF)
     total = np.zeros(raw.shape, dtype=np.int64)
     for shift in (0, 16, 32, 48):
         total += ((raw >> np.uint64(shift)) & part).astype(np.int64)
-    centred = (2 * total - 4 * 0xFFFF).astype(np.float64) * 2.0**-17  # sum of four uniforms less its mean, 2
+    centred = (2 * total - 4 * 0xFFFF).astype(np.float64) * 2.0**-17  # sum of four uniforms in [0, 1), minus its mean
     scaled: npt.NDArray[np.float64] = centred * math.sqrt(3.0)
     return scaled
 
 
 def _below(raw: npt.NDArray[np.uint64], span: int) -> npt.NDArray[np.int64]:
-    """Integers in [0, span): multiply-shift of the upper 32 bits, or the remainder for a wide span."""
+    """Integers in [0, span): multiply-shift of the upper 32 bits, or the remainder if span is above 2^31."""
     if span <= 2**31:
         return (((raw >> np.uint64(32)) * np.uint64(span)) >> np.uint64(32)).astype(np.int64)
     return (raw % np.uint64(span)).astype(np.int64)
@@ -205,7 +227,7 @@ def _draw_steps(request: _Request) -> Array:
 
 
 def _draw_documents(request: _Request) -> Array:
-    """Each row is cut at n - 1 random places that differ if the length allows it."""
+    """Cuts each row at n - 1 different random places. A row of fewer than n elements is cut between all of them."""
     count = int(request.arguments[0])
     ids = np.zeros(request.shape, dtype=np.int64)
     if not request.shape or ids.size == 0:
@@ -226,8 +248,8 @@ def _draw_permutation(request: _Request) -> Array:
 
 def _draw_sprinkle(request: _Request) -> Array:
     value, part = request.arguments
-    # The normal uses all bits, so the choice takes an independent function of the word: an odd multiplier's
-    # top.
+    # `_normal` uses every bit of the word. So that choice and value are unrelated, the choice uses other bits: the top
+    # bits of the word times an odd constant.
     choice = _unit(request.raw * np.uint64(0x9E3779B97F4A7C15))
     return np.where(choice < float(part), float(value), _normal(request.raw))
 
@@ -246,7 +268,14 @@ def _draw_alibi_slopes(request: _Request) -> Array:
 
 
 def _slopes(heads: int) -> Sequence[float]:
-    """ALiBi's slopes: 2^(-8 i / n), i = 1..n, n a power of two; every second one of 2n for the rest."""
+    """The ALiBi slopes of `heads` heads.
+
+    Let n be the largest power of two up to `heads`. The first n slopes are 2^(-8 i / n), i = 1..n. The others are the
+    1st, 3rd, 5th, ... slope of 2n heads.
+
+    >>> _slopes(6)
+    [0.25, 0.0625, 0.015625, 0.00390625, 0.5, 0.125]
+    """
     power = 1
     while power * 2 <= heads:
         power *= 2
@@ -256,7 +285,7 @@ def _slopes(heads: int) -> Sequence[float]:
 
 
 def _eighth_power(i: int, n: int) -> float:
-    """2^(-8 i / n), n a power of two, by square roots and products only."""
+    """2^(-8 i / n) for a power of two n, by square roots and products only."""
     whole, rest = divmod(8 * i, n)
     value, root, bit = 2.0**-whole, 0.5, n
     while rest and bit > 1:

@@ -1,10 +1,10 @@
-"""Strided views over guarded storage: a read or write out of place must show.
+"""Strided views over guarded storage: a read of a wrong place shows in the result.
 
-Every tensor that a case hands to a subject is a view of a larger one-dimensional storage. The elements
-before, after and between those of the view are guards: NaN in floats, the smallest (unsigned: largest) value
-in integers, and in bool the opposite of the element before.
+Every tensor that a case hands to a subject is a view of a larger one-dimensional storage. The elements of the storage
+before, after and between the elements of the view are guards. A guard is NaN for a float dtype, the smallest value for
+a signed integer dtype, and 255 for uint8. For bool, it is the opposite of the last element of the view before it.
 
-Layouts of captures, as a case writes them:
+A case names the layout of a capture by these words:
 
 ======================= ======================================================================================
 `contiguous`            row-major
@@ -15,17 +15,18 @@ Layouts of captures, as a case writes them:
 `padded`, `padded(k)`   three (k) guards after every row
 `expanded`              stride 0 in dimension 0
 `expanded(1, 2)`        stride 0 in the given dimensions
-`offset`, `offset(k)`   row-major, 7 (k) elements off the alignment
-`strided(5, 1)`         these strides, one a dimension, 0 to repeat it; for views that span more than 2^31 elements
+`offset`, `offset(k)`   row-major, starting 7 (k) elements after a multiple of 64 elements
+`strided(5, 1)`         these strides, one per dimension, 0 to repeat it; for views that span more than 2^31 elements
 `view_of(x)`            the same elements as capture x, as another tensor on the same storage
 `transpose_of(x)`       capture x with its dimensions in reverse order, on the same storage
 `last_of(x)`            x[-1] of capture x, on the same storage
-`first_of(x)`           x[0] of capture x, on the same storage: from last_of(x) it differs by its offset alone
+`first_of(x)`           x[0] of capture x, on the same storage: it differs from last_of(x) in the offset only
 ======================= ======================================================================================
 
-A `strided` view may span more elements than memory holds. Then only the pages around its elements are ever touched, and
-the guards are those next to an element, and those at its offset as 32 bits would have it. The storage reaches so far
-before the view that such a wrong offset still lies in it.
+A `strided` view may span more elements than memory holds. If its storage has more than 2^26 elements, only the pages
+around the view's elements are written. Guards then stand only in two places: up to 4 elements before and after each
+element, and 2^32 elements before each element, where an offset that wraps around at 32 bits leads. The storage begins
+far enough before the view to contain these places.
 """
 
 from __future__ import annotations
@@ -52,15 +53,15 @@ STRIDED = "strided"
 _GUARD = 64
 _TILE = 256
 _GUARD_MOST = 1 << 16
-_WHOLE = 1 << 26  # elements of a storage that is written whole
+_WHOLE = 1 << 26  # the largest storage, in elements, that is filled with guards as a whole
 _WRAP = 1 << 32
-_NEAR = 4  # guards on either side of an element, where the storage is not written whole
+_NEAR = 4  # guards before and after each element of a storage larger than _WHOLE
 _TEXT = re.compile(r"([a-z_]+)(?:\(([^()]*)\))?")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A parsed layout: its kind, its integer arguments, or the capture whose storage it shares."""
+    """A parsed layout: its kind, and its integer arguments or (`of`) the capture whose storage it shares."""
 
     kind: str
     numbers: tuple[int, ...] = ()
@@ -68,7 +69,13 @@ class Layout:
 
 
 def parse(text: str) -> Layout:
-    """The layout that `text` says. Raises InputError."""
+    """Parses a layout. Raises InputError if the text is outside the vocabulary.
+
+    >>> parse("padded(5)")
+    Layout(kind='padded', numbers=(5,), of=None)
+    >>> parse("view_of(bias)")
+    Layout(kind='view_of', numbers=(), of='bias')
+    """
     match = _TEXT.fullmatch(text.strip())
     kind, rest = (match.group(1), match.group(2)) if match else ("", None)
     if kind in SHARED:
@@ -92,7 +99,7 @@ def parse(text: str) -> Layout:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a tensor's elements lie: strides and offset in elements, `size` elements of storage in all."""
+    """Where a tensor's elements lie in its storage: `strides`, `offset` and the storage's `size`, in elements."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -101,7 +108,11 @@ class Placement:
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
-        """The shape with every dimension of stride 0 counted once: the elements that really exist."""
+        """`shape` with size 1 in each dimension of stride 0: the elements that exist in memory.
+
+        >>> dense((4, 8), expanded=(0,)).stored_shape
+        (1, 8)
+        """
         return tuple(
             1 if stride == 0 and length else length for length, stride in zip(self.shape, self.strides, strict=True)
         )
@@ -116,10 +127,16 @@ def dense(
     expanded: Sequence[int] = (),
     shift: int = 0,
 ) -> Placement:
-    """Place `shape` densely, dimensions in memory `order` (outermost first), between guards.
+    """Places a tensor of `shape` densely between guards.
 
-    `step` is the stride of the innermost dimension, `pad` the guards after each innermost row, `expanded` the
-    dimensions of stride 0, `shift` the elements off a 64-element alignment.
+    `order` is the memory order of the dimensions, outermost first (default: row-major). `step` is the stride of the
+    innermost dimension. `pad` is the number of guards after each innermost row. `expanded` are the dimensions of
+    stride 0. `shift` is the distance of the first element from a multiple of 64 elements.
+
+    >>> dense((2, 3, 4), order=(0, 2, 1)).strides
+    (12, 1, 3)
+    >>> dense((2, 3), pad=5).strides
+    (8, 1)
     """
     order = tuple(range(len(shape))) if order is None else tuple(order)
     strides = [0] * len(shape)
@@ -133,15 +150,25 @@ def dense(
             running += pad
     extent = 1 + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
     extent = extent if all(shape) else 0
-    # As wide as the tensor and a tile: who counts a negative index from nowhere, or reads a tile past the last query,
-    # reads a guard, and nobody else's memory.
+    # On each side there are as many guards as the tensor and one tile have elements, but at most _GUARD_MOST. A kernel
+    # that does not wrap a negative index, or that reads a tile past the last query, reads guards and no other memory.
     beyond = max(math.prod(shape), extent) + _TILE * max(strides, default=0)
     guard = min(_GUARD_MOST, -(-(beyond + _GUARD) // _GUARD) * _GUARD)
     return Placement(tuple(shape), tuple(strides), guard + shift, guard + shift + extent + guard)
 
 
 def strided(shape: Sequence[int], strides: Sequence[int]) -> Placement:
-    """Place `shape` with these strides. Raises InputError when two elements would share a place."""
+    """Places a tensor of `shape` with the given strides, between guards.
+
+    Raises InputError unless each nonzero stride exceeds the span of the smaller ones, so that no two elements overlap.
+    Also raises InputError for a wrong number of strides, a span of 2^32 elements or more, and more than 65,536 elements
+    in memory.
+
+    >>> strided((2, 3), (2, 1))
+    Traceback (most recent call last):
+        ...
+    flexconf.errors.InputError: layout 'strided(2, 1)': elements of (2, 3) would overlap
+    """
     what = f"layout 'strided({', '.join(map(str, strides))})'"
     if len(shape) != len(strides):
         raise InputError(f"{what}: {len(strides)} strides for {len(shape)} dimensions")
@@ -156,14 +183,17 @@ def strided(shape: Sequence[int], strides: Sequence[int]) -> Placement:
     stored = math.prod(length for length, stride in zip(shape, strides, strict=True) if stride)
     if stored > _GUARD_MOST:
         raise InputError(f"{what} holds {stored:,} elements; at most {_GUARD_MOST:,} are allowed")
-    # An index that is negative, or an offset that wraps around at 32 bits, still leads into the storage.
+    # A negative index, or an offset that wraps around at 32 bits, still leads into the storage.
     before = sum(length * stride for length, stride in zip(shape, strides, strict=True))
     lead = -(-(before + _GUARD) // _GUARD) * _GUARD
     return Placement(tuple(shape), tuple(strides), lead, lead + (span + 1 if all(shape) else 0) + _GUARD)
 
 
 def placement(layout: Layout, shape: Sequence[int]) -> Placement:
-    """The placement of a capture of this shape. Raises InputError when the layout does not suit the rank."""
+    """The placement of a capture of this shape and layout.
+
+    Raises InputError if the layout does not suit the shape, or shares the storage of another capture.
+    """
     rank = len(shape)
     match layout.kind:
         case "contiguous":
@@ -194,9 +224,17 @@ def placement(layout: Layout, shape: Sequence[int]) -> Placement:
 
 
 def encode(values: npt.NDArray[Any], dtype: str, what: str) -> Tensor:
-    """Round exact values to `dtype`, to nearest even, independently of the platform. Contiguous, on the CPU.
+    """Rounds exact values to `dtype`, with ties to even. The result has the same bytes on every platform.
 
-    Raises InputError when an integer dtype cannot hold the values.
+    The result is a contiguous tensor on the CPU. For bfloat16, the values are first rounded to float32. Raises
+    InputError if an integer dtype cannot hold the values.
+
+    >>> encode(np.array([1 + 2**-8, 1 + 3 * 2**-8]), "bfloat16", "values").tolist()
+    [1.0, 1.015625]
+    >>> encode(np.array([0, 300]), "uint8", "values")
+    Traceback (most recent call last):
+        ...
+    flexconf.errors.InputError: values: the values 0 to 300 do not fit uint8
     """
     target: torch.dtype = getattr(torch, dtype)
     if dtype == "bool":
@@ -226,7 +264,12 @@ def _bfloat16(values: npt.NDArray[np.float32]) -> Tensor:
 
 
 def place(stored: Tensor, where: Placement, device: str | torch.device) -> Tensor:
-    """A view laid out as `where` says over guarded storage, holding `stored` (of `where.stored_shape`)."""
+    """Copies `stored`, of shape `where.stored_shape`, into guarded storage. Returns the view that `where` describes.
+
+    >>> view = place(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), dense((2, 2), pad=1), "cpu")
+    >>> view.as_strided((2, 3), (3, 1)).tolist()
+    [[1.0, 2.0, nan], [3.0, 4.0, nan]]
+    """
     if where.size > _WHOLE:
         return _placed_apart(stored, where, device)
     storage = _guards(stored, where)
@@ -235,13 +278,14 @@ def place(stored: Tensor, where: Placement, device: str | torch.device) -> Tenso
 
 
 def _placed_apart(stored: Tensor, where: Placement, device: str | torch.device) -> Tensor:
-    """Like `place`, in a storage of which no page is touched but those around elements."""
+    """Like `place`, but writes guards only near the elements and where their offsets wrap around at 32 bits."""
     storage = _reserved(where.size, stored.dtype, torch.device(device))
     at = torch.full((1,), where.offset)
     for length, stride in zip(where.stored_shape, where.strides, strict=True):
         at = (at.unsqueeze(1) + torch.arange(length) * stride).flatten()
     value = _guard_of(stored).flatten().to(device)
-    # The nearest element says what a guard is, and of two as near the one before it.
+    # From far to near, so that the nearest element decides a guard's value; of two at the same distance, the one before
+    # the guard decides.
     for apart in (-_WRAP, *(n for distance in range(_NEAR, 0, -1) for n in (-distance, distance))):
         storage[(at + apart).clamp(min=0).to(device)] = value
     storage.as_strided(where.stored_shape, where.strides, where.offset).copy_(stored)
@@ -249,9 +293,10 @@ def _placed_apart(stored: Tensor, where: Placement, device: str | torch.device) 
 
 
 def _reserved(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A storage of `size` elements. On the CPU it is address space alone, whose pages are zeros until they are written.
+    """A storage of `size` elements. On the CPU it is only reserved address space.
 
-    Raises InputError where there is not so much of it.
+    A page of it reads as zeros and takes memory only once it is written. Raises InputError if the CPU has not enough
+    address space.
     """
     if device.type != "cpu":
         return torch.empty(size, dtype=dtype, device=device)
@@ -263,7 +308,7 @@ def _reserved(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def _guard_of(stored: Tensor) -> Tensor:
-    """For each element the value of a guard beside it."""
+    """For each element, the value of a guard beside it."""
     if stored.dtype == torch.bool:
         return ~stored
     if stored.dtype.is_floating_point:
@@ -273,6 +318,7 @@ def _guard_of(stored: Tensor) -> Tensor:
 
 
 def _guards(stored: Tensor, where: Placement) -> Tensor:
+    """A storage of `where.size` guards. For bool, each guard is the opposite of the last element before it."""
     dtype = stored.dtype
     if dtype.is_floating_point:
         return torch.full((where.size,), float("nan"), dtype=dtype)
@@ -282,7 +328,7 @@ def _guards(stored: Tensor, where: Placement) -> Tensor:
     written = torch.zeros(where.size, dtype=torch.int64)
     if stored.numel():
         holds = written.as_strided(where.stored_shape, where.strides, where.offset)
-        holds.copy_(stored.to(torch.int64) + 1)  # 0: nothing here, 1: False, 2: True
+        holds.copy_(stored.to(torch.int64) + 1)  # 0: a guard, 1: False, 2: True
     last = torch.cummax(torch.where(written > 0, torch.arange(where.size), torch.zeros_like(written)), dim=0).values
     before = torch.where(written[last] > 0, written[last], written[where.offset : where.offset + 1])
     return before != 2

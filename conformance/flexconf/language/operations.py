@@ -1,7 +1,8 @@
-"""The operations that mods may use, one by one: how each is called, for which dtypes, and where its operand lies.
+"""The operations that mods may use: how each is called, for which dtypes, and which values its second operand takes.
 
-Read by `flexconf ops`, the generator and the count of what it reached. The lowering's table (`flexflash.ops`) and the
-oracle's (`flexconf.oracles.error_model`) are their own, so that no mistake here is a mistake there.
+`flexconf ops`, the generator of cases and the coverage report of fuzzing read this table. The lowering
+(`flexflash.ops`) and the oracle (`flexconf.oracles.error_model`) have tables of their own, so that a mistake here is
+not repeated there.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ ALL = (*NUMBERS, "bool")
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation: the key of its error model, its text over `x` and `y`, the dtypes of both, and where y lies.
+    """One operation: its name in the error model, its text over `x` and `y`, their dtypes, and the values of y.
 
-    `y`: any, nonzero, shift (0 to the width less one), power (not negative), close (moderate floats).
+    `y` is "any", "nonzero" (integers other than 0 and -1), "shift" (0 or more, also the dtype's width and beyond),
+    "power" (integers of 0 or more), or "close" (floats of moderate size, not 0).
     """
 
     name: str
@@ -34,6 +36,7 @@ def _unary(names: str, dtypes: tuple[str, ...], prefix: str = "torch.") -> list[
 
 
 def _binary(pairs: dict[str, str], dtypes: tuple[str, ...], y: str = "any") -> list[Operation]:
+    """Operations from {name: text}. A name may be "NAME/VARIANT": the variant only keeps the keys apart."""
     return [Operation(name.split("/")[0], text, dtypes, y) for name, text in pairs.items()]
 
 

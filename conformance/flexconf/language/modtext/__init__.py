@@ -1,9 +1,9 @@
 """A mod written as text, checked against a small grammar and compiled into a real Python function.
 
-A mod is what a FlexAttention user writes in the body of a `score_mod` or `mask_mod`: one expression, or a few
-assignments and a final expression. Nothing else can be said: no attribute outside `torch.<operation>`, no
-call outside the table of operations, bounded size. The function that comes out has its captures as closure cells and
-its source in `linecache`, so that tracing, tracebacks and repro scripts see ordinary code.
+A mod is the body of a FlexAttention `score_mod` or `mask_mod`: one expression, or a few assignments and a final
+expression. The grammar allows only the operations of a table, written as operators or as `torch.<operation>(...)`, and
+`.to(torch.<dtype>)`. The size of the text is bounded. The compiled function has its captures as closure cells and its
+source in `linecache`, so that tracers, tracebacks and repro scripts see ordinary code.
 """
 
 from flexconf.language.modtext.function import ScalarIndexing, check_result, compile_mod

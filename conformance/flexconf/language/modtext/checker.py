@@ -1,4 +1,4 @@
-"""Whether a mod's statements are within the grammar, and what they read."""
+"""Checks that a mod's statements are within the grammar, and collects the captures and constants that they read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from flexconf.language.modtext.vocabulary import (
 
 @dataclass(frozen=True)
 class _Value:
-    """What is known of an expression: a Python number, or a tensor with its rank if that is known."""
+    """The known facts about an expression: its value if it is a Python number, otherwise its rank, None if unknown."""
 
     number: int | float | None = None
     rank: int | None = 0
@@ -41,14 +41,18 @@ _SCALAR = _Value()
 
 
 class Checker:
-    """Walks the statements in order, with what is known of each assigned name."""
+    """Checks statements in order and remembers the known facts about each assigned name.
+
+    `used` holds the captures and constants that the statements read. Every method raises ModTextError, with line and
+    column, for a form outside the grammar.
+    """
 
     def __init__(self, kind: Kind, ranks: Mapping[str, int], constants: Mapping[str, int | float]) -> None:
         self.kind = kind
         self.ranks = ranks
         self.constants = {**CONSTANTS, **constants}
         self.locals: dict[str, _Value] = dict.fromkeys(PARAMETERS[kind], _SCALAR)
-        self.used: dict[str, None] = {}  # in order of use
+        self.used: dict[str, None] = {}  # an ordered set: names in order of first use
 
     def fail(self, node: ast.AST, message: str) -> NoReturn:
         line, column = getattr(node, "lineno", 1), getattr(node, "col_offset", 0) + 1
@@ -71,7 +75,7 @@ class Checker:
                 self.fail(node, hint)
 
     def scalar(self, node: ast.expr) -> _Value:
-        """An expression where a scalar is needed."""
+        """Checks an expression that has to be a scalar."""
         value = self.expression(node)
         if value.rank:
             what = ast.unparse(node)
@@ -157,7 +161,7 @@ class Checker:
         return self.folded(node, [left, right])
 
     def folded(self, node: ast.expr, operands: Sequence[_Value]) -> _Value:
-        """A Python number when every operand is one (Python computes it), a scalar tensor otherwise."""
+        """The result of an operation: a Python number if every operand is one, otherwise a scalar tensor."""
         numbers = [operand.number for operand in operands]
         if any(number is None for number in numbers):
             return _SCALAR
@@ -282,7 +286,7 @@ def _load(name: str) -> ast.Name:
 
 
 def _dotted(node: ast.expr) -> str | None:
-    """`a.b.c` of a chain of attributes on a name; None for anything else."""
+    """The text `a.b.c` of a chain of attributes on a name. Returns None for any other expression."""
     parts: list[str] = []
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)

@@ -1,4 +1,4 @@
-"""A mod's text as a function: the same code that a user would have written, with its source."""
+"""Compiles a mod's text into a function: the code that a user would have written, with its source."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from flexconf.language.modtext.vocabulary import CONSTANTS, PARAMETERS, Kind, Mo
 
 
 class ScalarIndexing(TorchFunctionMode):
-    """Turns `tensor[scalar tensors and ints]` into `aten.index`, as FlexAttention does, so that no index is
-    read back to Python and `bias[b][q]` means `bias[b, q]`.
+    """Turns `tensor[scalar tensors and ints]` into `aten.index`, as FlexAttention does.
 
-    The mode sees calls outside vmap only; under vmap use PyTorch's own.
+    So no index is read back to Python, and `bias[b][q]` means `bias[b, q]`. The mode sees calls outside vmap only; use
+    PyTorch's own mode under vmap.
     """
 
     def __torch_function__(
@@ -50,11 +50,24 @@ def compile_mod(
     constants: Mapping[str, int | float],
     name: str = "mod",
 ) -> Callable[..., Tensor]:
-    """The mod that `text` says, as a function of scalar tensors.
+    """Compiles the mod `text` into a function of scalar tensors.
 
-    `kind` "score" gives `(score, b, h, q, kv) -> score`, "mask" gives `(b, h, q, kv) -> bool`. `captures` are
-    the tensors it may read, by name; `constants` are the sizes of the problem (B, H, Hkv, M, N, D, Dv) as
-    Python numbers. `name` appears in tracebacks. Raises ModTextError.
+    `kind` "score" gives `(score, b, h, q, kv) -> score`, "mask" gives `(b, h, q, kv) -> bool`. `captures` are the
+    tensors that the mod may read, by name. `constants` are the sizes of the problem (B, H, Hkv, M, N, D, Dv) as Python
+    numbers. `name` appears in tracebacks. Raises ModTextError if the text is outside the grammar.
+
+    >>> import inspect
+    >>> mod = compile_mod("score - slope[h] * (q - kv)", "score", {"slope": torch.tensor([0.5, 0.25])}, {})
+    >>> print(inspect.getsource(mod), end="")
+        def score_mod(score, b, h, q, kv):
+            return score - slope[h] * (q - kv)
+    >>> score, b, h, q, kv = torch.tensor(3.0), *map(torch.tensor, (0, 1, 7, 5))
+    >>> mod(score, b, h, q, kv).item()
+    2.5
+    >>> compile_mod("0 <= q - kv < 64", "mask", {}, {})  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    flexconf.language.modtext.vocabulary.ModTextError: line 1, column 1: a chained comparison is Python control ...
     """
     statements = parse(text)
     ranks = {key: value.dim() for key, value in captures.items()}
@@ -76,21 +89,26 @@ def compile_mod(
     digest = hashlib.sha256(source.encode()).hexdigest()[:12]
     filename = f"<flexconf {kind}_mod {name} {digest}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    # Dynamo looks the function's globals up in the module of that name, which must have them.
+    # Dynamo looks up the function's globals in the module that `__name__` names. This module defines them.
     namespace: dict[str, Any] = {"torch": torch, "__name__": __name__}
     tree = ast.parse(source, filename)
     assert _said(_body(tree)) == _said(statements), f"{filename}: what was checked is not what would run"
-    exec(compile(tree, filename, "exec"), namespace)  # checked against the grammar above
+    exec(compile(tree, filename, "exec"), namespace)  # the text has passed the checker above
     mod: Callable[..., Tensor] = namespace["make_mod"](**cells)
     return mod
 
 
 def check_result(mod: Callable[..., Tensor], kind: Kind) -> None:
-    """Call the mod once on scalars without data, and check that what it returns is a mod's result.
+    """Calls the mod once on meta tensors, and checks the dtype and rank of its result.
 
-    A mask_mod must return a bool scalar, a score_mod a scalar of a floating dtype. `mod` comes from
-    compile_mod; for the call its captures are replaced by tensors without data of the same shape and dtype.
-    Raises ModTextError.
+    A mask_mod must return a bool scalar, a score_mod a scalar of a floating dtype. `mod` must come from compile_mod:
+    for the call, its captures are replaced by meta tensors of the same shape and dtype. Raises ModTextError if the
+    result is another one, or PyTorch raises an error.
+
+    >>> check_result(compile_mod("q - kv", "mask", {}, {}), "mask")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    flexconf.language.modtext.vocabulary.ModTextError: the result is int32, but a mask is bool; ...
     """
     meta = torch.device("meta")
     index = [torch.empty((), dtype=torch.int32, device=meta) for _ in range(4)]
@@ -122,7 +140,7 @@ def _short(dtype: torch.dtype) -> str:
 
 
 def _without_data(mod: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The same code over captures on the meta device. Takes a function that compile_mod made."""
+    """The same mod with its captures on the meta device. `mod` must come from compile_mod."""
     factory_globals = mod.__globals__
     names = mod.__code__.co_freevars
     cells = [cell.cell_contents for cell in mod.__closure__ or ()]
@@ -135,14 +153,14 @@ def _without_data(mod: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _body(factory: ast.Module) -> list[ast.stmt]:
-    """The statements of the mod within its factory."""
+    """The statements of the mod inside its factory, the module that `_source` writes."""
     (make,) = factory.body
     assert isinstance(make, ast.FunctionDef) and isinstance(make.body[0], ast.FunctionDef)
     return make.body[0].body
 
 
 def _said(statements: Sequence[ast.stmt]) -> list[str]:
-    """The meaning of a mod's statements: each assignment, and the result."""
+    """The syntax trees of a mod's assignments and result, as text. Two mods with equal lists compute the same."""
     kept = [s for s in statements[:-1] if isinstance(s, ast.Assign)]
     last = statements[-1]
     assert isinstance(last, ast.Expr | ast.Return) and last.value is not None
@@ -150,7 +168,7 @@ def _said(statements: Sequence[ast.stmt]) -> list[str]:
 
 
 def _source(text: str, statements: Sequence[ast.stmt], kind: Kind, cells: Sequence[str]) -> str:
-    """The text as the body of a function inside a factory whose parameters are the closure cells."""
+    """The source of a factory `make_mod`. Its parameters become the closure cells of the mod that it returns."""
     original = textwrap.dedent(text).strip()
 
     def segment(node: ast.expr) -> str:

@@ -1,4 +1,4 @@
-"""A mod's text as statements, within bounds that hold before the parser sees it."""
+"""Parses a mod's text into statements. Length and nesting are bounded before Python's parser sees the text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flexconf.language.modtext.vocabulary import GRAMMAR_NAMES, HINTS, ModTextEr
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on the text of a mod: characters, nodes of the syntax tree, levels of nesting."""
+    """Bounds on the text of a mod: characters, expressions and statements in its syntax tree, levels of nesting."""
 
     characters: int = 4000
     nodes: int = 400
@@ -25,12 +25,16 @@ class Limits:
 LIMITS = Limits()
 
 _TOKEN = re.compile(r"[A-Za-z_]\w*|[0-9.]+|\*\*|//|<<|>>|[-+~()\[\]{}]|\S")
-_UNSEEN = frozenset({"Cc", "Cs", "Zl", "Zp"})  # controls, surrogates, separators of lines and of paragraphs
+_UNSEEN = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control characters, surrogates, line separators, paragraph separators
 _PREFIX = frozenset({"-", "+", "~", "not", "**", "lambda", "await"})
 
 
 def parse(text: str) -> list[ast.stmt]:
-    """The statements of the text, after the bounds that must hold before the parser sees it."""
+    """Parses a mod's text into its statements.
+
+    Raises ModTextError if the text is empty or not valid Python, exceeds LIMITS, holds a character that `normalised`
+    refuses, or ends with an assignment.
+    """
     if len(text) > LIMITS.characters:
         raise ModTextError(
             f"the mod has {len(text):,} characters, at most {LIMITS.characters:,} are allowed; put tables into captures"
@@ -61,8 +65,11 @@ def normalised(text: str) -> str:
     r"""The text with the line ends "\r\n" and "\r" written as "\n".
 
     Python's tokenizer, `str.splitlines`, `linecache` and this package do not agree on which characters end a line.
-    Where they do not, the text that is checked would not be the text that runs, so there is one line end. Raises
-    ModTextError for every other control character, line separator and lone surrogate.
+    With another line end, the text that runs could differ from the text that was checked, so "\n" is the only one.
+    Raises ModTextError for every other control character (except tab), line or paragraph separator, and lone surrogate.
+
+    >>> normalised("d = q - kv\r\nscore + d")
+    'd = q - kv\nscore + d'
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     for at, character in enumerate(text):
@@ -86,25 +93,35 @@ def _check_nesting(text: str) -> None:
 
 
 def _limited_walk(tree: ast.AST) -> Iterator[ast.AST]:
-    """Every node that stands for an operation, a name or a number; stops soon after the bound."""
+    """Yields each expression and statement node. Stops one node after LIMITS.nodes.
+
+    Raises ModTextError if the tree is nested too deeply.
+    """
     stack: list[tuple[ast.AST, int]] = [(tree, 0)]
     seen = 0
     while stack and seen <= LIMITS.nodes:
         node, level = stack.pop()
-        if level > LIMITS.nesting + 2:  # the module and the statement are levels of their own
+        if level > LIMITS.nesting + 2:  # plus one level for the module and one for the statement
             raise ModTextError(f"the mod is nested more than {LIMITS.nesting} levels deep; use assignments")
         if isinstance(node, ast.expr | ast.stmt):
             seen += 1
             yield node
         for child in ast.iter_child_nodes(node):
-            # x + y + z + ... is long, not deep: the left operand stays on the level of its parent.
+            # A sum x + y + z + ... is long, not deep: its left operand stays on the level of its parent.
             left = isinstance(node, ast.BinOp) and child is node.left
             stack.append((child, level if left else level + 1))
 
 
 @functools.lru_cache(maxsize=1024)
 def free_names(text: str) -> frozenset[str]:
-    """The captures that the text needs: names it reads and the grammar does not give. Raises ModTextError."""
+    r"""The captures that a mod's text needs: the names that it reads, and that neither it nor the grammar defines.
+
+    Names with a hint, such as `abs`, are left out: compile_mod refuses them with that hint. Raises ModTextError if
+    `parse` does.
+
+    >>> sorted(free_names("d = q - kv\nscore + bias[h, d] - slope[h]"))
+    ['bias', 'slope']
+    """
     free: set[str] = set()
     assigned: set[str] = set()
     for statement in parse(text):
@@ -117,7 +134,7 @@ def free_names(text: str) -> frozenset[str]:
 
 
 def _values(expression: ast.expr) -> Iterator[str]:
-    """The names that stand for a value; what is called, or has an attribute but `.to`, is no capture."""
+    """Yields the names that stand for a value: not a called name, nor a name with an attribute other than `.to`."""
     stack: list[ast.AST] = [expression]
     while stack:
         node = stack.pop()

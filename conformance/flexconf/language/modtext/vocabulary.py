@@ -1,4 +1,4 @@
-"""What a mod's text may say: the operations, the names, and what to write instead of what it may not."""
+"""The vocabulary of mods: operations, names, and hints that replace forbidden forms by allowed ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ Kind = Literal["score", "mask"]
 
 
 class ModTextError(InputError):
-    """The text of a mod is outside the grammar. One line: position, what is wrong, what would work."""
+    """The text of a mod is outside the grammar.
+
+    The message is one line: the position if it is known, the fault, and in most cases a form that works.
+    """
 
 
 DTYPES = (
@@ -27,7 +30,7 @@ DTYPES = (
 
 @dataclass(frozen=True)
 class Signature:
-    """How an operation may be called: the least and most positional arguments, and the keywords."""
+    """How an operation may be called: the least and most arguments (positional, `min=`, `max=`), and the keywords."""
 
     least: int
     most: int
@@ -88,7 +91,7 @@ def _table() -> dict[str, Signature]:
         "threshold": Signature(3, 3),
     }
     table |= {f"torch.nn.functional.{name}": signature for name, signature in functional.items()}
-    # Real operations that no lowering of clause L7.6 covers: a case with `expect = "refused:..."` names them.
+    # PyTorch operations that are not in clause L7.6, for cases with `expect = "refused:..."`.
     table |= {
         "torch.cumsum": Signature(2, 2),
         "torch.sum": Signature(1, 1),
@@ -99,20 +102,20 @@ def _table() -> dict[str, Signature]:
 
 
 OPERATIONS: Mapping[str, Signature] = _table()
-"""What may be called, by its dotted name."""
+"""The signatures of all callable operations by dotted name."""
 
 STRING_CHOICES: Mapping[str, tuple[str | None, ...]] = {
     "rounding_mode": ("floor", "trunc", None),
     "approximate": ("none", "tanh"),
 }
-"""Keywords that take one of a few words; `rounding_mode=None`, the default written out, divides and rounds nothing."""
+"""The choices of keywords that take a word. `rounding_mode=None` is the default: division without rounding."""
 CONSTANTS: Mapping[str, float] = {"inf": math.inf, "nan": math.nan, "pi": math.pi}
 PARAMETERS: Mapping[Kind, tuple[str, ...]] = {
     "score": ("score", "b", "h", "q", "kv"),
     "mask": ("b", "h", "q", "kv"),
 }
 GRAMMAR_NAMES = frozenset({*PARAMETERS["score"], *SYMBOLS, *CONSTANTS, "torch"})
-"""The names that every mod's text may read without being given a capture."""
+"""The names that the grammar defines: parameters, sizes, constants and `torch`. They need no capture."""
 
 HINTS: Mapping[str, str] = {
     "abs": "torch.abs(x)",
@@ -187,7 +190,14 @@ UNARY = (ast.USub, ast.UAdd, ast.Invert)
 
 
 def check_capture_name(name: str) -> None:
-    """Raise ModTextError when a capture cannot have this name."""
+    """Raises ModTextError if a capture cannot have this name.
+
+    >>> check_capture_name("bias")
+    >>> check_capture_name("kv")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    flexconf.language.modtext.vocabulary.ModTextError: a capture cannot be called 'kv': the name is taken ...
+    """
     taken = name in GRAMMAR_NAMES or name in HINTS or name in ("score_mod", "mask_mod", "make_mod")
     if not name.isidentifier() or keyword.iskeyword(name) or taken or name.startswith("_"):
         raise ModTextError(f"a capture cannot be called {name!r}: the name is taken or is not an identifier")
