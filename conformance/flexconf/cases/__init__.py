@@ -1,1 +1,1 @@
-"""A case, the catalogue of them, and the clauses that they cite."""
+"""A case, the catalogue of cases, and the clauses that cases cite."""

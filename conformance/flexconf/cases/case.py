@@ -1,6 +1,6 @@
-"""A case: one mod or two, the tensors they read, and the problem they are run on.
+"""A case: its mods, the captures that they read, and the problem on which they run.
 
-A case is plain data. It has a digest, a TOML form, and no tensors: `flexconf.inputs.materialize` makes those.
+A case is plain data. It has a digest and a TOML form. It has no tensors: `flexconf.inputs.materialize` makes them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from flexconf.language.arithmetic import SYMBOLS, evaluate, split_arguments
 __all__ = ["DTYPES", "EXPECTATIONS", "BlockSpec", "Capture", "Case", "Problem"]
 
 DTYPES = ("bfloat16", "float16")
-"""Dtypes of q, k and v."""
+"""The dtypes that q, k and v may have."""
 
 PROBLEM_LAYOUTS = (
     "contiguous", "bmhd", "packed_qkv", "packed_kv", "expanded_heads", "expanded_batch", "padded", "offset",
@@ -42,7 +42,7 @@ PATTERNS = (
 )
 EXPECTATIONS = ("ok", *(f"refused:{stage}" for stage in ("trace", "eligibility", "render")))
 
-_LARGEST = 1 << 24  # elements of one tensor: a case is small by intent
+_LARGEST = 1 << 24  # elements of one tensor: cases are meant to be small
 _CLAUSE = re.compile(r"L[1-9]\.[1-9]\d?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(@[A-Za-z0-9_.-]+)?")
 
@@ -65,8 +65,9 @@ def _one_of(value: object, choices: Sequence[str], what: str) -> str:
 class Problem:
     """Sizes, dtype and layout of q (B, H, M, D), k (B, Hkv, N, D) and v (B, Hkv, N, Dv).
 
-    `scale` None means 1/sqrt(D). `layout` says how q, k and v lie in memory, `qkv` how their values are
-    drawn. Raises InputError when the sizes do not go together.
+    `layout` is one of PROBLEM_LAYOUTS, the memory layouts of q, k and v. `scale` None means 1/sqrt(D). `qkv` is one of
+    DISTRIBUTIONS, the values of q, k and v. Raises InputError if a field is out of range or two fields do not fit
+    together.
     """
 
     B: int = 1
@@ -113,7 +114,18 @@ class Problem:
 
     @classmethod
     def parse_shape(cls, text: str, **changes: Any) -> Problem:
-        """The problem of `B,H,Hkv,M,N,D` or `B,H,Hkv,M,N,D,Dv`; `changes` set dtype, layout, scale or qkv."""
+        """Parses `B,H,Hkv,M,N,D` or `B,H,Hkv,M,N,D,Dv`. Dv is D by default.
+
+        `changes` are other fields, such as dtype, layout, scale or qkv. Raises InputError.
+
+        >>> problem = Problem.parse_shape("2,4,2,300,200,64", dtype="float16")
+        >>> problem.H, problem.Hkv, problem.D, problem.Dv, problem.dtype
+        (4, 2, 64, 64, 'float16')
+        >>> Problem.parse_shape("2,4,3,300,200,64")
+        Traceback (most recent call last):
+            ...
+        flexconf.errors.InputError: H=4 query heads do not divide into Hkv=3 key/value heads; H is a multiple
+        """
         parts = [part.strip() for part in text.split(",")]
         if len(parts) not in (6, 7) or not all(part.isdecimal() and len(part) <= 8 for part in parts):
             raise InputError(f"shape {text[:60]!r}: write B,H,Hkv,M,N,D or B,H,Hkv,M,N,D,Dv, such as 2,4,2,300,200,64")
@@ -128,7 +140,7 @@ class Problem:
 
     @property
     def effective_scale(self) -> float:
-        """The factor on Q K^T."""
+        """The factor on Q K^T: `scale`, or 1/sqrt(D) if `scale` is None."""
         return 1.0 / math.sqrt(self.D) if self.scale is None else float(self.scale)
 
 
@@ -136,9 +148,9 @@ class Problem:
 class Capture:
     """A tensor that a mod reads.
 
-    `shape` holds sizes or arithmetic in the problem's symbols (`"M+N-1"`), `dtype` one of clause L7.5,
-    `values` and `layout` the vocabularies of `flexconf.language.distributions` and `flexconf.language.layouts`. Raises
-    InputError.
+    `shape` holds integers and arithmetic in the problem's symbols (`"M+N-1"`). `dtype` is one of clause L7.5. `values`
+    is in the vocabulary of `flexconf.language.distributions`, `layout` in that of `flexconf.language.layouts`. Raises
+    InputError if the name, rank, dtype or layout is invalid; `Case` checks the shape and the values.
     """
 
     name: str
@@ -160,9 +172,18 @@ class Capture:
 
     @classmethod
     def parse(cls, spec: str) -> Capture:
-        """The capture of `NAME=SHAPE:DTYPE[:VALUES[:LAYOUT[:requires_grad]]]`.
+        """Parses `NAME=SHAPE:DTYPE[:VALUES[:LAYOUT[:requires_grad]]]`.
 
-        SHAPE is a comma list such as `H,M+N`, or `scalar` for rank 0. Raises InputError.
+        SHAPE is a comma list such as `H,M+N`, or `scalar` for rank 0. VALUES is by default `normal` for floats and
+        `bits` for integers and bool, LAYOUT is by default `contiguous`. Raises InputError.
+
+        >>> bias = Capture.parse("bias=H,M+N-1:bfloat16")
+        >>> bias.shape, bias.values, bias.layout
+        (('H', 'M+N-1'), 'normal', 'contiguous')
+        >>> bias.resolve_shape({"H": 4, "M": 160, "N": 192})
+        (4, 351)
+        >>> Capture.parse("seen=B,N:bool::expanded").values
+        'bits'
         """
         name, equals, rest = spec.partition("=")
         example = "write NAME=SHAPE:DTYPE[:VALUES[:LAYOUT]], such as bias=H,M+N:float32"
@@ -187,7 +208,7 @@ class Capture:
         )
 
     def spec(self) -> str:
-        """The text that `parse` reads, without the name."""
+        """The text that `parse` reads after `NAME=`."""
         parts = [",".join(map(str, self.shape)) or "scalar", self.dtype, self.values, self.layout]
         if self.requires_grad:
             return ":".join([*parts, "requires_grad"])
@@ -196,7 +217,10 @@ class Capture:
         return ":".join(parts)
 
     def resolve_shape(self, symbols: Mapping[str, int]) -> tuple[int, ...]:
-        """The sizes for a problem. Raises InputError when one is negative, fractional or too large."""
+        """The shape for the sizes `symbols` of a problem.
+
+        Raises InputError if a size is negative or fractional, or the tensor has more than 2^24 elements.
+        """
         what = f"shape of capture {self.name!r}"
         sizes: list[int] = []
         for part in self.shape:
@@ -214,14 +238,17 @@ Lists = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """How the block mask comes about.
+    """How the BlockMask of a case is made. The block size is `q` x `kv`.
 
-    `kind` "from_mask": from the mask_mod, as users do it; with `broadcast` as for a mask that does not depend
-    on b and h (block lists of shape (1, 1, ...)). "none": no block mask. "lists": by hand, from a `pattern`,
-    or from `partial` and `full`: for each row of query blocks the key/value blocks, in the order in which
-    they are listed; either one list of rows for all of B and H, or nested [b][h][row].
+    `kind` is one of:
 
-    Block size `q` x `kv`. Raises InputError.
+    - "from_mask": made from the mask_mod by `create_block_mask`. `broadcast` gives block lists of shape (1, 1, ...),
+      for a mask that does not depend on b and h.
+    - "none": there is no BlockMask.
+    - "lists": made from `pattern` (one of PATTERNS), or from `partial` and `full`. These list the key/value blocks of
+      each row of query blocks, in this order: as [row][block] for all batches and heads, or as [b][h][row][block].
+
+    Raises InputError.
     """
 
     q: int = 128
@@ -246,12 +273,15 @@ class BlockSpec:
 
 
 def used(captures: Sequence[Capture], *mods: str | None) -> tuple[Capture, ...]:
-    """Those of the captures that the mods read, and those whose storage they share. Raises ModTextError."""
+    """The captures that the mods read, and the captures whose storage these share. Raises ModTextError."""
     return _named(captures, {name for text in mods if text is not None for name in modtext.free_names(text)})
 
 
 def _named(captures: Sequence[Capture], names: Set[str]) -> tuple[Capture, ...]:
-    """Those of these names, and those whose storage they share, which come before them."""
+    """The captures of these names, and the captures whose storage these share.
+
+    A capture stands after the capture whose storage it shares.
+    """
     wanted = set(names)
     for capture in reversed(captures):
         of = layouts.parse(capture.layout).of
@@ -262,10 +292,11 @@ def _named(captures: Sequence[Capture], names: Set[str]) -> tuple[Capture, ...]:
 
 @dataclass(frozen=True)
 class Case:
-    """One mod or two on one problem.
+    """A score_mod, a mask_mod, both or neither, on one problem.
 
-    `clauses` are those that the case is about; `source` is a paper, library or issue it comes from; `expect`
-    is "ok" or "refused:<stage>", with `reason_contains` a part of the refusal's text.
+    `clauses` are the clauses of docs/lowering.md that the case is about. `source` is the paper, library or issue that
+    the case comes from. `expect` is "ok" or "refused:<stage>"; `reason_contains` is a part of the refusal's text.
+    Raises InputError if a field is invalid, if a mod reads an unknown name, or if no mod reads a capture.
     """
 
     name: str
@@ -331,7 +362,7 @@ class Case:
 
     @property
     def kind(self) -> str:
-        """ "score_mod", "mask_mod", "combination" or "plain"."""
+        """The kind of the case: "score_mod", "mask_mod", "combination" (both), or "plain" (neither)."""
         if self.score_mod is not None:
             return "score_mod" if self.mask_mod is None else "combination"
         return "plain" if self.mask_mod is None else "mask_mod"
@@ -341,11 +372,11 @@ class Case:
         return self.problem.symbols()
 
     def replace(self, **changes: Any) -> Case:
-        """The case with other fields; checked anew."""
+        """A copy of the case with some fields changed. Raises InputError if the copy is invalid."""
         return dataclasses.replace(self, **changes)
 
     def digest(self) -> str:
-        """SHA-256, in hex, of the case's content (its description and source do not count)."""
+        """SHA-256, in hex, of all fields of the case except `about`, `source` and `clauses`."""
         content = dataclasses.asdict(self)
         for unessential in ("about", "source", "clauses"):
             del content[unessential]

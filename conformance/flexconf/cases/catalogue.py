@@ -1,4 +1,4 @@
-"""Reading cases from TOML files, and choosing among them by name."""
+"""Reads cases from TOML files, and selects cases by name."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ _SHAPE_KEYS = ("about", "problem", "block", "clauses", "applies")
 _FIRST = ("score_mods.toml", "mask_mods.toml", "combinations.toml")
 _SHAPES = "shapes.toml"
 _NO_CASES = ("waivers.toml",)
-"""What lies beside the cases and holds none."""
+"""TOML files in the folder of the catalogue that hold no cases."""
 
 
 def folder() -> Path:
-    """The catalogue's folder: inside the installed package, or the checkout's `cases`."""
+    """The folder of the catalogue: `_cases` in the installed package, or `cases` in the checkout.
+
+    Raises InputError if neither exists.
+    """
     package = Path(__file__).resolve().parents[1]
     installed, checkout = package / "_cases", package.parents[1] / "cases"
     for candidate in (installed, checkout):
@@ -39,9 +42,9 @@ def folder() -> Path:
 
 
 def listed(name: str) -> list[str]:
-    """The names in one of the catalogue's lists, such as "mustpass.txt": one a line, "#" begins a comment.
+    """The case names in a list of the catalogue, such as "mustpass.txt".
 
-    Raises InputError for a list that is missing or empty.
+    A list has one name per line; "#" begins a comment. Raises InputError if the list is missing or empty.
     """
     path = folder() / name
     try:
@@ -55,11 +58,11 @@ def listed(name: str) -> list[str]:
 
 
 def load(paths: Iterable[str | Path] | None = None) -> list[Case]:
-    """The cases of the files and folders `paths`, or of the packaged catalogue, in the order of the files.
+    """The cases of the files and folders `paths` (default: the catalogue), in the order of the files.
 
-    A folder stands for its `*.toml` files and those of its `regressions` folder. A file called `shapes.toml`
-    derives cases from the others: `alibi@gqa4` is `alibi` on the problem `gqa4`. Raises InputError naming
-    file, table, key.
+    A folder stands for its `*.toml` files and those of its `regressions` folder. A file called `shapes.toml` derives
+    cases from the cases of the other files: `alibi@gqa4` is `alibi` on the problem `gqa4`. Derived cases come last.
+    Raises InputError, which names the file, table and key.
     """
     if paths is None:
         return list(_packaged())
@@ -115,7 +118,12 @@ def _read(path: Path) -> str:
 
 
 def load_text(text: str, origin: str = "<text>") -> list[Case]:
-    """The cases of one TOML text; `origin` names it in messages. Raises InputError."""
+    """The cases of one TOML text. `origin` names the text in error messages. Raises InputError.
+
+    >>> (case,) = load_text('[half]\\nscore_mod = "score * 0.5"\\nproblem = { D = 128 }')
+    >>> case.name, case.kind, case.problem.Dv
+    ('half', 'score_mod', 128)
+    """
     return [_case(name, table, f"{origin}: [{name}]") for name, table in _tables(text, origin)]
 
 
@@ -191,11 +199,12 @@ def _located(error: InputError, where: str) -> InputError:
 
 
 def _seed(name: str) -> int:
-    """The seed of a case that states none: of its name, so that no two cases see the same numbers."""
+    """The default seed of a case. It is computed from the name, so that different cases have different values."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
 
 
 def _problem(table: Mapping[str, Any], base: Problem, where: str) -> Problem:
+    """`base` with the fields of `table`. D alone sets Dv too, and H alone sets Hkv too, if both are equal in `base`."""
     names = [field.name for field in fields(Problem)]
     _keys(table, names, f"{where}: problem")
     values = {name: getattr(base, name) for name in names} | dict(table)
@@ -252,9 +261,10 @@ def _unknown(name: str, names: Iterable[str]) -> str:
 
 
 def select(cases: Sequence[Case], patterns: Sequence[str]) -> list[Case]:
-    """The cases whose name is, or matches as a shell pattern, one of `patterns`; all of them for no pattern.
+    """The cases whose name matches one of the shell patterns `patterns`; all cases if there is no pattern.
 
-    In the catalogue's order, each once. Raises InputError with close matches when a pattern matches nothing.
+    The cases keep their order, and each is selected once. Raises InputError, with close matches, if a pattern matches
+    no name.
     """
     if not patterns:
         return list(cases)

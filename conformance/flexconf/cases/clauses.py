@@ -16,7 +16,7 @@ _ITEM = re.compile(r"^- \*\*(L\d+\.\d+)\*\* ((?:\[(?:S|C|X|GPU)\] ?)+)(.*)$")
 
 @dataclass(frozen=True)
 class Clause:
-    """One clause: its number, kinds (S, C, X, GPU), and text as one line of Markdown."""
+    """One clause: its number, its kinds (S, C, X, GPU), and its text as one line of Markdown."""
 
     number: str
     kinds: tuple[str, ...]
@@ -29,17 +29,17 @@ class Clause:
 
     @property
     def gpu_only(self) -> bool:
-        """Whether only a GPU can check it."""
+        """Whether the clause can be checked only on a GPU."""
         return "GPU" in self.kinds
 
 
 def groups() -> dict[str, str]:
-    """What each group of clauses is about, such as {"L2": "Indexing"}, in order."""
+    """The titles of the groups of clauses by number, such as {"L2": "Indexing"}, in document order."""
     return {number: title.strip() for number, title in _GROUP.findall(_document().read_text(encoding="utf-8"))}
 
 
 def load() -> list[Clause]:
-    """Every clause, in order. Raises InputError when the document holds none."""
+    """All clauses in document order. Raises InputError if the document holds none."""
     path = _document()
     clauses: list[Clause] = []
     for line in path.read_text(encoding="utf-8").splitlines():

@@ -108,11 +108,7 @@ class Placement:
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
-        """`shape` with size 1 in each dimension of stride 0: the elements that exist in memory.
-
-        >>> dense((4, 8), expanded=(0,)).stored_shape
-        (1, 8)
-        """
+        """`shape` with size 1 in each dimension of stride 0: the elements that exist in memory."""
         return tuple(
             1 if stride == 0 and length else length for length, stride in zip(self.shape, self.strides, strict=True)
         )
