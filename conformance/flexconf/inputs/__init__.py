@@ -1,4 +1,4 @@
-"""What a case runs on: its tensors, its mods as functions, and its BlockMask, made from the case alone."""
+"""The inputs of a case: its tensors, its mods as functions, and its BlockMask."""
 
 from flexconf.inputs.tensors import Inputs as Inputs
 from flexconf.inputs.tensors import Mod as Mod

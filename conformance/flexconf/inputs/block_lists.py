@@ -1,4 +1,4 @@
-"""The BlockMask of a case: made from its mask_mod, or from the lists and patterns that it names."""
+"""The BlockMask of a case: made from its mask_mod, or from the lists or the pattern in the case."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from flexconf.cases.case import Case
 from flexconf.errors import InputError
 
 Rows = Sequence[Sequence[int]]
-Nested = Sequence[Sequence[Rows]]  # [b][h][row] -> the listed blocks
+Nested = Sequence[Sequence[Rows]]  # [b][h][row] -> the blocks of a list
 
 
 def block_mask(case: Case, mask_mod: Callable[..., Tensor] | None, device: str | torch.device) -> BlockMask | None:
-    """The block mask, or None when there is none or the problem has no elements (clause L9.4). Raises InputError."""
+    """The BlockMask of a case.
+
+    Returns None if the case has no BlockMask, or if B, M or N is 0 (clause L9.4). Raises InputError if the lists are
+    invalid, or if the mask_mod fails on the CPU.
+    """
     p, block = case.problem, case.block
     if 0 in (p.B, p.M, p.N) or block.kind == "none":
         return None
@@ -31,7 +35,7 @@ def block_mask(case: Case, mask_mod: Callable[..., Tensor] | None, device: str |
             return create_block_mask(mask_mod, batch, heads, p.M, p.N, device=str(device), BLOCK_SIZE=size)
         except Exception as error:
             if torch.device(device).type != "cpu":
-                raise  # what fails on a GPU alone is no fault of the mod
+                raise  # a failure on a GPU need not be the fault of the mod
             said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             raise InputError(f"case {case.name!r}: the mask_mod failed: {said}") from None
     partial, full = _lists(case)
@@ -56,15 +60,15 @@ def _lists(case: Case) -> tuple[Nested, Nested]:
 
 
 def _pattern(pattern: str, rows: int, columns: int) -> tuple[Rows, Rows]:
-    """Partial and full lists of each row of blocks."""
+    """The partial lists and the full lists of a pattern, one list per row of query blocks."""
     everything = list(range(columns))
     none: Rows = [[] for _ in range(rows)]
     match pattern:
-        case "dense":  # every block full
+        case "dense":  # every block is full
             return none, [everything for _ in range(rows)]
-        case "dense_partial":  # every block through the mask_mod
+        case "dense_partial":  # every block is partial
             return [everything for _ in range(rows)], none
-        case "reversed":  # every block, last first, even ones full
+        case "reversed":  # every block in descending order: even blocks are full, odd blocks partial
             backwards = everything[::-1]
             return (
                 [[j for j in backwards if j % 2] for _ in range(rows)],
@@ -72,11 +76,11 @@ def _pattern(pattern: str, rows: int, columns: int) -> tuple[Rows, Rows]:
             )
         case "diagonal":  # one full block per row
             return none, [[i % columns] for i in range(rows)]
-        case "checkerboard":  # every second block, partial
+        case "checkerboard":  # every second block is partial, the others are absent
             return [[j for j in everything if (i + j) % 2 == 0] for i in range(rows)], none
-        case "empty_rows":  # every second row of blocks has nothing to attend to
+        case "empty_rows":  # even rows list no block, odd rows list every block as full
             return none, [everything if i % 2 else [] for i in range(rows)]
-        case "first_empty":  # the first block of every row is absent
+        case "first_empty":  # block 0 of every row is absent, block 1 is partial, the others are full
             return [everything[1:2] for _ in range(rows)], [everything[2:] for _ in range(rows)]
     return none, none  # "nothing"
 
@@ -88,7 +92,7 @@ def _nested(lists: object, rows: int, what: str, case: Case) -> Nested:
         return isinstance(value, tuple) and all(shaped(item, depth - 1) for item in value)
 
     nested: Nested
-    # Rows that are all empty would also pass for batches without heads; they are rows.
+    # Lists of empty rows, such as ((), ()), fit both forms. They are [row][block], so that form is tested first.
     if shaped(lists, 2) and isinstance(lists, tuple):
         nested = ((lists,),)
     elif shaped(lists, 4) and isinstance(lists, tuple):
@@ -105,10 +109,11 @@ def _nested(lists: object, rows: int, what: str, case: Case) -> Nested:
 
 
 def _list_tensors(nested: Nested, case: Case, device: str | torch.device) -> tuple[Tensor, Tensor]:
-    """Counts (b, h, rows) and indices (b, h, rows, columns), int32.
+    """Block counts (b, h, rows) and block indices (b, h, rows, columns), both int32.
 
-    The places behind a list's end hold the blocks that are not listed, in range, so that reading too far
-    shows as a wrong result and not as a fault.
+    The entries after the end of a list are the blocks that are not listed. They are valid indices, so a kernel that
+    reads too far returns a wrong result and does not crash. Raises InputError if a row lists a block twice, or a block
+    that does not exist.
     """
     columns = math.ceil(case.problem.N / case.block.kv)
     counts = np.array([[[len(row) for row in rows] for rows in heads] for heads in nested], dtype=np.int32)

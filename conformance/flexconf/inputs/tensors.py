@@ -1,4 +1,7 @@
-"""From a case to tensors and callables: the same bytes on every platform and library version."""
+"""Makes the tensors, mods and BlockMask of a case.
+
+The tensors of a case have the same bytes on every platform and with every library version.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +27,18 @@ _SPREAD = {
     "normal": "normal", "large": "normal(3)", "tiny": "normal(2 ** -10)", "constant": "constant(1)",
     "zeros": "constant(0)", "infinite": "normal",
 }  # fmt: skip
-# About one row of q in eight has an infinity, and one column of v in four: the rest still says what is right.
+# About one row of q in eight and one column of v in four have an infinity. The others have none, so that errors in
+# their results still show.
 _INFINITE = {"q": "sprinkle(inf, 1 / (8 * D))", "v": "sprinkle(-inf, 1 / (4 * N + 4))"}
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a subject and an oracle are given.
+    """The inputs of a subject and of an oracle.
 
-    q (B, H, M, D), k (B, Hkv, N, D), v (B, Hkv, N, Dv); the mods, or None; the captures by name; the block
-    mask, or None; the factor on Q K^T; the SHA-256 of each tensor's elements.
+    q is (B, H, M, D), k is (B, Hkv, N, D), v is (B, Hkv, N, Dv). `captures` are tensors by name. `scale` is the factor
+    on Q K^T. `digests` has the `digest` of each tensor: by the names q, k and v, and "capture:NAME" for a capture. A
+    missing mod or BlockMask is None.
     """
 
     case: Case
@@ -53,12 +58,12 @@ def materialize(
     device: str | torch.device = "cpu",
     functions: Mapping[modtext.Kind, Mod] | None = None,
 ) -> Inputs:
-    """The tensors, mods and block mask of a case.
+    """Makes the tensors, mods and BlockMask of a case.
 
-    `functions` are mods that are not text, a user's own: they take the place of the case's.
+    `functions` are mods that exist as Python functions, such as a user's own. They replace the mods of the case.
 
-    Every tensor is a view of guarded storage (see `flexconf.language.layouts`). The mods of a case that expects no
-    refusal are checked to return what a mod returns. Raises InputError.
+    Every tensor is a view of guarded storage (see `flexconf.language.layouts`). If the case expects no refusal, each
+    mod compiled from text is checked to return a scalar of the right dtype. Raises InputError.
     """
     problem = case.problem
     captures: dict[str, Tensor] = {}
@@ -93,10 +98,10 @@ def materialize(
 
 
 def digest(tensor: Tensor) -> str:
-    """SHA-256, in hex, of dtype, shape and elements in row-major order, whatever the strides."""
+    """SHA-256, in hex, of dtype, shape and elements in row-major order. It does not depend on the strides."""
     plain = tensor.detach().cpu().contiguous()
     header = f"{str(plain.dtype).removeprefix('torch.')}{tuple(plain.shape)}"
-    # A copy: one element counts as contiguous whatever its stride, and a view as bytes does not take every stride.
+    # Clone: a tensor of one element counts as contiguous with any stride, but `view(torch.uint8)` refuses some strides.
     dense = plain.reshape(-1).clone(memory_format=torch.contiguous_format)
     elements = dense.view(torch.uint8).numpy().tobytes()
     return hashlib.sha256(header.encode() + elements).hexdigest()
@@ -139,7 +144,7 @@ def _capture(capture: Capture, case: Case, earlier: dict[str, Tensor], device: s
 def _draw(name: str, shape: Sequence[int], problem: Problem, seed: int) -> Tensor:
     spec = _SPREAD[problem.qkv]
     if name == "v" and problem.qkv in ("large", "constant", "zeros"):
-        spec = "normal"  # the scores are what is special; v stays telling
+        spec = "normal"  # only the scores are special; with a normal v, errors show in the output
     if problem.qkv == "infinite" and name in _INFINITE:
         spec = _INFINITE[name]
     values = distributions.draw(spec, tuple(shape), seed, name, problem.symbols(), problem.dtype)
@@ -176,16 +181,13 @@ def _placement(layout: str, name: str, shape: tuple[int, ...]) -> Placement:
         case "padded":
             return dense(shape, pad=8)  # rows stay aligned to 16 bytes
         case "offset":
-            return dense(shape, shift=8)  # aligned to 16 bytes and no more
+            return dense(shape, shift=8)  # aligned to 16 bytes, but not to 32
     return dense(shape)
 
 
 def _packed(parts: Sequence[Tensor], device: str | torch.device) -> list[Tensor]:
-    """Tensors (B, heads_i, L, D) as views of one (B, L, sum of heads, D)."""
+    """Packs tensors (B, heads_i, L, D) into one (B, L, sum of heads_i, D), and returns the views of it."""
     together = torch.cat([part.transpose(1, 2) for part in parts], dim=2)
     packed = layouts.place(together, dense(tuple(together.shape)), device)
     split = torch.split(packed, [part.shape[1] for part in parts], dim=2)
     return [part.transpose(1, 2) for part in split]
-
-
-# ------------------------------------------------------------------------------------------------- block mask
