@@ -1,1 +1,1 @@
-"""An output held against an oracle, and what it comes to."""
+"""Compares the output of a subject with an oracle, and records the outcome."""

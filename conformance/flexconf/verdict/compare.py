@@ -1,4 +1,4 @@
-"""The verdict: every element of an output and its LSE against a certified value (accuracy point 6)."""
+"""The verdict: compares every element of the output and of the LSE with a certified value (docs/accuracy.md)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from flexconf.oracles.math64 import Certified
 from flexconf.verdict.outcome import MAX_EXCLUDED
 
 BASES = (math.log(2.0), 1.0 / math.log(2.0))
-"""What an LSE in base e is multiplied with when ln 2 is applied once too often, and when once too little (L8.5)."""
+"""The factors on an LSE in base e (L8.1) if an implementation multiplies by ln 2 once too often, or once too seldom."""
 
 Symptom = Literal["ok", "wrong", "wrong-base", "nonfinite", "missing"]
 
 
 class Worst(TypedDict):
-    """The element with the largest ratio (or the first special value out of place)."""
+    """The first special mismatch of a tensor, or the element with the largest ratio if there is no special mismatch."""
 
     tensor: Literal["out", "lse", "scores"]
     index: list[int]
@@ -31,12 +31,12 @@ class Worst(TypedDict):
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was compared and how it went. `ratio = |observed - expected| / bound` per element; 1 is the limit.
+    """The result of a comparison. Per element, `ratio = |observed - expected| / bound`; 1 is the limit.
 
-    elements: those compared, out and LSE together. excluded_elements: those in excluded rows, or without a
-    bound. over_1, over_half, over_tenth: elements whose ratio exceeds 1, 0.5, 0.1. special_mismatches: NaN or
-    infinity on one side only, or different ones. empty: the problem has no rows, so there is nothing to compare
-    and that is right. telling: elements compared whose right value is finite and not 0.
+    elements: the number of compared elements, out and LSE together. excluded_elements: elements in excluded rows, or
+    with the bound inf. over_1, over_half, over_tenth: elements whose ratio exceeds 1, 0.5, 0.1. special_mismatches:
+    elements that are NaN or infinite on one side only, or different such values on the two sides. empty: the problem
+    has no rows; such a comparison passes. telling: compared elements whose expected value is finite and not 0.
     """
 
     passed: bool
@@ -56,7 +56,7 @@ class Comparison:
     telling: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; infinities and NaN as the strings "inf", "-inf", "nan"."""
+        """The comparison as JSON values. Infinities and NaN are the strings "inf", "-inf", "nan"."""
         result: dict[str, Any] = _plain(asdict(self))
         return result
 
@@ -84,14 +84,14 @@ class _Part:
 
 
 def compare(out: Tensor | None, lse: Tensor | None, certified: Certified) -> Comparison:
-    """Compares `out` (B, H, M, Dv; the dtype of q) and `lse` (B, H, M; float32) with what the oracle
-    certifies.
+    """Compares `out` (B, H, M, Dv; the dtype of q) and `lse` (B, H, M; float32) with the certified values.
 
-    Never raises for a wrong result: a missing tensor, or one of another shape or dtype, is a failed
-    comparison that says so. Comparing nothing fails, unless the problem has no rows.
+    A wrong result never raises. A missing tensor, or a tensor of another shape or dtype, gives a failed comparison
+    whose reason says so. A comparison of no elements fails, unless the problem has no rows.
 
-    The output is judged before the LSE. An LSE that is wrong by one factor everywhere, that of another base of its
-    logarithm (`BASES`), is "wrong-base" and not "wrong": a difference of convention, which hides no other error.
+    The output is judged before the LSE. If only the LSE is wrong, and every compared value of it is wrong by the same
+    factor of BASES, the symptom is "wrong-base" instead of "wrong". Then only the base of the logarithm differs, and
+    there is no other error.
     """
     rows = certified.lse.numel()
     excluded_rows = int(certified.excluded.sum())
@@ -141,7 +141,7 @@ def compare(out: Tensor | None, lse: Tensor | None, certified: Certified) -> Com
 
 
 def _is_scaled(observed: Tensor, expected: Tensor, bound: Tensor, kept: Tensor, factor: float) -> bool:
-    """Whether every value compared is `factor` times the right one, within the scaled bound and one rounding."""
+    """Whether every compared value is `factor` times the expected value, within the scaled bound and 2^-23 of it."""
     seen = observed.detach().to(device="cpu", dtype=torch.float64)
     scaled = expected * factor
     same = (seen == scaled) | (seen.isnan() & scaled.isnan())
@@ -150,9 +150,9 @@ def _is_scaled(observed: Tensor, expected: Tensor, bound: Tensor, kept: Tensor, 
 
 
 def compare_scores(observed: Tensor, expected: Tensor, bound: Tensor) -> Comparison:
-    """Compares modified scores (B, H, M, N) with certified ones of the same shape; a bound of inf excludes an element.
+    """Compares modified scores (B, H, M, N) with certified scores of the same shape.
 
-    Comparing nothing fails, unless there are no scores.
+    A bound of inf excludes an element. A comparison of no elements fails, unless there are no scores.
     """
     rows = expected.shape[:-1].numel()
     if not expected.numel():
@@ -179,6 +179,7 @@ def compare_scores(observed: Tensor, expected: Tensor, bound: Tensor) -> Compari
 
 
 def _malformed(name: str, tensor: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> tuple[Symptom, str] | None:
+    """The symptom and reason of a tensor that is missing, or has a wrong shape or dtype. Returns None for any other."""
     if tensor is None:
         return "missing", f"{name} was not returned"
     if tensor.shape != shape:
@@ -196,14 +197,14 @@ def _part(
     same = (seen == expected) | (seen.isnan() & expected.isnan())
     special = compared & ~same & ~(seen.isfinite() & expected.isfinite())
     distance = (seen - expected).abs_()
-    ratio = torch.where(compared & ~same & ~special, distance / bound, 0.0)  # x / 0 is inf: equality was asked
+    ratio = torch.where(compared & ~same & ~special, distance / bound, 0.0)  # x / 0 is inf: bound 0 requires equality
     elements = int(compared.sum())
     specials = int(special.sum())
     worst: Worst | None = None
     max_ratio = 0.0
     if elements:
         max_ratio = float(ratio.max())
-        # Without any difference, show an element that was compared.
+        # If no element differs, take the first compared element.
         key = special.double() if specials else (ratio if max_ratio > 0 else compared.double())
         flat = int(key.argmax())
         at = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), key.shape))
@@ -223,7 +224,7 @@ def _part(
 def _verdict(
     elements: int, over_1: int, leading: _Part, rows: int, excluded_rows: int, parts: Sequence[_Part]
 ) -> tuple[Symptom, str]:
-    """Wrong outranks open: what exceeds its bound does so however much was left out beside it."""
+    """The symptom and the reason. An element beyond its bound is an error, however many elements were left out."""
     if elements == 0:
         return "missing", f"nothing was compared: all {rows} rows are excluded"
     w = leading.worst
@@ -237,7 +238,7 @@ def _verdict(
     limit = f"more than {MAX_EXCLUDED:.0%}: not accepted as evidence"
     if excluded_rows > MAX_EXCLUDED * rows:
         return "missing", f"{excluded_rows} of {rows} rows are indeterminate, {limit}"
-    for part in parts:  # each by itself: an LSE without any bound is few elements beside an output
+    for part in parts:  # each by itself: in a total, the few elements of the LSE would hardly count
         whole = part.elements + part.excluded
         if part.excluded > MAX_EXCLUDED * whole:
             return "missing", f"{part.excluded} of {whole} elements of {part.name} have no bound, {limit}"

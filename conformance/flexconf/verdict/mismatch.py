@@ -1,4 +1,4 @@
-"""Where a result is wrong: the worst elements as data, and a map of each head for the eye."""
+"""Where a result is wrong: the worst elements, and a map of each head as data and as text."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ _COARSE = (32, 32)
 
 @dataclass(frozen=True)
 class Mismatch:
-    """`worst`: elements beyond their bound, the worst first; `counts` by tensor (beyond, compared); `picture`: text.
+    """The elements beyond their bound, in `out` and in `lse`.
 
-    `map` is the picture as data: {tensor: [{"b", "h", "rows", "columns", "cells"}]}, cells a list of lists of how many
-    elements are beyond their bound.
+    worst: up to 200 elements of each tensor, the largest ratio first. counts: by tensor, how many elements are beyond
+    their bound and how many are compared. picture: a text map of up to 8 heads. map: data for a map of up to 8 heads,
+    {tensor: [{"b", "h", "rows", "columns", "cells"}]}; `cells` are rows of numbers of elements beyond their bound.
     """
 
     worst: tuple[dict[str, Any], ...]
@@ -32,12 +33,15 @@ class Mismatch:
     map: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """`counts` and `worst` as JSON values."""
         return {"counts": {k: list(v) for k, v in self.counts.items()}, "worst": list(self.worst)}
 
 
 def of(observed: Mapping[str, Tensor], certified: Certified) -> Mismatch:
-    """Hold `out` (B, H, M, Dv) and `lse` (B, H, M), as far as they are there, against what is certified."""
+    """Compares `out` (B, H, M, Dv) and `lse` (B, H, M) with the certified values.
+
+    A tensor that is missing or has another shape is skipped.
+    """
     kept = ~certified.excluded
     worst: list[dict[str, Any]] = []
     counts: dict[str, tuple[int, int]] = {}
@@ -71,6 +75,7 @@ def of(observed: Mapping[str, Tensor], certified: Certified) -> Mismatch:
 
 
 def _map(beyond: Tensor) -> list[dict[str, Any]]:
+    """The numbers of elements beyond their bound, in at most 32 by 32 cells per head, for at most 8 heads."""
     if beyond.dim() == 3:
         beyond = beyond.unsqueeze(-1)
     B, H, rows, columns = beyond.shape
@@ -80,7 +85,7 @@ def _map(beyond: Tensor) -> list[dict[str, Any]]:
     padded = torch.nn.functional.pad(beyond.to(torch.float32), (0, -columns % right, 0, -rows % down))
     cells = torch.nn.functional.avg_pool2d(padded, (down, right)).mul(down * right).round().to(torch.int64)
     heads = [(b, h) for b in range(B) for h in range(H)]
-    # Those with something to see first.
+    # The heads with the most elements beyond their bound come first.
     heads.sort(key=lambda at: -int(cells[at].sum()))
     return [
         {"b": b, "h": h, "rows": rows, "columns": columns, "cells": cells[b, h].tolist()} for b, h in heads[:_HEADS]
@@ -88,7 +93,7 @@ def _map(beyond: Tensor) -> list[dict[str, Any]]:
 
 
 def _ratio(seen: Tensor, expected: Tensor, bound: Tensor, compared: Tensor) -> Tensor:
-    """Error over bound; inf where one side is special and the other is not, 0 where nothing is compared."""
+    """Error divided by bound, inf instead of NaN. It is 0 where the values are equal or not compared."""
     same = (seen == expected) | (seen.isnan() & expected.isnan())
     ratio = ((seen - expected).abs() / bound).nan_to_num(nan=math.inf, posinf=math.inf)
     return torch.where(compared & ~same, ratio, 0.0)
@@ -99,7 +104,10 @@ def _plain(value: float) -> float | str:
 
 
 def _picture(name: str, ratio: Tensor, compared: Tensor) -> str:
-    """Each head: queries downwards, and for `out` head dim to the right. A cell shows the worst of its elements."""
+    """A text map of each of the first 8 heads. A cell shows the worst of its elements.
+
+    Queries run downwards. For `out`, head dim runs to the right; for `lse`, there is one column.
+    """
     across = "head dim" if ratio.dim() == 4 else "one column"
     lines = [f"{name}: rows are queries, columns are {across}; . within, + up to 10 bounds, # more, x not compared"]
     shown = compared.expand(ratio.shape)

@@ -1,4 +1,4 @@
-"""What became of one case on one subject: the stage it reached and the symptom it showed."""
+"""The outcome of one case on one subject: the stage that it reached, and its symptom."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from flexconf.errors import InputError
 
 MAX_EXCLUDED = 0.01
-"""A comparison that leaves out more of its rows, or of its elements, than this is no evidence (accuracy point 3)."""
+"""The largest fraction of rows or of elements that a comparison may leave out and still pass (docs/accuracy.md)."""
 
 _BAD_INPUT = "InputError"
 
@@ -29,12 +29,12 @@ class Stage(enum.StrEnum):
 
 
 class Symptom(enum.StrEnum):
-    """How a case ended. Only `ok` is a success, and `refused` where a refusal is expected."""
+    """How a case ended. Only `ok` is a success, or `refused` if the case expects a refusal."""
 
     OK = "ok"
     REFUSED = "refused"
     WRONG = "wrong"
-    WRONG_BASE = "wrong-base"  # of the LSE's logarithm, and nothing else wrong
+    WRONG_BASE = "wrong-base"  # the LSE has another base of its logarithm; nothing else is wrong
     NONFINITE = "nonfinite"
     CRASH = "crash"
     ILLEGAL_ACCESS = "illegal-access"
@@ -46,12 +46,12 @@ class Symptom(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """One result.
+    """The outcome of one case on one subject.
 
-    `message` is one sentence. `comparison` is a Comparison as JSON, or None when nothing was compared. `timings` are
-    seconds by stage, `digests` SHA-256 by name (inputs, kernel, out, lse). `observed` lists every "stage/symptom" that
-    repeats of the case have shown. `launches` are the seconds of single launches after the first, where they were
-    asked for.
+    `message` is one sentence. `comparison` is a Comparison as JSON, or None if nothing was compared. `timings` are
+    seconds by stage. `digests` are SHA-256 by name (inputs, kernel, out, lse). `observed` lists every "stage/symptom"
+    that repeats of the case have shown. `launches` are the seconds of each launch after the first, if they were asked
+    for.
     """
 
     case: str
@@ -72,7 +72,7 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        """Whether the case ran, enough elements were compared (or there are none), and all are within bounds."""
+        """Whether the case ran, enough elements were compared (or the problem has none), and all are within bounds."""
         compared = self.comparison or {}
         if self.symptom is not Symptom.OK or _left_out(compared):
             return False
@@ -80,9 +80,10 @@ class Outcome:
 
     @property
     def open(self) -> str:
-        """Why too little was compared for a verdict; "" when enough was, and for every failure.
+        """Why too little was compared for a verdict.
 
-        What is certainly wrong is wrong however little was compared beside it.
+        Returns "" if enough was compared. Also returns "" for every failure: an error is certain, however little was
+        compared.
         """
         if self.symptom not in (Symptom.OK, Symptom.MISSING):
             return ""
@@ -90,12 +91,12 @@ class Outcome:
 
     @property
     def bad_input(self) -> str:
-        """What is wrong with the case itself, so that nothing is known of the subject; "" for nothing."""
+        """The error in the case itself, because of which the subject was not tested. Returns "" if there is none."""
         told = self.symptom is Symptom.MISSING and self.message.startswith(_BAD_INPUT)
         return self.message.partition(": ")[2] if told else ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """The outcome as JSON values."""
         return {
             "case": self.case,
             "case_digest": self.case_digest,
@@ -112,7 +113,7 @@ class Outcome:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Outcome:
-        """The inverse of `to_json`. Raises InputError for anything else."""
+        """The inverse of `to_json`. Raises InputError for any other data."""
         try:
             comparison, observed = data["comparison"], data["observed"]
             if not (comparison is None or isinstance(comparison, Mapping)) or not isinstance(observed, list):
@@ -138,9 +139,9 @@ class Outcome:
 
 
 def _left_out(compared: Mapping[str, Any]) -> str:
-    """Whether a comparison leaves out more than it may (accuracy point 3), in words; "" when it does not.
+    """Why a comparison leaves out too much to pass (docs/accuracy.md). Returns "" if it does not.
 
-    A result that is missing or of another shape is compared in no element and leaves none out.
+    A result that is missing or has another shape has no compared and no excluded elements, so this returns "".
     """
     elements, excluded = int(compared.get("elements", 0)), int(compared.get("excluded_elements", 0))
     if not excluded:
@@ -155,16 +156,25 @@ def _left_out(compared: Mapping[str, Any]) -> str:
 
 
 def missing(case: str, case_digest: str, subject: str, message: str) -> Outcome:
-    """The outcome of a case of which nothing is known: a failure."""
+    """The outcome of a case that gave no result. It is a failure."""
     return Outcome(case, case_digest, subject, Stage.LAUNCH, Symptom.MISSING, message)
 
 
 def merge(outcomes: Iterable[Outcome]) -> Outcome | None:
-    """What repeats of one case on one subject amount to; None for no outcomes.
+    """Merges the outcomes of repeats of one case on one subject. Returns None if there are no outcomes.
 
-    Equal stage and symptom with equal output stay what they are; anything else is nondeterministic, so a flake is
-    never a pass. The law is that of a flat semilattice: associative, commutative, idempotent (tested). Raises
-    InputError when the outcomes are not of one case and subject.
+    Repeats with equal stage, symptom and output digests keep them. Any other repeats are nondeterministic, so a flaky
+    case never passes. Merging is associative, commutative and idempotent (tested): the order of the repeats does not
+    matter. Raises InputError if the outcomes are not of one case and one subject.
+
+    >>> right = Outcome("alibi", "5eed", "reference.host", Stage.LSE, Symptom.OK)
+    >>> wrong = Outcome("alibi", "5eed", "reference.host", Stage.LSE, Symptom.WRONG)
+    >>> merge([right, right]) == right
+    True
+    >>> merge([right, wrong, right]).message
+    'repeats differ: lse/ok, lse/wrong'
+    >>> merge([]) is None
+    True
     """
     merged: Outcome | None = None
     for outcome in outcomes:
@@ -178,9 +188,9 @@ def _join(a: Outcome, b: Outcome) -> Outcome:
     if a == b:
         return a
     if _kind(a) == _kind(b) and a.symptom is not Symptom.NONDETERMINISTIC:
-        # They differ in words or timings. One of the two stands for both, whatever their order.
+        # They differ in message, comparison or timings. The choice of one must not depend on their order.
         return min(a, b, key=lambda o: json.dumps(o.to_json(), sort_keys=True))
-    # Everything here follows from the union of what was observed: that is what makes the law hold.
+    # Everything below depends on the union of `observed` only. This makes merging associative and commutative.
     observed = tuple(sorted({*a.observed, *b.observed}))
     one = len(observed) == 1
     return Outcome(
@@ -195,4 +205,5 @@ def _join(a: Outcome, b: Outcome) -> Outcome:
 
 
 def _kind(o: Outcome) -> tuple[Stage, Symptom, str | None, str | None]:
+    """The part of an outcome that repeats must have in common."""
     return o.stage, o.symptom, o.digests.get("out"), o.digests.get("lse")

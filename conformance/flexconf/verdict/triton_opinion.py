@@ -1,8 +1,8 @@
-"""A second oracle: what Triton flex attention returned for the same case.
+"""A witness beside the oracle: compares a subject with the result of Triton flex attention for the same case.
 
-It is no authority, it is a witness. Where it is itself within the certified bounds, a subject is compared with it
-element by element; where it is not, it says so, and where it agrees with a failing subject against math64, it is
-math64 or the case that deserves a look.
+The witness decides nothing. If its own result is within the certified bounds, the subject is compared with it element
+by element. If not, the opinion says so. If the witness and a failing subject agree with each other against math64,
+math64 or the case may be wrong.
 """
 
 from __future__ import annotations
@@ -17,18 +17,24 @@ from flexconf.verdict import compare
 from flexconf.verdict.compare import Comparison
 
 TILE = (64, 32)
-"""Queries and keys of a tile of the witness. torch's own, 128 by 128, is for speed: a thread then has 128 scores, all
-unrolled, which takes seconds to compile, and with a few captures more shared memory than there is: no opinion."""
+"""Queries and keys per tile of the witness. PyTorch's default, 128 by 128, is chosen for speed: each thread then has
+128 unrolled scores. It takes seconds to compile. With a few captures it needs more shared memory than the GPU has, and
+then there is no opinion."""
 
 
 @dataclass(frozen=True)
 class Opinion:
-    """What the witness says of a subject's result.
+    """The opinion of the witness about a subject's result.
 
-    verdict: "agrees" (both within the certified bounds, and of each other), "differs" (the witness is within its
-    bounds, the subject is not near it), "sides" (the witness is outside the bounds, and near the subject: suspect the
-    oracle) or "none" (the witness is outside its bounds, or gave nothing). comparison: subject against witness, or
-    None.
+    `verdict` is one of:
+
+    - "agrees": the witness is within the certified bounds, and the subject is near it.
+    - "differs": the witness is within the certified bounds, and the subject is not near it.
+    - "sides": the witness is outside the certified bounds, and the subject is near it. The oracle may be wrong.
+    - "none": the witness is outside the certified bounds and the subject is not near it, or the witness gave no output
+      and LSE of this shape.
+
+    Near means within two bounds. `comparison` compares the subject with the witness, or is None if that gave nothing.
     """
 
     verdict: str
@@ -37,10 +43,10 @@ class Opinion:
 
 
 def opinion(subject: Mapping[str, Tensor], witness: Mapping[str, Tensor], certified: Certified) -> Opinion:
-    """Hold `subject` against `witness`, each {"out": (B, H, M, Dv), "lse": (B, H, M)}.
+    """Compares `subject` with `witness`, each {"out": (B, H, M, Dv), "lse": (B, H, M)}.
 
-    The distance allowed is twice the certified bound: either may lie at its end. Elements without a finite bound are
-    not compared.
+    They may be two certified bounds apart, since each may be one bound away from the value. Elements without a finite
+    bound are not compared.
     """
     if "out" not in witness or "lse" not in witness or witness["out"].shape != certified.out.shape:
         return Opinion("none", "Triton gave no output and LSE of this shape")
