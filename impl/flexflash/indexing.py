@@ -19,7 +19,7 @@ IndexerFactory: TypeAlias = "Callable[[FixedLayout], Indexer]"
 
 
 class Identity(sympy.Function):  # type: ignore[misc]  # sympy ships no types for Function
-    """An inert wrapper: algebra cannot look through it, so a sum keeps the shape it was built with (L2.3)."""
+    """An inert wrapper. Algebra does not look through it, so a sum keeps the form in which it was built (L2.3)."""
 
     nargs = 1
 
@@ -27,8 +27,14 @@ class Identity(sympy.Function):  # type: ignore[misc]  # sympy ships no types fo
 def fixed_indexer(size: Sequence[Size], stride: Sequence[Size] | None = None, offset: Size = 0) -> Indexer:
     """Lexicographic indexer: `offset + sum(index * stride)` (L2.1).
 
-    `size` and `stride` have one entry a dimension, in elements; without `stride` the layout is contiguous.
-    The indexer raises InputError on a rank mismatch.
+    `size` and `stride` have one entry per dimension, in elements. Without `stride`, the layout is contiguous. A
+    dimension of size 1 adds nothing. The indexer raises InputError on a rank mismatch.
+
+    >>> b, q = sympy.symbols("b q")
+    >>> fixed_indexer([4, 128])([b, q])
+    128*b + q
+    >>> fixed_indexer([4, 128], stride=[1, 4], offset=7)([b, q])
+    b + 4*q + 7
     """
     strides = tuple(stride) if stride is not None else contiguous_strides(size)
 
@@ -46,9 +52,15 @@ def fixed_indexer(size: Sequence[Size], stride: Sequence[Size] | None = None, of
 def fixed_indexer_cute(size: Sequence[Size], stride: Sequence[Size] | None = None, offset: Size = 0) -> Indexer:
     """Colexicographic indexer: `i0 + s0*i1 + s0*s1*i2 + ...`, from the sizes alone (L2.2).
 
-    CuTe reads a linear index colexicographically and then applies the tensor's own strides (L2.4), which is why
-    `stride` is accepted and not used. For size [4, 128] and index [b, q] the result is `b + 4*q` (L2.5).
-    Raises InputError on a rank mismatch and on a nonzero `offset` (L2.6).
+    CuTe reads a linear index colexicographically and then applies the tensor's own strides (L2.4). For this reason,
+    `stride` is accepted and not used. The indexer raises InputError on a rank mismatch, and on a nonzero `offset`
+    (L2.6).
+
+    For size [4, 128] and index [b, q], the result is `b + 4*q` (L2.5), with `q` wrapped in an Identity (L2.3):
+
+    >>> b, q = sympy.symbols("b q")
+    >>> fixed_indexer_cute([4, 128])([b, q]).replace(Identity, lambda index: index)
+    b + 4*q
     """
 
     def indexer(index: Sequence[sympy.Expr]) -> sympy.Expr:
@@ -68,7 +80,11 @@ def fixed_indexer_cute(size: Sequence[Size], stride: Sequence[Size] | None = Non
 
 
 def contiguous_strides(size: Sequence[Size]) -> tuple[Size, ...]:
-    """Row-major strides in elements for `size`."""
+    """Row-major strides in elements for `size`.
+
+    >>> contiguous_strides([2, 3, 4])
+    (12, 4, 1)
+    """
     strides: list[Size] = []
     runner: Size = 1
     for extent in reversed(size):
@@ -80,8 +96,8 @@ def contiguous_strides(size: Sequence[Size]) -> tuple[Size, ...]:
 def infer_dense_strides(size: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
     """Strides in elements of a dense tensor of `size` whose dimensions lie in memory in the order of `strides` (L5.1).
 
-    Where strides tie, the later dimension is the inner one. A dimension of size one is placed by its stride like any
-    other, and moves no other dimension:
+    Of dimensions with equal strides, the last is the innermost. A dimension of size 1 is ordered by its stride like any
+    other. It does not change the strides of the other dimensions:
 
     >>> infer_dense_strides((2, 1, 3), (3, 100, 1))
     (3, 6, 1)
@@ -113,7 +129,7 @@ _factory: ContextVar[IndexerFactory] = ContextVar("flexflash_indexer_factory", d
 
 @dataclass(frozen=True)
 class FixedLayout:
-    """Where a tensor's elements are: `size`, `stride` and `offset` in elements; sizes may be symbolic (L2.7)."""
+    """The layout of a tensor in memory: `size`, `stride` and `offset` in elements. Sizes may be symbolic (L2.7)."""
 
     device: torch.device
     dtype: torch.dtype
@@ -122,22 +138,22 @@ class FixedLayout:
     offset: Size = 0
 
     def make_indexer(self) -> Indexer:
-        """The indexer in force in this context: lexicographic, or colexicographic inside a render (L3.1)."""
+        """The indexer of the current context: lexicographic, or colexicographic inside a render (L3.1)."""
         return _factory.get()(self)
 
     @property
     def numel(self) -> Size:
-        """Number of logical elements (an expanded dimension counts)."""
+        """The number of logical elements. An expanded dimension counts with its full size."""
         result: Size = 1
         for extent in self.size:
             result = result * extent
         return result
 
     def reaches(self, limit: int) -> bool:
-        """Whether a linear index, or an element's distance from the first in memory, may exceed `limit` (L2.8).
+        """Whether the number of elements, or an element's distance from the first in memory, exceeds `limit` (L2.8).
 
-        The distance counts strides, so a view of few elements may span more than an expanded one of many. Symbolic
-        sizes and strides are taken to stay below.
+        The distance follows from the strides: a view of few elements may span more memory than an expanded view of
+        many elements. Symbolic sizes and strides are assumed to stay below `limit`.
         """
         span: Size = 0
         for extent, stride in zip(self.size, self.stride, strict=True):
@@ -149,8 +165,8 @@ class FixedLayout:
 def patch_fixed_layout_indexer_for_cutedsl() -> Iterator[None]:
     """Make `FixedLayout.make_indexer` colexicographic while the block (or the decorated function) runs (L3).
 
-    The swap is confined to the current context, so a render in another thread or task is unaffected (L3.3); it is
-    undone when the block raises, and nested uses unwind in order (L3.2).
+    The change is confined to the current context: a render in another thread or task is unaffected (L3.3). It is undone
+    when the block raises. Nested uses unwind in order (L3.2).
     """
     token = _factory.set(_colexicographic)
     try:
