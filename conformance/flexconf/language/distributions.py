@@ -16,7 +16,7 @@ problem.
 `constant(c)`          c everywhere; c may be inf, -inf or nan
 `arange(a, step)`      a + i * step along the last dimension (default 0, 1)
 `linspace(a, b)`       from a to b, both included, along the last dimension
-`steps(k)`             i // k along the last dimension: ids of equal runs
+`steps(k)`             i // k along the last dimension: ids of runs of length k
 `documents(n)`         ids 0..n-1 of n runs of random length along the last dimension, in increasing order
 `permutation`          a random order of 0..size-1 along the last dimension
 `sprinkle(c, p)`       normal, but each element is c (such as -inf) with probability p
