@@ -1,7 +1,7 @@
 """Writes files atomically, and appends records to files of JSON lines.
 
-A record is one line. If the disk is full, writing raises a clear error. Half a record may remain, and the next record
-would then continue the same line. Readers use `records`, which rejects such a line and names its number.
+A record is one line. If the disk is full, `append` raises InputError and tries to remove the half-written record. If
+that fails, the next record continues the same line. Readers use `records`, which rejects such a line and names it.
 """
 
 from __future__ import annotations

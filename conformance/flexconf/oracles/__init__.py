@@ -1,1 +1,1 @@
-"""Oracles: the results that a correct implementation may return, computed without running any implementation."""
+"""Oracles: the results that a correct implementation may return, computed without the implementations under test."""

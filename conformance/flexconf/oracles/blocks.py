@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class BlockListError(Exception):
-    """The block lists do not fit the problem, or name a block twice."""
+    """The block lists do not fit the problem, or they name a block twice or a negative block."""
 
 
 @dataclass(frozen=True)

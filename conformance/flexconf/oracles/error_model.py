@@ -102,7 +102,7 @@ class OpModel:
 
 
 def relative(ulps: float, nominal: torch.dtype) -> float:
-    """`ulps` of float32 as a relative error, with `ORACLE_SLACK`. If `nominal` is float64, they are ulp of float64."""
+    """`ulps` of float32 as a relative error, with `ORACLE_SLACK`. If `nominal` is float64, `ulps` are of float64."""
     if nominal == torch.float64:
         return (2 * ulps + 2) * UNIT_ROUNDOFF[torch.float64]  # + 2: the oracle's own float64 rounding
     rounding = 2 * ulps * U32

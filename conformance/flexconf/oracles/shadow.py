@@ -163,8 +163,8 @@ def rounded(
     Adds the operation's own error: `ulps`, the absolute `extra`, and `tiny` where the result may be small enough to be
     flushed to 0. Settles special values: a certain infinity or NaN has error 0, and a possible overflow is
     indeterminate. `unsure` returns where an infinite or NaN `v` may be another value; by default that is where the
-    propagated error is infinite. It is called only if there are special values. With `ieee`, an exact and representable
-    element stays exact.
+    propagated error is infinite. It is called only if a value is huge, infinite or NaN, or if an input's error may be
+    infinite. With `ieee`, an exact and representable element stays exact.
     """
     if propagated is None and extra is None and ieee:
         return exact_result(v, nominal)
@@ -185,7 +185,8 @@ def rounded(
         smallest = tiny
         if nominal == torch.float16:  # 2**-25 is half the spacing of its subnormals, which begin below 2**-14
             tiny, smallest = max(tiny, 2.0**-25), max(tiny, 2.0**-14)
-        total = total.add(size.sub(total, alpha=2) < smallest, alpha=tiny)  # size <= |v| + total
+        # |result| >= |v| - total >= size - 2 * total
+        total = total.add(size.sub(total, alpha=2) < smallest, alpha=tiny)
     elif relative:  # the float64 functions of the oracle and of PyTorch may be off by a few of the smallest subnormals
         total = total.add(size < 2.0**-1022, alpha=2.0**-1072)
     if mixed and ieee:

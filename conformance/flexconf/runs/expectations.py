@@ -40,7 +40,7 @@ _CRASH_KEYS = ("kind", "reason", "link", "versions", "device")
 _CRASH_REQUIRED = ("kind", "reason", "versions")
 # An input with such an outcome is not published: see Crash.
 _UNPUBLISHED = (Symptom.ILLEGAL_ACCESS, Symptom.TIMEOUT)
-# A missing result of a case is no known defect. But a subject that returns no tensor may have one: output/missing.
+# A case without a result is no known defect. A subject that returns no tensor may be one: output/missing.
 _NO_DEFECTS = (Symptom.OK, Symptom.MISSING, *_UNPUBLISHED)
 _OUTCOMES = (
     *(f"{stage}/{symptom}" for stage in Stage for symptom in Symptom if symptom not in _NO_DEFECTS),

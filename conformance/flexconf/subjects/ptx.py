@@ -39,7 +39,7 @@ def of(compiled: object) -> str:
 
 
 def named(digests: Iterable[str]) -> dict[str, str]:
-    """{"ptx": digest} for an outcome's digests: the one digest in `digests`, or a hash of several different ones.
+    """{"ptx": digest} for an outcome: the digest if `digests` are all equal, else a hash of the different ones.
 
     Returns {} if `digests` is empty or contains "", an unknown digest.
     """

@@ -102,7 +102,7 @@ def judge(error: Exception, clock: StageClock) -> None:
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yields `error`, then its cause, the cause of that, and so on."""
+    """Yields `error`, then its cause or context, and so on along the chain."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

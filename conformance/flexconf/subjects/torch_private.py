@@ -73,7 +73,10 @@ class BlockLists(NamedTuple):
 
 @dataclass
 class Generated:
-    """The results of one call: out (B, H, M, Dv), lse (B, H, M), both None without a result, and each kernel's text."""
+    """The results of one call: out (B, H, M, Dv), lse (B, H, M), and the text of each kernel that torch rendered.
+
+    `out` is None until the call returns. `lse` is None until then, or if torch returns none.
+    """
 
     out: Tensor | None = None
     lse: Tensor | None = None

@@ -26,7 +26,7 @@ from flexconf.verdict.outcome import Outcome, Stage, Symptom
 R = TypeVar("R")
 
 _DELAY = 2_000_000
-"""GPU cycles, about a millisecond."""
+"""The first delay of `gpu_seconds`, in GPU cycles: about a millisecond."""
 _LONGEST_DELAY = 200_000_000
 
 _WANTS_GPU = ("Torch not compiled with CUDA", "Found no NVIDIA driver", "No CUDA GPUs are available")
@@ -41,7 +41,7 @@ class Options:
     `fast_math`: the kernel option of that name; it has its own bound. `repeats`: the number of launches, which must all
     agree bit for bit (L9.3). `timed`: the number of further launches that are timed, if the result is right. `tile`:
     the queries and keys of a tile of torch-triton; None for torch's own choice. `stand_ins`: torch-codegen uses the
-    reference's functions in place of CuTe's functions of the same name; attribution compares the two.
+    reference's functions in place of CuTe's functions of the same name; attribution compares it with other subjects.
     """
 
     vector_width: int | None = None
@@ -77,7 +77,7 @@ class Attend(Protocol):
 
 
 class Refused(Exception):
-    """The subject refuses the case. The message is its reason."""
+    """The subject refuses the case at `stage`. The message is its reason."""
 
     def __init__(self, stage: str, message: str) -> None:
         super().__init__(message)
