@@ -1,8 +1,9 @@
-"""What ran with a planted fault says so, and a fault is switched on here; the faults themselves are test code.
+"""Switches planted faults on, and labels the results of a run that has one.
 
-They lie in `conformance/planted` of a checkout and are no part of the installed package: `planted.catalogue.FAULTS`.
-`plant(name)` switches one on in this process, and the environment variable FLEXCONF_PLANT in every worker. The subject
-of the results is then `reference.host+fault:NAME`, which is no subject's name.
+The faults themselves are test code: `planted.catalogue.FAULTS`, in `conformance/planted` of a checkout. They are not
+part of the installed package. `plant(name)` switches a fault on in this process. The environment variable
+FLEXCONF_PLANT switches it on in every worker. The results are then labelled `reference.host+fault:NAME`, so that nobody
+takes them for results of the subject `reference.host`.
 """
 
 from __future__ import annotations
@@ -22,15 +23,18 @@ ENVIRONMENT = "FLEXCONF_PLANT"
 """The environment variable that names the fault of a run."""
 
 REVERT = "FLEXFLASH_REVERT"
-"""The environment variable that puts defects of the source document back, names separated by commas (clauses [C])."""
+"""The environment variable that puts corrected defects of the source document back (clauses marked [C]).
+
+Its value is a list of names, separated by commas.
+"""
 
 _MARK = "+fault:"
 _active: list[str] = []
-_for_life = ExitStack()  # what is entered here stays while the process lives
+_for_life = ExitStack()  # never closed: its contexts last as long as the process
 
 
 class Fault(Protocol):
-    """What a run has to know of a fault: its name, a sentence about it, and the context in which it is there."""
+    """A planted fault, as a run sees it: its name, one sentence about it, and a context that switches it on."""
 
     @property
     def name(self) -> str: ...
@@ -39,17 +43,17 @@ class Fault(Protocol):
     def about(self) -> str: ...
 
     def apply(self) -> AbstractContextManager[None]:
-        """The context in which the lowering, or the harness, is wrong."""
+        """Returns a context manager. The lowering or the harness has the fault while the context is open."""
         ...
 
 
 def faults() -> Mapping[str, Fault]:
-    """The catalogue by name. Raises InputError where it is not: outside a checkout."""
+    """The catalogue of faults by name. Raises InputError outside a checkout, where the catalogue is not installed."""
     return cast("Mapping[str, Fault]", _test_code("planted.catalogue").FAULTS)
 
 
 def get(name: str) -> Fault:
-    """The fault of that name. Raises InputError."""
+    """The fault called `name`. Raises InputError if there is none, or outside a checkout."""
     known = faults()
     if name not in known:
         close = difflib.get_close_matches(name, known, 1)
@@ -60,7 +64,10 @@ def get(name: str) -> Fault:
 
 @contextmanager
 def plant(name: str) -> Iterator[None]:
-    """The fault `name`, in this process, until the block ends. Raises InputError for an unknown name, or a second."""
+    """Switches the fault `name` on in this process until the block ends.
+
+    Raises InputError if the name is unknown, or if a fault is already switched on.
+    """
     fault = get(name)
     if _active:
         raise InputError(f"{_active[0]} is planted already; one fault at a time")
@@ -73,30 +80,40 @@ def plant(name: str) -> Iterator[None]:
 
 
 def active() -> str:
-    """The fault that is switched on in this process; "" for none."""
+    """The name of the fault that is switched on in this process. Returns "" if there is none."""
     return _active[-1] if _active else ""
 
 
 def wanted() -> str:
-    """The fault that this run is about: the one switched on here, or else the environment's; "" for none."""
+    """The name of this run's fault: the one switched on here, or else the one that FLEXCONF_PLANT names.
+
+    Returns "" if there is neither.
+    """
     return active() or os.environ.get(ENVIRONMENT, "")
 
 
 def labelled(subject: str, name: str | None = None) -> str:
-    """The name under which results of `subject` are reported: its own, unless a fault is planted, or `name` will be."""
+    """The label under which results of `subject` are reported.
+
+    It is `SUBJECT+fault:NAME` if `name` is given or this run has a fault, and `subject` itself otherwise. A `subject`
+    that is such a label already is returned unchanged.
+    """
     name = name or wanted()
     return f"{subject}{_MARK}{name}" if name and _MARK not in subject else subject
 
 
 def split(label: str) -> tuple[str, str | None]:
-    """(subject, fault) of a label; no fault for a subject's own name."""
+    """(subject, fault) of a label. The fault is None if the label is a plain subject name."""
     subject, _, name = label.partition(_MARK)
     return subject, name or None
 
 
 @contextmanager
 def in_workers(name: str | None) -> Iterator[None]:
-    """The fault `name` in every worker that is started meanwhile, None for none more. Raises InputError."""
+    """Switches the fault `name` on in every worker that starts before the block ends; None changes nothing.
+
+    Raises InputError if the name is unknown.
+    """
     if name is None:
         yield
         return
@@ -112,14 +129,18 @@ def in_workers(name: str | None) -> Iterator[None]:
 
 
 def announce() -> None:
-    """Say on stderr that a fault is planted, if one is. Raises InputError for an unknown name."""
+    """Prints a warning on stderr if this run has a planted fault. Raises InputError if its name is unknown."""
     name = wanted()
     if name:
         print(f"flexconf: PLANTED FAULT {name}: {get(name).about} The results are no results.", file=sys.stderr)
 
 
 def from_environment() -> str:
-    """Switch the fault of FLEXCONF_PLANT on for the rest of this process; its name, "" for none. Raises InputError."""
+    """Switches the fault that FLEXCONF_PLANT names on for the rest of this process, and returns its name.
+
+    Returns "" if the variable is unset or empty. Raises InputError if the name is unknown, or if another fault is
+    already switched on.
+    """
     name = os.environ.get(ENVIRONMENT, "")
     if not name or name == active():
         return name
@@ -129,7 +150,10 @@ def from_environment() -> str:
 
 
 def revert_from_environment() -> tuple[str, ...]:
-    """Put the defects of FLEXFLASH_REVERT back for the rest of this process; their names. Raises InputError."""
+    """Puts the defects that FLEXFLASH_REVERT names back for the rest of this process, and returns their names.
+
+    Raises InputError if a name is unknown.
+    """
     names = tuple(filter(None, os.environ.get(REVERT, "").split(",")))
     if names:
         corrections = _test_code("planted.corrections")
@@ -141,7 +165,7 @@ def revert_from_environment() -> tuple[str, ...]:
 
 
 def _test_code(name: str) -> ModuleType:
-    # By name, since the installed package must not need it.
+    # Imported by name, since the installed package must not depend on test code.
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -1,1 +1,1 @@
-"""The machine: versions, GPUs, compile caches, and files that are written whole."""
+"""The machine: versions, GPUs, compile caches, and files that are written atomically."""

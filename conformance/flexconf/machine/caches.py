@@ -1,8 +1,9 @@
-"""Compile caches of one run: shared by its workers, seen by no other run.
+"""The compile caches of one run. All its workers share them, and no other run sees them.
 
-A cache that outlives a run can hide what the run is for: a compiler that has changed. One folder a run, in which
-several processes may compile at once (each of these caches writes to a temporary name and renames, and removes
-nothing). The subject torch-codegen keeps what torch generates for it apart, call by call: see `torch_private`.
+A cache that outlives a run could hide a change of the compiler, and to find such a change is what runs are for. So each
+run has one folder of its own. Several processes may compile into it at once: each of these caches writes to a temporary
+name, renames the file, and removes nothing. The subject torch-codegen keeps torch's generated modules in a separate
+folder per call; see `torch_private`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FOLDER = "FLEXCONF_CACHES"
-"""The environment variable that names the folder to workers, and to runs within a run."""
+"""The environment variable that tells workers, and runs within a run, where the folder is."""
 
 
 def variables(folder: str | Path) -> dict[str, str]:
-    """The environment that puts every compiler's cache under `folder`, and keeps torch from compiling in a pool."""
+    """The environment variables that put every compiler's cache under `folder`.
+
+    They also make torch compile in its own process instead of a pool.
+    """
     root = Path(folder)
     return {
         FOLDER: str(root),
@@ -26,14 +30,17 @@ def variables(folder: str | Path) -> dict[str, str]:
         "FLASH_ATTENTION_CUTE_DSL_CACHE_DIR": str(root / "flash-attn-4"),
         "TORCHINDUCTOR_CACHE_DIR": str(root / "inductor"),
         "TRITON_CACHE_DIR": str(root / "triton"),
-        # The workers are the pool.
+        # The workers already compile in parallel.
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
     }
 
 
 @contextlib.contextmanager
 def fresh() -> Iterator[dict[str, str]]:
-    """The variables of a folder that lasts as long as the context; those of the enclosing run, within one."""
+    """The `variables` of a new folder, which is removed when the context ends.
+
+    Within another run, they are those of that run's folder.
+    """
     enclosing = os.environ.get(FOLDER)
     if enclosing:
         yield variables(enclosing)

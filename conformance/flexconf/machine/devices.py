@@ -1,6 +1,6 @@
-"""The GPUs of this machine, seen from outside: how many, of what capability, and which worker gets which.
+"""The GPUs of this machine: how many there are, their compute capability, and which worker gets which GPU.
 
-Nothing here makes a CUDA context: that belongs to the workers, which a fault may end.
+Nothing here creates a CUDA context. Only workers create one, since a fault may end the process that has it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 @functools.cache
 def count() -> int:
-    """The number of CUDA devices that this process may use; 0 where torch is built without CUDA."""
+    """The number of CUDA devices that this process may use. Returns 0 if torch is built without CUDA."""
     import torch
 
     return torch.cuda.device_count()
 
 
 def why_none() -> str:
-    """Why `count` is 0, in a few words."""
+    """The reason, in a few words, why `count` is 0."""
     import torch
 
     if torch.version.cuda is None:
@@ -34,13 +34,16 @@ def why_none() -> str:
 
 
 def require(what: str) -> None:
-    """Raises InputError where there is no CUDA device; `what` needs one."""
+    """Raises InputError if there is no CUDA device. The message says that `what` needs one."""
     if count() == 0:
         raise InputError(f"{what} needs a GPU, and there is none here ({why_none()})")
 
 
 def assign(place: int) -> dict[str, str]:
-    """The environment of worker `place`: one device, chosen round robin, is all that it sees."""
+    """The environment variables that show worker `place` a single GPU, chosen round robin.
+
+    Returns {} if there is no GPU.
+    """
     total = count()
     if total == 0:
         return {}
@@ -51,6 +54,6 @@ def assign(place: int) -> dict[str, str]:
 
 @functools.cache
 def capability() -> str | None:
-    """The compute capability of the first GPU that the driver lists, such as "9.0"; None without one."""
+    """The compute capability of the first GPU that nvidia-smi lists, such as "9.0". Returns None if it lists none."""
     gpus = environment.read().gpus
     return gpus[0].compute_capability if gpus else None

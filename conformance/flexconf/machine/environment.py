@@ -1,4 +1,4 @@
-"""What a result was obtained with: versions, machine, GPU."""
+"""The environment that a result was obtained in: package versions, machine, GPU, git checkout."""
 
 from __future__ import annotations
 
@@ -38,9 +38,10 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Environment:
-    """Facts of this machine and installation; `packages` maps a name to its version, or None when not installed.
+    """Facts about this machine and installation.
 
-    `cuda` is the CUDA that torch is built with, None for none.
+    `packages` maps a package name to its version, or to None if it is not installed. `cuda` is the CUDA version that
+    torch is built with, or None.
     """
 
     python: str
@@ -57,7 +58,7 @@ class Environment:
 
 
 def read() -> Environment:
-    """The environment of this process. Imports neither torch nor anything of CUDA."""
+    """The environment of this process. Reading it imports neither torch nor any CUDA package."""
     return Environment(
         python=".".join(map(str, sys.version_info[:3])),
         platform=f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -71,7 +72,10 @@ def read() -> Environment:
 
 @dataclass(frozen=True)
 class Checkout:
-    """The git checkout that this package is in. `changes` is the SHA-256 of how tracked files differ, "" for clean."""
+    """The git checkout that contains this package.
+
+    `changes` is the SHA-256 of `git diff` of the tracked files against HEAD, or "" if they have no changes.
+    """
 
     commit: str
     changes: str
@@ -82,7 +86,7 @@ class Checkout:
 
 
 def checkout() -> Checkout | None:
-    """The checkout that the suite runs from; None where it is installed, or git cannot say."""
+    """The checkout that this package runs from. Returns None outside a checkout, or if git is missing or fails."""
     root = Path(__file__).resolve().parents[3]
     git = shutil.which("git")
     if git is None or not (root / ".git").exists():
@@ -100,7 +104,10 @@ def checkout() -> Checkout | None:
 
 
 def _cuda() -> str | None:
-    """What torch/version.py says; importing torch takes seconds."""
+    """The CUDA version in torch/version.py, read as text because importing torch takes seconds.
+
+    Returns None if the file names none.
+    """
     try:
         found = importlib.util.find_spec("torch")
         text = (Path(found.origin).parent / "version.py").read_text(encoding="utf-8") if found and found.origin else ""

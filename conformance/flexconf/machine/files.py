@@ -1,7 +1,7 @@
-"""How anything is written to disk: a file that is whole or not there, and records that are appended.
+"""Writes files atomically, and appends records to files of JSON lines.
 
-A record is one line. A full disk ends in a clear error, never in half a record that the next one is glued to unseen:
-readers take `records`, which refuses what is no whole line of JSON and says where it stands.
+A record is one line. If the disk is full, `append` raises InputError and tries to remove the half-written record. If
+that fails, the next record continues the same line. Readers use `records`, which rejects such a line and names it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any
 from flexconf.errors import InputError
 
 PART = ".part"
-"""The end of the name of a file that is being written; a killed process leaves it."""
+"""The suffix of a file that is being written. A killed process leaves such a file behind."""
 
 _AGAIN = "make room, or name another place"
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A place beside `path` to write to, which takes the place of `path` when the context ends well.
+    """A temporary path beside `path`. When the context ends without an exception, that file replaces `path`.
 
-    Otherwise it is removed, and `path` is what it was.
+    After an exception the temporary file is removed and `path` is unchanged.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     try:
@@ -38,21 +38,22 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a text file, in UTF-8, atomically. Raises OSError."""
+    """Writes `text` to `path` atomically, in UTF-8. Raises OSError."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write a file of JSON atomically. Raises OSError, and ValueError for what JSON has no number for."""
+    """Writes `data` to `path` as JSON, atomically. Raises OSError, and ValueError for NaN or an infinity."""
     write(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
 def append(handle: int, record: bytes, path: Path, then: str = _AGAIN) -> None:
-    r"""Append `record`, which ends in "\n" and has no other, to a file opened with O_APPEND; in one write if it goes.
+    r"""Appends `record` to a file that is opened with O_APPEND.
 
-    A write that stops short is gone on with. Raises InputError, which ends with `then`, where the rest cannot be
-    written; what is there of the record is cut off again if nothing was appended meanwhile.
+    `record` ends in "\n" and contains no other "\n". It is written in one call if the system allows; a partial write is
+    continued. Raises InputError if the rest cannot be written; the message ends with `then`. In that case the written
+    part is cut off again, unless another process has appended to the file since.
     """
     assert record.endswith(b"\n") and record.count(b"\n") == 1, "a record is one line"
     done = 0
@@ -66,7 +67,10 @@ def append(handle: int, record: bytes, path: Path, then: str = _AGAIN) -> None:
 
 
 def append_to(path: Path, record: bytes, then: str = _AGAIN) -> None:
-    """`append` to the file of that path, which is made if it is not there. Raises InputError."""
+    """Appends `record` to the file at `path`, as `append` does. Creates the file if it does not exist.
+
+    Raises InputError if the file cannot be opened or written; the message ends with `then`.
+    """
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     except OSError as error:
@@ -78,7 +82,7 @@ def append_to(path: Path, record: bytes, then: str = _AGAIN) -> None:
 
 
 def _cut(handle: int, half: bytes) -> None:
-    """Take the first half of a record off the end of a file, if it is the end."""
+    """Cuts `half`, the written part of a record, off the end of the file if the file still ends with it."""
     with contextlib.suppress(OSError):
         end = os.fstat(handle).st_size
         if os.pread(handle, len(half), end - len(half)) == half:
@@ -86,10 +90,11 @@ def _cut(handle: int, half: bytes) -> None:
 
 
 def records(data: bytes, path: Path, then: str = _AGAIN, before: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-    r"""(line, record) of each record in `data`, which ends with a line's end, after `before` lines of the file `path`.
+    r"""Yields (line number, record) for each line of `data`.
 
-    Raises InputError, which names the file and the line and ends with `then`, for a line that is no object of JSON:
-    half a record, or two that stand in one line.
+    `data` is a part of the file `path` that follows its first `before` lines. Text after the last "\n" is ignored.
+    Raises InputError for a line that is not a JSON object, such as half a record or two records in one line. The
+    message names the file and the line, and ends with `then`.
     """
     for line, text in enumerate(data.split(b"\n")[:-1], before + 1):
         try:
@@ -102,7 +107,10 @@ def records(data: bytes, path: Path, then: str = _AGAIN, before: int = 0) -> Ite
 
 
 def make_folder(path: Path, elsewhere: str) -> None:
-    """Make the folder, if it is not there. Raises InputError, which says `elsewhere`, where none can be."""
+    """Creates the folder `path` if it does not exist.
+
+    Raises InputError if that fails; the message ends with `elsewhere`.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

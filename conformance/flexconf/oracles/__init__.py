@@ -1,1 +1,1 @@
-"""Oracles: what a correct implementation may compute, established without looking at one."""
+"""Oracles: the results that a correct implementation may return, computed without the implementations under test."""

@@ -24,7 +24,7 @@ def sum(op: Operation) -> Shadow:
     if op.name == "rsub":  # other - alpha * self
         a, b = b, a
     scaled = b.v.abs() * abs(alpha)
-    # The product may overflow on its own, or not at all when it is fused with the sum.
+    # A separate product may overflow; a product that is fused with the sum does not.
     overflows = scaled.isfinite() & (scaled > em.LARGEST[op.nominal]) & (op.nominal != torch.float64)
     rounding = torch.where(overflows, INF, _factor_rounding(b, alpha, op.nominal))
     b_error = None if b.e is None else b.e * abs(alpha)
@@ -32,9 +32,10 @@ def sum(op: Operation) -> Shadow:
 
 
 def _factor_rounding(b: Shadow, alpha: float, nominal: torch.dtype) -> Tensor:
-    """What `b * alpha` is off at most, where both the number and the product may be rounded to the nominal dtype.
+    """A bound on the error of `b * alpha`, where alpha and the product may each be rounded to the nominal dtype.
 
-    PyTorch itself does so in half precision (L7.2 asks for no more); what is exact in that dtype is not rounded.
+    PyTorch itself rounds both in half precision, and L7.2 asks for no more. The bound is 0 where `b` is exact and the
+    nominal dtype holds both alpha and the product.
     """
     if nominal == torch.float64:
         return b.v.abs() * abs(alpha) * (3 * em.UNIT_ROUNDOFF[nominal])
@@ -98,7 +99,7 @@ def quotient(op: Operation) -> Shadow:
     power = b.e is None and bool((b.v.frexp().mantissa.abs() == 0.5).all())
     divisor = op.args.get("other")
     if op.approximate and (divisor is None or (isinstance(divisor, Shadow) and not divisor.number)):
-        power = False  # only by a number in the mod's text it is a product
+        power = False  # only division by a number in the mod's text is done as a product
         e = _approximate_quotient(op, v, e, a, b)
     quotient = finish(op, v, e, a, b, ieee=power, ulps=0.5 if power else op.model.ulps, unsure=unsure)
     if op.args.get("rounding_mode") == "trunc":
@@ -107,9 +108,10 @@ def quotient(op: Operation) -> Shadow:
 
 
 def _approximate_quotient(op: Operation, v: Tensor, e: Tensor | None, a: Shadow, b: Shadow) -> Tensor | None:
-    """What div.approx.ftz adds to `e`: a subnormal dividend is 0, and a large divisor leaves everything open.
+    """`e` with the errors of div.approx.ftz added.
 
-    The reciprocal of a large number is below any normal float32, so nothing is open there.
+    A subnormal dividend may be read as 0. A divisor beyond 2^126 makes the result indeterminate. The reciprocal of such
+    a number is an exception: it is smaller than any normal float32, so the usual bound covers it.
     """
     subnormal = (a.v.abs() < em.FLT_MIN) & (a.v != 0)
     if bool(subnormal.any()):
@@ -139,8 +141,10 @@ def floor_divide(op: Operation) -> Shadow:
 
 
 def _of_large_quotients(v: Tensor, x: Tensor, y: Tensor, name: str) -> Tensor:
-    """`v` with the remainders that PyTorch's vectors call NaN, where the quotient is beyond 1e300, but its scalars do
-    not."""
+    """`v` with wrong NaNs replaced by remainders computed with `math.fmod`.
+
+    PyTorch's vectorized kernels return NaN where the quotient overflows float64. Its scalar kernels do not.
+    """
     missing = v.isnan() & x.isfinite() & y.isfinite() & (y != 0)
     if not bool(missing.any()):
         return v
@@ -175,7 +179,7 @@ def remainder(op: Operation) -> Shadow:
 
 
 def addcmul(op: Operation) -> Shadow:
-    """self + value * tensor1 * tensor2: two products, of which either is the first, and a sum."""
+    """self + value * tensor1 * tensor2: two products, in either order, and a sum."""
     x, y, z = op.operand("self"), op.operand("tensor1"), op.operand("tensor2")
     n, value = op.nominal, scalar(op.args.get("value", 1), op.nominal)
     second = multiplied(multiplied(y, z, n), value, n)
@@ -186,7 +190,7 @@ def addcmul(op: Operation) -> Shadow:
     fused = x.v + y.v * z.v * value.v
     open_ = second.v.isinf() & y.v.isfinite() & z.v.isfinite() & (x.v.isinf() | (fused.abs() < em.FLT_OVERFLOW))
     extra = torch.where(open_, INF, 0.0).double() if bool(open_.any()) else None
-    if n == torch.float64:  # a product that this float64 rounds to a whole number is none
+    if n == torch.float64:  # the oracle's own product may round to a whole number, which would pass for exact
         whole = (y.v == y.v.round()) & (z.v == z.v.round()) & (value.v == value.v.round()) & (second.v.abs() < 2.0**52)
         extra = torch.where(whole | ~second.v.isfinite(), 0.0, second.v.abs() * 2.0**-51)
         open_ = torch.zeros((), dtype=torch.bool)
@@ -194,7 +198,10 @@ def addcmul(op: Operation) -> Shadow:
 
 
 def either_order(a: Shadow, b: Shadow) -> Shadow:
-    """`a`, where an implementation may have computed `b`, of the same real value, as well."""
+    """The shadow of a result that an implementation may compute either as `a` or as `b`.
+
+    `a` and `b` are two ways to compute the same real value.
+    """
     if a.exact and b.exact and torch.equal(a.v, b.v):
         return a
     e = torch.maximum(a.error(), spread(a.v, b.v) + b.error())
@@ -202,19 +209,19 @@ def either_order(a: Shadow, b: Shadow) -> Shadow:
 
 
 def lerp(op: Operation) -> Shadow:
-    """start + weight * (end - start) or end - (end - start) * (1 - weight), of which PyTorch takes the nearer end's."""
+    """start + weight * (end - start) if |weight| < 0.5, else end - (end - start) * (1 - weight), as in PyTorch."""
     n = op.nominal
     x, y, w = op.operand("self"), op.operand("end"), op.operand("weight")
     span, rest = y.v - x.v, 1.0 - w.v
     v = torch.where(w.v.abs() < 0.5, x.v + w.v * span, y.v - span * rest)
     of_span = x.error() + y.error()
-    # A part that overflows gives another result from the one end than from the other.
+    # Where a part overflows, the two formulas give different results.
     largest = torch.clamp(torch.maximum(w.v.abs(), rest.abs()) + w.error(), min=1.0) * (span.abs() + of_span)
     open_ends = ~(largest < em.LARGEST[n] * (1 + em.UNIT_ROUNDOFF[n] / 2))
     e = None
     if not (x.exact and y.exact and w.exact):
         e = rest.abs() * x.error() + w.v.abs() * y.error() + w.error() * (span.abs() + of_span)
-    # Roundings before the sum: the span and a product, and for the other form 1 - weight.
+    # Roundings before the last sum: the span, the product and, in the second formula, 1 - weight.
     parts = torch.maximum(2 * w.v.abs(), 3 * rest.abs()) + 3 * w.error()
     extra = parts * (span.abs() + of_span) * em.relative(0.5, n)
     if n != torch.float64:
@@ -225,7 +232,11 @@ def lerp(op: Operation) -> Shadow:
 
 
 def rounding(op: Operation) -> Shadow:
-    """round: to a whole number, which is exact, or to decimals: a product, that, and a quotient."""
+    """round. Rounding to a whole number is exact.
+
+    Rounding to decimals is a product, a rounding to a whole number and a quotient. With negative decimals, the quotient
+    comes first and the product last.
+    """
     decimals = op.args.get("decimals", 0)
     if not decimals:
         return step(op)
@@ -271,17 +282,17 @@ def power(op: Operation) -> Shadow:
     e = torch.zeros_like(v) if a.exact and b.exact else spread(v, *corners(op, a, b, torch.pow))
     straddles = straddles_zero(a)
     if bool(straddles.any()):
-        # Zero is inside the interval: extremes there too; a pole, or a NaN for a power that is not whole, is
-        # open.
+        # The interval contains 0, where x ** y may have an extremum. A pole at 0, or NaN for an exponent that is not
+        # a whole number, makes the result indeterminate.
         e = torch.maximum(e, torch.where(straddles, v.abs(), 0.0).double())
         smooth = b.exact & ((b.v >= 0) & (b.v == b.v.round()))
         e = torch.where(straddles & ~smooth, INF, e)
     if bool((a.v == -INF).any()):
-        # sqrt(-inf) is NaN, pow(-inf, 0.5) is inf: PyTorch itself has both, by dtype.
+        # sqrt(-inf) is NaN and pow(-inf, 0.5) is inf. PyTorch itself returns either, depending on the dtype.
         e = torch.where((a.v == -INF) & (b.v != b.v.round()), INF, e)
     minus_zero = (a.v == 0) & torch.signbit(a.v)
     if bool(minus_zero.any()):
-        # So are rsqrt(-0) and pow(-0, -0.5), -inf and inf, and sqrt(-0), which is -0.
+        # Likewise rsqrt(-0) is -inf and pow(-0, -0.5) is inf; sqrt(-0) is -0 and pow(-0, 0.5) is +0.
         e = torch.where(minus_zero & (b.v == -0.5), INF, torch.where(minus_zero & (b.v == 0.5), 2.0**-149, e))
     if not b.exact:
         e = torch.where((a.v - a.error() < 0) & (b.error() > 0), INF, e)
@@ -289,7 +300,10 @@ def power(op: Operation) -> Shadow:
 
 
 def _number(exponent: Any) -> float | None:
-    """The exponent if it is a Python number of the mod's text: no other is looked at when the text is lowered."""
+    """The exponent as a float if it is a Python number in the mod's text, else None.
+
+    A lowering can choose another form of the power only for such an exponent.
+    """
     if not isinstance(exponent, Shadow):
         return float(exponent)
     return float(exponent.v) if exponent.number and exponent.exact and exponent.v.numel() == 1 else None

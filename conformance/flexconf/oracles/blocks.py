@@ -1,5 +1,7 @@
-"""Reads a BlockMask's lists, with code of our own: which blocks are visited, and which of them call mask_mod
-(L8.4)."""
+"""Reads the lists of a BlockMask: which blocks are visited, and which of them call mask_mod (L8.4).
+
+It uses none of PyTorch's own code for block masks.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +13,29 @@ from torch import Tensor
 
 
 class BlockListError(Exception):
-    """The lists do not describe this problem."""
+    """The block lists do not fit the problem, or they name a block twice or a negative block."""
 
 
 @dataclass(frozen=True)
 class Visits:
-    """full, partial: bool, (B or 1, H or 1, M, N): the elements of blocks attended whole, and of those masked
-    by mask_mod. An element in neither is absent: its key and value are not read."""
+    """The elements of a problem that the block lists visit.
+
+    `full` and `partial` are bool, (B or 1, H or 1, M, N). `full` marks the elements of full blocks, which mask_mod does
+    not mask. `partial` marks the elements of partial blocks, which mask_mod masks. An element in neither is absent: its
+    key and value are not read.
+    """
 
     full: Tensor
     partial: Tensor
 
 
 def visits(block_mask: Any, B: int, H: int, M: int, N: int) -> Visits:
-    """The lists of `block_mask` spread over the elements of a problem.
+    """Expands the lists of `block_mask` to the elements of a problem.
 
-    block_mask: PyTorch's BlockMask: kv_num_blocks (b, h, rows), kv_indices (b, h, rows, columns) and the same
-    for full blocks (or None), b and h each 1 or the problem's; BLOCK_SIZE (q, kv). M and N need not be
-    multiples of it. Raises BlockListError when the lists are for another problem, or name a block twice.
+    block_mask: PyTorch's BlockMask. It has kv_num_blocks (b, h, rows), kv_indices (b, h, rows, columns), the same lists
+    for full blocks (or None), and BLOCK_SIZE (q, kv). b is 1 or B, and h is 1 or H. M and N need not be multiples of
+    the block size. Raises BlockListError if the lists are for another problem, name a block twice or name a negative
+    block.
     """
     q_size, kv_size = block_mask.BLOCK_SIZE
     rows, columns = -(-M // q_size), -(-N // kv_size)

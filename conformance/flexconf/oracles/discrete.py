@@ -1,4 +1,4 @@
-"""Rules that lead from floats to booleans and integers: comparison, classification, logic, casts."""
+"""Rules for comparisons, classification (isnan and the like), logic, and casts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def comparison(op: Operation) -> Shadow:
         return Shadow(v, None, torch.bool)
     slack = x.error() + y.error()
     if isinstance(b, Shadow) and (a is b or (a.v is b.v and a.e is b.e)):
-        return Shadow(v, doubt(x.e), torch.bool)  # x == x asks for NaN; both sides err alike
+        return Shadow(v, doubt(x.e), torch.bool)  # x == x tests for NaN: both sides have the same error
     distance = (x.v.double() - y.v.double()).abs_()
     unsure = ((distance <= slack) & (slack > 0)) | slack.isinf()
     return Shadow(v, unsure if bool(unsure.any()) else None, torch.bool)
@@ -31,8 +31,7 @@ def comparison(op: Operation) -> Shadow:
 
 def common_dtype(a: Any, b: Any) -> torch.dtype:
     def probe(x: Any) -> Any:
-        # Dimensions count in promotion; vmap has already made the operands agree, so a 1-element vector will
-        # do.
+        # Promotion treats tensors with and without dimensions differently. The number of elements does not matter.
         return torch.empty(1 if x.v.dim() else (), dtype=x.nominal, device="meta") if isinstance(x, Shadow) else x
 
     return torch.result_type(probe(a), probe(b))
@@ -45,7 +44,7 @@ def classification(op: Operation) -> Shadow:
 
 
 def logic(op: Operation) -> Shadow:
-    """Three-valued: `false & anything` is false, `true | anything` is true."""
+    """Three-valued logic: `false & x` is certainly false and `true | x` is certainly true, even if x is uncertain."""
     kind = op.name.strip("_").rpartition("_")[2]
     a, b = op.args["self"], op.args.get("other")
     if op.nominal != torch.bool:
@@ -78,7 +77,7 @@ def cast(op: Operation) -> Shadow:
     info = torch.iinfo(target)
     low, high = torch.trunc(a.v - a.error()), torch.trunc(a.v + a.error())
     inside = (low >= info.min) & (high <= info.max) if target != torch.int64 else (low >= info.min) & (high < 2.0**63)
-    e = torch.where(inside, torch.maximum(high - v, v - low), INF)  # out of range: undefined, any value
+    e = torch.where(inside, torch.maximum(high - v, v - low), INF)  # out of range: any value is legal
     value = torch.where(inside, v, 0.0).to(target)
     certain = not bool((e > 0).any())
     return Shadow(value, None if certain else e, target, mixed=not certain, wild=bool(e.isinf().any()))

@@ -1,7 +1,7 @@
-"""Whether PyTorch itself runs the mods of a case, at every index of its problem and on a CPU.
+"""Checks whether PyTorch itself runs the mods of a case, at every index of the problem and on a CPU.
 
-A mod that PyTorch refuses is a bad input: no lowering of it is right or wrong. That is known before a kernel runs, so
-that an index outside a buffer reads nothing (L7.4), and no integer is divided by zero.
+A mod that PyTorch refuses is a bad input: no lowering of it is right or wrong. `trial` finds this out before it runs a
+kernel for a case that expects a result. So no such kernel reads outside a buffer (L7.4) or divides an integer by zero.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _SAID = 200  # characters of PyTorch's own message
 
 
 def require(given: Inputs) -> None:
-    """Raises InputError, which names the case, for mods that PyTorch does not run."""
+    """Raises InputError if PyTorch does not run the mods. The message names the case."""
     why = refusal(given)
     if why:
         raise InputError(f"case {given.case.name!r}: {why}")
 
 
 def refusal(given: Inputs) -> str:
-    """Why PyTorch does not run the score_mod or the mask_mod of `given`, in a sentence; "" when it runs both.
+    """The reason why PyTorch does not run the score_mod or the mask_mod of `given`, as one sentence.
 
-    Both are mapped over the indices with `torch.vmap`, as FlexAttention maps them; the scores are zeros. An empty
-    problem runs nothing.
+    Returns "" if PyTorch runs both, or if the problem is empty. Both mods are mapped over the indices with
+    `torch.vmap`, as FlexAttention maps them. The scores are zeros.
     """
     p = given.case.problem
     sizes = (p.B, p.H, p.M, p.N)
@@ -46,7 +46,7 @@ def refusal(given: Inputs) -> str:
 
 
 class _NoResult(Exception):
-    """The mod returned, but no scalar tensor."""
+    """The mod returned something other than a scalar tensor, or a mask_mod returned another dtype than bool."""
 
 
 def _said_of(mod: Callable[..., Tensor], kind: Kind, sizes: tuple[int, int, int, int]) -> str:
@@ -71,7 +71,7 @@ def _said_of(mod: Callable[..., Tensor], kind: Kind, sizes: tuple[int, int, int,
         return f"the {kind}_mod {error}"
     except RecursionError:
         return f"the {kind}_mod recurses without end"
-    except Exception as error:  # a user's own function raises anything
+    except Exception as error:  # a user's function may raise any exception
         return _sentence(error, kind, _line(error, mod))
     return ""
 
@@ -86,7 +86,10 @@ def _sentence(error: Exception, kind: Kind, at: str) -> str:
 
 
 def _line(error: Exception, mod: Callable[..., Tensor]) -> str:
-    """Where in the mod's own file it was raised, " (at file:line: text)"; "" where that is not known."""
+    """The line of the mod that raised `error`, as " (at file:line: text)", or " (at text)" if the mod has no file.
+
+    Returns "" if the line is not known.
+    """
     code = getattr(mod, "__code__", None)
     frames = [f for f in traceback.extract_tb(error.__traceback__) if code and f.filename == code.co_filename]
     if not frames or frames[-1].lineno is None:

@@ -1,14 +1,11 @@
-"""How far one operation may be from the exact value: constants, formats and the table `OPS`, with a source
-for each.
+"""How far the result of one operation may be from the exact value: constants, and the table `OPS` with its sources.
 
-A figure of k ulp means: the result of a correct implementation is within k units in the last place of the
-exact value of the operation on its own inputs. Documented figures for CUDA functions are relative to the
-*correctly rounded* result, so half an ulp is added to them here (`DOCUMENTED + 0.5`). Between 2**n and
-2**(n+1) one ulp of float32 is 2**(n-23), so k ulp is at most `k * 2**-23 * |value|`: the table is used
-through `relative`.
+A figure of k ulp means that the result of a correct implementation is within k units in the last place of the exact
+value of the operation on its own inputs. CUDA documents its figures relative to the *correctly rounded* result, so this
+table adds half an ulp to them ("+ 0.5" in a source). Between 2**n and 2**(n+1) one ulp of float32 is 2**(n-23), so
+k ulp are at most `k * 2**-23 * |value|`. `relative` computes this.
 
-Nothing in this module depends on how the code under test is written, and nothing here is tuned to make it
-pass.
+Nothing in this module depends on how the code under test is written, and no figure is tuned to make that code pass.
 """
 
 from __future__ import annotations
@@ -34,30 +31,35 @@ SIGNIFICAND_BITS: Final[dict[torch.dtype, int]] = {
 U32: Final = UNIT_ROUNDOFF[torch.float32]
 FLT_MAX: Final = float(torch.finfo(torch.float32).max)
 FLT_MIN: Final = 2.0**-126
-"""Smallest normal float32: GPUs compiled with flush-to-zero replace anything smaller by 0, on input and on
-output."""
+"""The smallest normal float32. GPU code compiled with flush-to-zero replaces smaller inputs and outputs by 0."""
 
 FLT_OVERFLOW: Final = 2.0**128 * (1 - 2.0**-25)
-"""From here on, round-to-nearest gives float32 infinity."""
+"""The smallest magnitude that round-to-nearest turns into a float32 infinity."""
 
 LARGEST: Final[dict[torch.dtype, float]] = {dtype: float(torch.finfo(dtype).max) for dtype in UNIT_ROUNDOFF}
 
-# The oracle itself computes in float64. Its own rounding is below 2**-28 of any float32 bound; widening every
-# relative # bound by 2**-20 covers it with room to spare, and costs no tightness that anyone could see.
+# The oracle computes in float64. Its own rounding is below 2**-28 of any float32 bound. Widening every relative bound
+# by 2**-20 covers it amply, and is too small to hide a fault.
 ORACLE_SLACK: Final = 1 + 2.0**-20
 
 EXP_ARGUMENT: Final = 1.25
-"""exp(x) written as exp2(x * log2(e)): roundoffs of x by which the argument is off. The product is rounded, 1; log2(e)
-as a float32 is off by 0.224."""
+"""The error of the exponent, in unit roundoffs of |x|, where exp(x) is computed as exp2(x * log2(e)).
+
+The rounding of the product counts 1, and the rounding of log2(e) to float32 counts 0.224.
+"""
 
 KEYS_PER_RESCALE: Final = 8
-"""An online softmax is assumed to rescale its accumulators at most once per this many keys (kernels: 64 or
-more)."""
+"""The oracle assumes that an online softmax rescales its accumulators at most once per this many keys.
+
+Kernels rescale once per 64 keys or more.
+"""
 
 
 def gamma(n: float) -> float:
-    """Higham's gamma_n for float32: n sequential roundings change a value by at most this factor of its
-    magnitude."""
+    """Higham's gamma_n for float32: n sequential roundings change a value by at most this fraction of its magnitude.
+
+    Raises ValueError if n is too large for the formula.
+    """
     if n * U32 >= 0.5:
         raise ValueError(f"gamma({n}) is meaningless in float32")
     return n * U32 / (1 - n * U32)
@@ -77,11 +79,11 @@ INTEGER: Final = "exact on integers (wraps as its dtype does); discontinuous whe
 
 @dataclass(frozen=True)
 class OpModel:
-    """The accuracy that is asked of one operation.
+    """The accuracy that one operation must have.
 
-    name: aten packet name, such as `exp`. ulps: largest error of the operation itself, in ulp of the float32
-    result, counted from the exact value; 0 for an exact operation. source: where the figure comes from. rule:
-    which propagation rule `propagate` applies to the errors of its inputs. discontinuous: whether it jumps.
+    name: aten packet name, such as `exp`. ulps: largest error of the operation itself, in ulp of the float32 result,
+    measured from the exact value; 0 for an exact operation. source: where the figure comes from. rule: the propagation
+    rule that `propagate` applies to the errors of its inputs. discontinuous: whether the function has jumps.
     """
 
     name: str
@@ -91,16 +93,16 @@ class OpModel:
     discontinuous: bool = False
 
     def relative(self, nominal: torch.dtype) -> float:
-        """Bound on the operation's own error divided by the size of its result, for that nominal dtype.
+        """A bound on the operation's own error, relative to the magnitude of its result, for the dtype `nominal`.
 
-        float16 and bfloat16: computed in float32, then possibly rounded once more (L7.2, accuracy point 2).
+        An operation on float16 or bfloat16 is computed in float32, and its result may be rounded once more (L7.2,
+        accuracy point 2).
         """
         return relative(self.ulps, nominal)
 
 
 def relative(ulps: float, nominal: torch.dtype) -> float:
-    """`ulps` of float32 (float64 when that is the nominal dtype), as a relative error, with
-    `ORACLE_SLACK`."""
+    """`ulps` of float32 as a relative error, with `ORACLE_SLACK`. If `nominal` is float64, `ulps` are of float64."""
     if nominal == torch.float64:
         return (2 * ulps + 2) * UNIT_ROUNDOFF[torch.float64]  # + 2: the oracle's own float64 rounding
     rounding = 2 * ulps * U32
@@ -215,8 +217,8 @@ def _table() -> dict[str, OpModel]:
     )
     put("elu", 2.5, COMPOSED.format("alpha * expm1(x): expm1 1.5, two products; above zero x"), "rectified")
 
-    # Composed of the entries of their pieces, each with its bound (oracles/pieces.py): the figure is that of a result
-    # to which every piece adds its own in full.
+    # Operations composed of others. The bound is computed piece by piece (oracles/pieces.py). The figure here is the
+    # worst case, in which the errors of all pieces add up.
     put("xlogy special_xlog1py", 2.0, COMPOSED.format("x * log(y): log 1.5, product 0.5"), "pieces")
     put("special_entr", 2.0, COMPOSED.format("-x * log(x): log 1.5, product 0.5"), "pieces")
     put("logaddexp", 4.5, COMPOSED.format("max + log1p(exp(-distance)): exp 2.5, log1p 1.5, sum 0.5"), "pieces")
@@ -254,19 +256,19 @@ def _table() -> dict[str, OpModel]:
 
 
 OPS: Final[dict[str, OpModel]] = _table()
-"""aten packet name -> OpModel, for every operation that changes values (views and constants have no
-error)."""
+"""aten packet name -> OpModel, for every operation that changes values. Views and constants have no error."""
 
 RECIPROCAL_POWERS: Final = 32
-"""Whole exponents of a smaller size may be written as products, as PyTorch's code generation writes them."""
+"""x ** n may be computed as products if n is a whole number and |n| is below this, as in PyTorch's generated code."""
 
 
 def power_ulps(exponent: float) -> float:
-    """The largest error of `x ** exponent`, the exponent a number in the mod's text, in ulp of the float32 result.
+    """The largest error of `x ** exponent` in ulp of the float32 result, for an exponent that is a number in the mod.
 
-    0, 1, 2, 3, 0.5 and -1 are exact, products, sqrt and reciprocal in PyTorch, eager (aten/src/ATen/native/cpu and
-    cuda, PowKernel) as well as compiled (torch/_inductor/lowering.py, `pow`): nothing else is taken for correct. Other
-    whole numbers are products of x or of its reciprocal in compiled PyTorch and powf in eager: either may be.
+    PyTorch treats some exponents specially, in eager mode (aten/src/ATen/native/cpu and cuda, PowKernel) as well as
+    compiled (torch/_inductor/lowering.py, `pow`): 0 and 1 are exact, 2 and 3 are products, 0.5 is sqrt and -1 is the
+    reciprocal. For these exponents no larger error is allowed. For other whole numbers, compiled PyTorch multiplies x
+    or its reciprocal, and eager PyTorch calls powf; the figure allows both.
     """
     if exponent in (0, 1):
         return 0.0
@@ -285,9 +287,9 @@ def power_ulps(exponent: float) -> float:
 TANH_APPROX: Final = 2.0**-11
 """PTX ISA: the largest relative error of tanh.approx.f32."""
 LG2_APPROX: Final = 2.0**-22
-"""PTX ISA: the largest absolute error of lg2.approx.f32 between 0.5 and 2, and its largest relative error elsewhere."""
+"""PTX ISA: the largest error of lg2.approx.f32. It is absolute for inputs between 0.5 and 2, and relative elsewhere."""
 DIVISOR_APPROX: Final = 2.0**126
-"""PTX ISA: beyond this divisor div.approx.f32 gives 0, or NaN for an infinite dividend."""
+"""PTX ISA: for a larger divisor div.approx.f32 returns 0, or NaN if the dividend is infinite."""
 
 
 def _fast_table() -> dict[str, OpModel]:
@@ -316,8 +318,8 @@ def _fast_table() -> dict[str, OpModel]:
 
 
 FAST: Final[dict[str, OpModel]] = _fast_table()
-"""What takes the place of entries of `OPS` under the kernel option fast_math, where the nominal dtype is not float64.
+"""The entries that replace those of `OPS` under the kernel option fast_math, unless the nominal dtype is float64.
 
-What else is approximated under that option (exp, exp2, sigmoid, silu, sqrt) stays within its entry in `OPS`:
-ex2.approx and div.approx are within 2 ulp, rcp.approx and sqrt.approx within 1.
+fast_math also approximates exp, exp2, sigmoid, silu and sqrt, but these stay within their entries in `OPS`: ex2.approx
+and div.approx are within 2 ulp, and rcp.approx and sqrt.approx are within 1 ulp.
 """

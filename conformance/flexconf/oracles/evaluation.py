@@ -1,8 +1,8 @@
 """Calls the user's own mod over a whole problem and follows it operation by operation.
 
-The mod runs under `torch.vmap` nested four times, which is how FlexAttention itself gives it scalar indices
-(L7.2). A dispatch mode beneath vmap sees the physical ATen operations; it executes each on the real tensors,
-so that dtypes, promotion and integer wrap-around are PyTorch's, and keeps a `Shadow` for each result.
+The mod runs under `torch.vmap` nested four times: this is how FlexAttention itself gives it scalar indices (L7.2). A
+dispatch mode beneath vmap sees the physical ATen operations. It executes each on the real tensors, so that dtypes,
+promotion and integer wrap-around are PyTorch's. It keeps a `Shadow` for each result.
 """
 
 from __future__ import annotations
@@ -71,22 +71,23 @@ _CONSTANTS = frozenset(
     ]
 )
 _FILLED = {"full": 1, "full_like": 1, "new_full": 2}
-"""Constants by the place of their value."""
+"""Operations that create a constant, with the position of the fill value among their arguments."""
 
 _FIRST_OF_SEVERAL = frozenset(["log_sigmoid_forward"])  # (result, scratch for the backward)
-# Shadows would not survive reductions, sampling or in-place updates; those operations are refused by name.
+# Reductions, sampling and in-place updates have no shadow: these operations raise UnmodelledOperation.
 
 
 class ModResultError(Exception):
-    """The mod ran, but what it returned cannot be a score or a mask."""
+    """A mask_mod ran, but its result is not bool."""
 
 
 @dataclass(frozen=True)
 class Bounded:
-    """A mod over a problem. value: (B, H, M, N), float64 for a score_mod, bool for a mask_mod.
+    """The result of a mod at every element of a problem.
 
-    error: float64, broadcastable to `value`; a bound on |implementation - value|, inf where any value is
-    legal; for a mask 1 where either outcome is legal. dtype: the dtype that the mod nominally returns.
+    value: (B, H, M, N), float64 for a score_mod, bool for a mask_mod. error: float64, broadcastable to `value`, a bound
+    on |implementation - value|. It is inf where any value is legal; for a mask it is 1 where either outcome is legal.
+    dtype: the dtype that PyTorch gives the mod's result.
     """
 
     value: Tensor
@@ -95,7 +96,7 @@ class Bounded:
 
 
 class IndexingByTensors(TorchFunctionMode):
-    """`table[b, q]` with scalar tensors means aten.index; PyTorch would otherwise ask vmap for `.item()`."""
+    """Turns `table[b, q]` with scalar tensors into aten.index. PyTorch would call `.item()`, which vmap refuses."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -148,9 +149,9 @@ class _Shadowing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         shadows = {n: self._argument(a) for n, a in given.items()}
         try:
             shadow = shadow_of(Operation(func, name, shadows, result, self._fast_math))
-        except TypeError as error:  # Python would swallow it: `a + b` falls back to "unsupported operand types"
+        except TypeError as error:  # Python would replace it: for `a + b` it says "unsupported operand types"
             raise RuntimeError(f"the error model of {func} failed: {error}") from error
-        if name == "_to_copy" and not isinstance(given["self"], Tensor):  # vmap makes tensors of Python numbers
+        if name == "_to_copy" and not isinstance(given["self"], Tensor):  # vmap turns Python numbers into tensors
             shadow = replace(shadow, number=True)
         self.record(result, shadow)
         if self._on_result is not None:
@@ -165,7 +166,7 @@ class _Shadowing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return a
 
     def _moved(self, func: Any, given: Mapping[str, Any], result: Tensor) -> Shadow:
-        """A view or copy: the same movement of values and of errors."""
+        """The shadow of a view or copy, which moves values and errors alike."""
         inputs: list[Shadow] = []
 
         def pick(part: Callable[[Shadow], Tensor]) -> Any:
@@ -185,13 +186,16 @@ class _Shadowing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         v = _unbind(func, pick(lambda s: s.v))
         e = None
         if not all(s.exact for s in inputs):
-            # Only the broadcast form of an error fits the movement; expanding costs nothing.
+            # To be moved like the value, the error must have its shape. Expanding copies nothing.
             e = _unbind(func, pick(lambda s: (s.e if s.e is not None else s.error()).expand_as(s.v)))
         return Shadow(v, e, result.dtype, any(s.mixed for s in inputs), any(s.wild for s in inputs))
 
 
 def _filled(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """A constant. PyTorch fills a half with what it cannot hold, an infinity, only if it has no dimension."""
+    """A constant tensor, with an infinity for a value that overflows float16 or bfloat16.
+
+    PyTorch itself accepts such a value only for a tensor without dimensions, and raises RuntimeError for others.
+    """
     try:
         return func(*args, **kwargs)
     except RuntimeError:
@@ -201,7 +205,7 @@ def _filled(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
 
 
 def _bind(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments by schema name, without those that say where and how the result is stored."""
+    """Arguments by schema name, without device, layout, pin_memory, memory_format and dtype."""
     names = [a.name for a in func._schema.arguments]
     bound = dict(zip(names, args, strict=False)) | dict(kwargs)
     return {n: a for n, a in bound.items() if n not in ("device", "layout", "pin_memory", "memory_format", "dtype")}
@@ -237,9 +241,11 @@ def follow(
     fast_math: bool = False,
     on_result: Callable[[str, Tensor, Shadow], None] | None = None,
 ) -> list[tuple[Tensor, Shadow]]:
-    """`evaluate` before a result becomes a score or a mask: each result of `fn`, in its own dtype, with its shadow.
+    """Evaluates a mod like `evaluate`, but keeps each result in its own dtype: a list of (result, shadow).
 
-    Both tensors broadcast to (B, H, M, N); `fn` may return several. Arguments and errors are those of `evaluate`.
+    The list has one entry for each tensor that `fn` returns. `result` and the shadow's `v` broadcast to (B, H, M, N).
+    The arguments are those of `evaluate`. Raises UnmodelledOperation, ValueError for a score_mod without scores, and
+    any exception of the mod itself.
     """
     mode = _Shadowing(on_result, fast_math)
     indices = [torch.arange(n, dtype=torch.int32) for n in (B, H, M, N)]
@@ -271,16 +277,15 @@ def evaluate(
     fast_math: bool = False,
     on_result: Callable[[str, Tensor, Shadow], None] | None = None,
 ) -> Bounded:
-    """Evaluates a mod at every (b, h, q, kv): its exact value and a bound on any correct implementation's
-    error (L7).
+    """The exact value of a mod at every (b, h, q, kv), with a bound on any correct implementation's error (L7).
 
-    fn: `score_mod(score, b, h, q, kv)` or `mask_mod(b, h, q, kv)`, the user's own. score: for a score_mod,
-    the scores (B, H, M, N) in float64 and their error bounds (or None: exact). fast_math: the implementation may use
-    the approximations of `error_model.FAST`. on_result: called with each operation's name, its result as
-    PyTorch computed it and its shadow (for audits).
+    fn: the user's own `score_mod(score, b, h, q, kv)` or `mask_mod(b, h, q, kv)`. score: for a score_mod, the scores
+    (B, H, M, N) in float64 and their error bounds (None if they are exact). fast_math: the implementation may use the
+    approximations of `error_model.FAST`. on_result: called with each operation's name, its result as PyTorch computed
+    it, and its shadow (for audits).
 
-    Raises UnmodelledOperation for an operation outside `error_model.OPS`, ModResultError for a result that is
-    no score or no mask, and whatever the mod itself raises.
+    Raises UnmodelledOperation for an operation outside `error_model.OPS`, ModResultError for a mask_mod that does not
+    return bool, ValueError for a score_mod without scores, and any exception of the mod itself.
     """
     [(result, shadow)] = follow(fn, kind, score, B, H, M, N, fast_math=fast_math, on_result=on_result)
     if kind == "mask":

@@ -14,17 +14,21 @@ from flexconf.oracles.shadow import Shadow, represented
 
 
 def monotone(op: Operation, **more: Any) -> Shadow:
-    """Both ends of the interval; outside the domain that is NaN, and hence indeterminate."""
+    """A monotone function: its error follows from its values at both ends of the interval.
+
+    An end outside the domain gives NaN, and hence an indeterminate result.
+    """
     a = op.operand("self")
     v = op.on(self=a.v)
     e = None if a.e is None else spread(v, op.on(self=a.v - a.e), op.on(self=a.v + a.e))
-    if op.name == "rsqrt" and a.e is not None and e is not None:  # a pole at 0 from the right, NaN from the left
+    if op.name == "rsqrt" and a.e is not None and e is not None:  # a pole at 0, and NaN below
         e = torch.where(straddles_zero(a), INF, e)
 
-    if e is not None and op.name in ("asin", "acos", "atanh"):  # both ends outside, the middle inside
+    if e is not None and op.name in ("asin", "acos", "atanh"):
+        # Centre and ends may all be outside the domain although the interval reaches into it.
         assert a.e is not None
         e = torch.where(v.isnan() & (a.e > 0) & (a.v.abs() - a.e <= 1), INF, e)
-    if e is not None and op.name in ("elu", "leaky_relu"):  # with a negative slope below 0 the least value is that at 0
+    if e is not None and op.name in ("elu", "leaky_relu"):  # with a negative slope below 0, the minimum is at 0
         e = torch.where(straddles_zero(a), torch.maximum(e, v.abs() * em.ORACLE_SLACK), e)
     if op.name == "sinh":
         e = _early_overflow(a, e)
@@ -35,7 +39,7 @@ def rectified(op: Operation) -> Shadow:
     """leaky_relu and elu: a curve below zero, the argument itself above."""
     a = op.operand("self")
     if op.name == "elu":
-        # A scale of the argument is rounded, and so is the product: expm1 passes no more on than it is given.
+        # input_scale is rounded, and so is its product with x. Below 0, expm1 does not amplify a relative error.
         below = monotone(op, ulps=op.model.ulps + (0.0 if op.args.get("input_scale", 1) == 1 else 1.0))
         return exactly(below, a.v - a.error() > 0, a) if op.args.get("scale", 1) == 1 else below
     exact = represented(float(op.args.get("negative_slope", 0.01)), op.nominal)
@@ -44,7 +48,10 @@ def rectified(op: Operation) -> Shadow:
 
 
 def _early_overflow(a: Shadow, e: Tensor | None) -> Tensor | None:
-    """sinh and cosh are exp(|x|) / 2: between 88.7 and 89.4 they are finite, but exp in float32 is not."""
+    """`e`, or inf where |x| may lie between 88.7 and 89.5.
+
+    There sinh and cosh may be computed as exp(|x|) / 2: the result is finite up to 89.4, but exp overflows float32.
+    """
     if a.nominal == torch.float64 or not bool((a.v.abs() + a.error() > 88.7).any()):
         return e
     near = (a.v.abs() + a.error() > 88.7) & (a.v.abs() - a.error() < 89.5)
@@ -57,7 +64,7 @@ def exponential(op: Operation, base_log: float, argument_rounding: float) -> Sha
     e: Tensor | None = None
     if a.e is not None:
         e = torch.expm1(a.e * (base_log * em.ORACLE_SLACK)) * v
-        if bool((a.e > 1).any()) or bool(e.isnan().any()):  # v may have underflowed where its upper end has not
+        if bool((a.e > 1).any()) or bool(e.isnan().any()):  # v may underflow where the upper end does not
             e = torch.where(a.e > 1, op.on(self=a.v + a.e), e.nan_to_num(nan=0.0, posinf=INF))
     extra = None
     if argument_rounding:
@@ -77,14 +84,16 @@ def log(op: Operation) -> Shadow:
     room = a.v - a.e
     steep = {"log": 1.0, "log2": 1 / LN2, "log10": 1 / math.log(10)}[op.name] * em.ORACLE_SLACK
     e = torch.where(room > 0, a.e * steep / room, torch.where((a.e > 0) & (a.v + a.e >= 0), INF, 0.0).double())
-    e = e.nan_to_num_(nan=0.0, posinf=INF)  # log(inf)
+    e = e.nan_to_num_(nan=0.0, posinf=INF)  # NaN where a.v is inf
     return finish(op, v, e, a, unsure=lambda: e.isinf(), **_near_one(op, v))
 
 
 def _near_one(op: Operation, v: Tensor) -> dict[str, Tensor]:
-    """What lg2.approx adds to its relative error between 0.5 and 2, where the error is absolute.
+    """The error of lg2.approx in addition to its relative error, for inputs between 0.5 and 2, as {"extra": error}.
 
-    With the relative error, which counts from |v| + e, this covers an input on the other side of 0.5 or 2 as well.
+    In that range the instruction has an absolute error. The relative error is computed from |v| + e, so the sum also
+    covers an exact input on one side of 0.5 or 2 and an implementation's input on the other. Returns {} without
+    fast_math.
     """
     if not op.approximate:
         return {}
@@ -124,25 +133,31 @@ def tanh(op: Operation) -> Shadow:
     v = op.on(self=a.v)
     if a.e is None:
         return finish(op, v, None, a)
-    # |tanh'| = 1 - tanh**2 at the centre, |tanh''| <= 0.77 everywhere; and tanh is 1-Lipschitz and bounded.
+    # tanh' is 1 - tanh**2 at the centre, and |tanh''| <= 0.77 everywhere. Also, tanh is 1-Lipschitz and bounded.
     e = torch.square(v).neg_().add_(1.0).add_(a.e, alpha=0.385).clamp_(max=1.0).mul_(a.e).clamp_(max=2.0)
     return finish(op, v, _between_ends(op, a, v, e), a)
 
 
 def _between_ends(op: Operation, a: Shadow, v: Tensor, e: Tensor) -> Tensor:
-    """`e`, or the values at both ends of the interval where it is wide and a slope says little."""
+    """`e`, or the error from the values at both ends of the interval if that is smaller.
+
+    The ends are evaluated only if an interval is wide, since there a slope gives a loose bound.
+    """
     if a.e is None or not bool((a.e > 0.25).any()):
         return e
     return torch.minimum(e, spread(v, op.on(self=a.v - a.e), op.on(self=a.v + a.e)))
 
 
 def _exp_error(size: Tensor, nominal: torch.dtype) -> Tensor:
-    """The relative error of exp(-x) where |x| is `size`: 2.5 ulp, and the rounding of x * log2(e)."""
+    """A bound on the relative error of exp(-x) for |x| = `size`: 2.5 ulp, and the rounding of x * log2(e)."""
     return (size * em.EXP_ARGUMENT + 5).mul_(em.unit(nominal) * em.ORACLE_SLACK)
 
 
 def _over(slope: Tensor, a: Shadow, most: float, steepness: float = 1.0) -> Tensor:
-    """The largest value over the interval of a function whose logarithm has no slope beyond `steepness`."""
+    """An upper bound, over the interval of `a`, on a function whose value at the centre is `slope`.
+
+    `most` is the maximum of the function. The slope of its logarithm is at most `steepness`.
+    """
     if a.e is None:
         return slope
     if a.e.numel() and float(a.e.max()) * steepness <= 1:  # exp(t) <= 1 + 2 t
@@ -173,22 +188,22 @@ def silu(op: Operation) -> Shadow:
     if a.e is not None:
         slope = (gate + v * (1 - gate)).nan_to_num_(nan=1.0)  # silu'; |silu''| <= 0.5
         e = slope.abs_().add_(a.e, alpha=0.25).clamp_(max=1.1).mul_(a.e)
-    # Below -88 float32 exp(-x) overflows and the quotient is -0; the value itself is then under 2**-119.
+    # Below x = -88 exp(-x) overflows float32 and the quotient is -0. The exact value is then smaller than 2**-119.
     return finish(op, v, e, a, extra=extra, tiny=2.0**-119)
 
 
 def gelu(op: Operation) -> Shadow:
-    """x / 2 * (1 + g). For negative x the sum cancels, so that the error of g stays, absolute.
+    """x / 2 * (1 + g), where g is an erf or a tanh. For negative x the sum cancels, so the absolute error of g remains.
 
-    Roundoffs of g: 2.5 for itself, since an ulp is one roundoff from 0.5 to 1, and those of its argument, weighted: two
-    for erf(x * sqrt(1/2)), where |z erf'(z)| <= 0.49, seven for the cubic of tanh, where |z tanh'(z)| <= 0.45.
-    From 1.9 to 5.1 it is 12 for erf, because PyTorch's own kernel for a CPU is off by up to 11.5 there (2.13, over a
-    grid). Where |x| is 8 or more (9 in float64), g is 1 or -1.
+    The error of g is counted in unit roundoffs. g itself has 2.5 ulp, and from 0.5 to 1 one ulp is one roundoff. Its
+    argument adds 2 for erf(x * sqrt(1/2)), weighted by |z erf'(z)| <= 0.49, or 7 for the cubic of tanh, weighted by
+    |z tanh'(z)| <= 0.45. For erf and |x| from 1.9 to 5.1 the total is 12, because PyTorch's own CPU kernel is off by
+    up to 11.5 there (measured on a grid, torch 2.13). For |x| beyond 8 (9 in float64), g is 1 or -1.
     """
     a = op.operand("self")
     tanh = op.args.get("approximate", "none") == "tanh"
     inner = math.sqrt(2 / math.pi) * (a.v + 0.044715 * a.v**3)
-    # In float64 too, 1 + g cancels; this does not.
+    # 1 + g cancels in float64 too. This form does not.
     gate = torch.sigmoid(2 * inner) if tanh else torch.special.erfc(a.v * -math.sqrt(0.5)) / 2
     v = a.v * gate
     size = torch.clamp(a.v.abs() + a.error(), max=1e30)
@@ -221,7 +236,7 @@ def softplus(op: Operation) -> Shadow:
     v = op.on(self=a.v)
     scaled = beta * a.v
     gate = torch.sigmoid(scaled)
-    # By a power of two, product and quotient are exact. By any other number: beta is rounded, and both are.
+    # If beta is a power of two, product and quotient are exact. Otherwise both are rounded, and so is beta.
     whole = abs(math.frexp(beta)[0]) == 0.5
     ulps = op.model.ulps + (0.0 if whole else 2.5)
     error = _exp_error(scaled.abs() + steep * a.error(), op.nominal)
@@ -232,7 +247,7 @@ def softplus(op: Operation) -> Shadow:
     jump = math.log1p(math.exp(-threshold)) * wide if threshold > -700 else INF
     extra = extra + torch.where((scaled - threshold).abs() <= margin, jump, 0.0)
     e = None
-    if a.e is not None:  # |softplus''| <= beta / 4; beyond the threshold the slope is 1
+    if a.e is not None:  # |softplus''| <= |beta| / 4; beyond the threshold the slope is 1
         slope = gate.add(a.e, alpha=0.125 * steep).clamp_(max=1.0)
         e = torch.where(scaled > threshold - margin, 1.0, slope) * a.e
     result = finish(op, v, e, a, extra=extra.nan_to_num(nan=0.0), ulps=ulps, tiny=em.FLT_MIN * max(1.0, wide))
@@ -243,7 +258,7 @@ def log_sigmoid(op: Operation) -> Shadow:
     a = op.operand("self")
     v = torch.nn.functional.logsigmoid(a.v)
     rest = torch.sigmoid(-a.v)  # the slope; |second derivative| <= 1 / 4
-    share = torch.sigmoid(-a.v.abs())  # with which the error of exp(-|x|) enters
+    share = torch.sigmoid(-a.v.abs())  # the weight of the error of exp(-|x|)
     extra = _exp_error(a.v.abs() + a.error(), op.nominal) * _over(share, a, 0.5)
     extra = torch.where(a.v.isinf(), 0.0, extra)
     e = None if a.e is None else rest.add(a.e, alpha=0.125).clamp_(max=1.0).mul_(a.e)

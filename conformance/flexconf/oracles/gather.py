@@ -1,4 +1,4 @@
-"""The rule for reading a captured tensor, also at an index that is not certain."""
+"""The rule for reading a captured tensor, also at an uncertain index."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def gather(op: Operation) -> Shadow:
         result: Tensor = aten.index.Tensor(values, at)
         return result
 
-    # An integer that is not certain is kept as what it was made of, a float or a bool, which would index otherwise.
+    # The value of an uncertain integer may be stored as a float or a bool, which would index differently.
     at: list[Any] = [None if i is None else i.v if i.nominal == torch.bool else i.v.long() for i in indices]
     v = read(table.v, at)
     e = None if table.e is None else read(table.e.expand_as(table.v), at)
@@ -26,14 +26,14 @@ def gather(op: Operation) -> Shadow:
     if not open_:
         real = table.real and all(i is None or i.real for i in indices)
         return Shadow(v, e, op.nominal, table.mixed, table.wild, real)
-    # What is read of a table that has more dimensions than indices has those left over last.
+    # If the table has more dimensions than there are indices, the remaining ones are the last of the result.
     left = (1,) * (table.v.dim() - len(indices))
     reach = torch.zeros((), dtype=torch.float64)
     for n in open_:
         reach = torch.maximum(reach, indices[n].error())
     reach = reach.reshape(*reach.shape, *left)
-    # Advanced indices broadcast together and stand where the first one stands; only a plain layout is
-    # covered.
+    # Advanced indices broadcast together, and their result stands where the first of them stands. Candidates are read
+    # only for a plain layout; otherwise an uncertain index makes the result indeterminate.
     plain = (
         len(open_) == 1 and None not in at and op.nominal.is_floating_point and indices[open_[0]].nominal != torch.bool
     )
@@ -54,7 +54,7 @@ def gather(op: Operation) -> Shadow:
     centre = torch.where(at[n] < 0, at[n] + size, at[n])
     for offset in (o for o in range(-widest, widest + 1) if o):
         shifted = centre + offset
-        # An index outside the table is undefined behaviour that no case has: the candidate does not exist.
+        # No case reads outside a table, so an index outside it is no candidate.
         exists = (shifted >= 0) & (shifted < size) & (indices[n].error() >= abs(offset))
         exists = exists.reshape(*exists.shape, *left)
         other = read(table.v, [shifted.clamp(0, size - 1) if m == n else i for m, i in enumerate(at)])

@@ -1,4 +1,4 @@
-"""Rules for integers that came through a discontinuity, and so may have either of several values."""
+"""Rules for uncertain integers: a discontinuity, such as a floor, may have given them one of several values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def integer(a: Any, nominal: torch.dtype) -> Shadow:
 
 
 def within(v: Tensor, exact: Tensor, e: Tensor, nominal: torch.dtype) -> Shadow:
-    """An integer result whose interval must fit the dtype; where it may wrap around, anything is possible."""
+    """The shadow of an integer result. Where the interval `exact` +- `e` leaves the dtype, any value is legal."""
     info = torch.iinfo(nominal)
     e = torch.where((e > 0) & ((exact - e < info.min) | (exact + e > info.max)), INF, e)
     if not bool((e > 0).any()):
@@ -67,8 +67,10 @@ def integer_product(op: Operation) -> Shadow:
 
 
 def integer_monotone(op: Operation) -> Shadow:
-    """neg, abs, sign, min, max, clamp: monotone or 1-Lipschitz, evaluated in float64 at the ends of the
-    interval."""
+    """neg, abs, sign, min, max, clamp and rounding. neg and abs are 1-Lipschitz and keep the error.
+
+    The others are monotone, and are evaluated in float64 at the ends of the interval.
+    """
     if op.nominal == torch.bool:
         return any_integer(op)
     if op.name in ("neg", "abs"):
@@ -108,8 +110,10 @@ def integer_remainder(op: Operation) -> Shadow:
 
 
 def any_integer(op: Operation) -> Shadow:
-    """No model for this operation on uncertain integers: wherever an input is uncertain, so is every bit of
-    it."""
+    """The rule for an operation without a model for uncertain integers.
+
+    Wherever an input is uncertain, any value of the result is legal.
+    """
     unsure = torch.zeros((), dtype=torch.bool)
     for s in op.shadows:
         if s.e is not None:

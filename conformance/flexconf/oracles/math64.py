@@ -1,6 +1,6 @@
 """Attention in float64, with a bound on every element of its result (accuracy points 1 to 5; L8.1 to L8.5).
 
-`evaluate` is the mod alone, `attention` the whole. See docs/accuracy.md for the formulas.
+`evaluate` computes a mod alone, `attention` the whole attention. docs/accuracy.md has the formulas.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ __all__ = [
 
 _NEGLIGIBLE_LOG = math.log(1e-30)
 _VISIBLE = {torch.bfloat16: 1e-20, torch.float16: 2.0**-24}
-"""A probability above this is seen by every implementation: an infinity it multiplies must show in the output. Rounded
-to the dtype of V, a smaller one may be 0."""
+"""An infinity in V must show in the output if its probability is above this. A smaller probability may be 0 when it is
+rounded to the dtype of V."""
 
 _FAR = -800.0  # exp of less is 0 in float64
 _SHAKY = 0.02
-"""From this score error on, the bound for rows that one key dominates is computed as well."""
+"""If an exponent's error exceeds this, `_dominated` is computed as well, and the smaller of the two bounds counts."""
 
 
 @dataclass(frozen=True)
 class Certified:
-    """What a correct implementation may return.
+    """The results that a correct implementation may return.
 
-    out: float64 (B, H, M, Dv), out_bound likewise; lse: float64 (B, H, M), natural logarithm, lse_bound
-    likewise. A bound of 0 asks for equality; inf excludes that element. excluded: bool (B, H, M), rows in
-    which an element that matters is indeterminate. indeterminate: how many score or mask elements are.
-    out_dtype: that of q.
+    out and out_bound: float64 (B, H, M, Dv). lse and lse_bound: float64 (B, H, M); the LSE is a natural logarithm. A
+    bound of 0 demands equality, and inf excludes the element. excluded: bool (B, H, M), the rows in which an
+    indeterminate element affects the result. indeterminate: the number of indeterminate score and mask elements.
+    out_dtype: the dtype of q.
     """
 
     out: Tensor
@@ -68,13 +68,13 @@ def attention(
     scale: float | None = None,
     fast_math: bool = False,
 ) -> Certified:
-    """Certified attention.
+    """Attention in float64, with a bound on every element.
 
     q: (B, H, M, D), k: (B, Hkv, N, D), v: (B, Hkv, N, Dv), float16 or bfloat16 (or float32), any strides.
-    block_mask: a BlockMask, whose lists say what is attended and whose mask_mod masks partial blocks; without
-    one, `mask_mod` masks every element. scale: None for 1 / sqrt(D). fast_math: the mods may use the
-    approximations of `error_model.FAST`; nothing else may.
-    Raises UnmodelledOperation, ModResultError, BlockListError.
+    block_mask: a BlockMask. Its lists say which elements are attended, and its mask_mod masks partial blocks;
+    `mask_mod` takes the place of a missing one. Without a block_mask, `mask_mod` masks every element. scale: None means
+    1 / sqrt(D). fast_math: the mods, and nothing else, may use the approximations of `error_model.FAST`.
+    Raises UnmodelledOperation, ModResultError, BlockListError, and any exception of the mods themselves.
     """
     B, H, M, D = q.shape
     Hkv, N, Dv = k.shape[1], k.shape[2], v.shape[3]
@@ -87,7 +87,7 @@ def attention(
         score, error = modified.value, modified.error
     visited, attended, unsure = _masking(mask_mod, block_mask, B, H, M, N, fast_math)
 
-    # -inf removes an element, whoever says so (L8.5). What is absent has no error either.
+    # -inf removes an element, whether the mask or the score_mod sets it (L8.5). An absent element has no error.
     s = score if attended is None else torch.where(attended, score, -math.inf)
     e = torch.where(s == -math.inf, torch.where(error.isinf(), error, 0.0), error)
     if attended is not None:
@@ -97,7 +97,7 @@ def attention(
 
 
 def _nothing(B: int, H: int, M: int, Dv: int, dtype: torch.dtype) -> Certified:
-    """No keys, or no queries: output 0, LSE -inf (L8.2, L9.4)."""
+    """The result of a problem without keys or queries: output 0, LSE -inf (L8.2, L9.4)."""
     out = torch.zeros(B, H, M, Dv, dtype=torch.float64)
     lse = torch.full((B, H, M), -math.inf, dtype=torch.float64)
     excluded = torch.zeros(B, H, M, dtype=torch.bool)
@@ -105,14 +105,16 @@ def _nothing(B: int, H: int, M: int, Dv: int, dtype: torch.dtype) -> Certified:
 
 
 def _grouped(x: Tensor, Hkv: int) -> Tensor:
-    """(B, H, M, n) -> (B, Hkv, H / Hkv * M, n): the query heads that share a key/value head (L8.3), side by
-    side."""
+    """(B, H, M, n) -> (B, Hkv, H / Hkv * M, n): puts the query heads that share a key/value head together (L8.3)."""
     B, H, M, n = x.shape
     return x.reshape(B, Hkv, H // Hkv * M, n)
 
 
 def _scores(q: Tensor, k: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """scale * Q K^T and its bound: D products, exact in float32, summed in any order; then the scale."""
+    """scale * Q K^T and its bound: D products, summed in float32 in any order, then multiplied by the scale.
+
+    The products of float16 and bfloat16 inputs are exact in float32.
+    """
     B, H, M, D = q.shape
     Hkv, N = k.shape[1], k.shape[2]
     q64, k64 = _grouped(q.double(), Hkv), k.double()
@@ -120,10 +122,10 @@ def _scores(q: Tensor, k: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     absolute = (q64.abs() @ k64.abs().transpose(-1, -2)).reshape(B, H, M, N)
     score.mul_(scale)
     sums_overflow = float(absolute.max()) * max(1.0, abs(scale)) >= em.FLT_MAX
-    # float32 inputs: each product is rounded as well.
+    # With float32 inputs each product is rounded too.
     roundings = D + (1 if q.dtype == torch.float32 else 0)
     gamma = em.gamma(roundings) * em.ORACLE_SLACK
-    # The scale itself is a float32 number, and multiplying by it rounds: twice u of the computed score.
+    # The scale is rounded to float32, and so is the product with it: 2 u of the computed score.
     relative = (gamma + 2 * em.U32 * (1 + gamma)) * abs(scale)
     if not sums_overflow and not bool(score.isnan().any()):
         tiny = (absolute > 0).double().mul_(2 * em.FLT_MIN) if float(absolute.min()) == 0 else 2 * em.FLT_MIN
@@ -138,8 +140,11 @@ def _scores(q: Tensor, k: Tensor, scale: float) -> tuple[Tensor, Tensor]:
 def _masking(
     mask_mod: Callable[..., Tensor] | None, block_mask: Any, B: int, H: int, M: int, N: int, fast_math: bool
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """(visited, attended, unsure), each bool and broadcastable to (B, H, M, N), None for everything,
-    everything and nothing. Unsure elements are not counted as attended."""
+    """(visited, attended, unsure), each bool and broadcastable to (B, H, M, N).
+
+    None means every element in `visited` and `attended`, and no element in `unsure`. Unsure elements do not count as
+    attended.
+    """
     if block_mask is None:
         if mask_mod is None:
             return None, None, None
@@ -163,10 +168,10 @@ def _masking(
 def _undecided(
     s: Tensor, e: Tensor, unsure: Tensor | None, score: Tensor, error: Tensor, M: int, N: int
 ) -> tuple[Tensor, int]:
-    """Rows whose value is open, and the number of indeterminate elements.
+    """The rows that are excluded, bool (B, H, M), and the number of indeterminate elements.
 
-    An attended element of infinite error leaves its row open: its probability could be anything. An element
-    that may or may not be masked does so unless its probability is certainly below 1e-30.
+    An attended element with an infinite error excludes its row, since its probability could be anything. An element
+    that may or may not be masked excludes its row, unless its probability is certainly below 1e-30.
     """
     infinite = e == math.inf
     excluded = infinite.any(-1)
@@ -212,9 +217,9 @@ def _softmax(
     out = (_grouped(p, Hkv) @ finite_v).reshape(B, H, M, Dv)
     lse = torch.where(empty, -math.inf, anchor + torch.log(safe_total))
 
-    # Error of the exponent: that of the score, and that of computing exp2((s - max) * log2(e)) in float32,
-    # also as one # fused product: |s| and |max| rounded once each, their difference twice (|s| <= |max| +
-    # |x|), exp2 2 ulp.
+    # Error of the exponent: the error of the score, and the error of computing exp2((s - max) * log2(e)) in float32,
+    # possibly as a fused product. |s| and |max| are rounded once each, their difference twice (|s| <= |max| + |x|),
+    # and exp2 has 2 ulp.
     keys = (s > -math.inf).sum(-1).double()
     et = e if not bool(excluded.any()) else torch.where(excluded.unsqueeze(-1), 0.0, e)
     et = torch.add(et, x.clamp_(min=_FAR), alpha=-3 * u)
@@ -223,7 +228,7 @@ def _softmax(
     grown = torch.expm1(et if steady else et.clamp(max=600.0)).mul_(p)
     weight = grown.sum(-1)  # sum p (exp(e) - 1)
 
-    # Sums of n terms in float32, and the accumulators' rescaling by an online softmax.
+    # Sums of `keys` terms in float32, and an online softmax's rescaling of its accumulators.
     rescales = torch.ceil(keys / em.KEYS_PER_RESCALE)
     steps = keys + 3 * rescales + 2
     gamma = steps * u / (1 - steps * u)
@@ -274,10 +279,11 @@ def _softmax(
 
 
 def _dominated(s: Tensor, et: Tensor, absolute_v: Tensor, Hkv: int) -> Tensor:
-    """Bound by the score error alone for rows that one key dominates, however large that error is.
+    """A bound on the effect of the score errors that is tight for rows that one key dominates.
 
-    With j0 the largest score and c = v[j0]: |delta o| <= sum over j != j0 of |p'_j - p_j| (|v_j| + |c|), and
-    both probabilities of j are at most exp((s_j + e_j) - (s_j0 - e_j0)), as they are at most 1.
+    It holds however large the score errors are. With j0 the key of the largest score and c = v[j0],
+    |delta o| <= sum over j != j0 of |p'_j - p_j| (|v_j| + |c|). Both probabilities of j are at most
+    exp((s_j + e_j) - (s_j0 - e_j0)) and at most 1.
     """
     B, H, M, _ = s.shape
     first = s.argmax(-1, keepdim=True)
@@ -290,7 +296,7 @@ def _dominated(s: Tensor, et: Tensor, absolute_v: Tensor, Hkv: int) -> Tensor:
 
 
 def _output_rounding(magnitude: Tensor, dtype: torch.dtype) -> Tensor:
-    """Half a unit in the last place of `dtype` at `magnitude`, at least half its subnormal spacing."""
+    """Half an ulp of `dtype` at `magnitude`, at least half the spacing of its subnormals."""
     exponent = torch.frexp(magnitude).exponent.to(torch.float64) - 1
     smallest = math.log2(float(torch.finfo(dtype).tiny))
     return torch.exp2(exponent.clamp_(min=smallest)).mul_(em.UNIT_ROUNDOFF[dtype])
@@ -306,10 +312,13 @@ def _special_values(
     Hkv: int,
     visible: float,
 ) -> tuple[Tensor, Tensor]:
-    """Infinities and NaNs in V. One that a visible probability multiplies must show; one at a masked or
-    vanishing probability within a visited block is 0 * inf in some implementations, so that element is not
-    compared; one in a block that is not visited does not exist (L8.4). `least` is what each probability is at least,
-    by the error `et` of its own score and by what those of the others may add to the sum."""
+    """`out` and `bound` with the effects of infinities and NaNs in V (L8.4).
+
+    If a visible probability multiplies such a value, the value must show in the output. If the probability is 0 or
+    vanishing and the block is visited, some implementations compute 0 * inf, so the output element is not compared. If
+    the block is not visited, the value has no effect. `least` is a lower bound on each probability. It allows for the
+    error `et` of the element's own score, and for what the errors of the other scores may add to the sum.
+    """
     B, H, M, Dv = out.shape
     seen = (least > visible) & (et < 10)
     present = torch.ones_like(seen) if visited is None else visited.expand_as(seen)

@@ -1,4 +1,4 @@
-"""One call of an ATen operation, as the rules see it, and the small tools that several rules share."""
+"""One call of an ATen operation, as the rules see it, and helper functions that several rules share."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ aten = torch.ops.aten
 INF = math.inf
 LN2 = math.log(2.0)
 WIDEST_GATHER = 4
-"""An uncertain index that may be this far off is covered by reading every candidate; beyond it, the result is
-open."""
+"""If an uncertain index may be off by at most this much, `gather` reads every candidate. Beyond it, the result is
+indeterminate."""
 
 
 class UnmodelledOperation(Exception):
-    """The mod uses an operation for which there is no error model; nothing is guessed."""
+    """The mod uses an operation that has no error model. The oracle does not guess one."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One call of an ATen overload. `args`: by schema name, tensors replaced by their shadows. `real`: its
-    result. `fast_math`: approximate instructions may take its place."""
+    """One call of an ATen overload.
+
+    `args` are its arguments by schema name, with shadows in the place of tensors. `real` is its result. `fast_math`:
+    an implementation may use approximate instructions for it.
+    """
 
     func: Any
     name: str
@@ -42,7 +45,7 @@ class Operation:
 
     @property
     def approximate(self) -> bool:
-        """Whether fast_math changes what this operation may return: there are no such instructions for float64."""
+        """Whether fast_math changes the error model of this operation. It never does for float64."""
         return self.fast_math and self.name in em.FAST and self.nominal != torch.float64
 
     @property
@@ -60,7 +63,10 @@ class Operation:
         return found
 
     def operand(self, name: str, nominal: torch.dtype | None = None) -> Shadow:
-        """An argument, tensor or Python number, as a float shadow of dtype `nominal` (that of the result)."""
+        """The argument `name`, a tensor or a Python number, as a float shadow of dtype `nominal`.
+
+        `nominal` is by default the dtype of the result.
+        """
         return self.converted(self.args[name], self.nominal if nominal is None else nominal)
 
     @staticmethod
@@ -68,11 +74,11 @@ class Operation:
         return as_float(a, nominal) if isinstance(a, Shadow) else scalar(a, nominal)
 
     def on(operation, /, **values: Any) -> Tensor:  # noqa: N805  # `self` is an argument of aten operations
-        """The operation itself on other values: arguments not named keep their value (the shadow's `v`)."""
+        """The result of the same ATen operation on other values. An argument that is not named keeps its value."""
         given: dict[str, Any] = {}
         for name, argument in operation.args.items():
             value = values.get(name, argument)
-            # Where the overload takes a Python number it must get one.
+            # The overload takes a Python number here, and no tensor.
             number = isinstance(value, Tensor) and not isinstance(argument, Shadow)
             given[name] = value.item() if number else bare(value)
         result: Tensor = call(operation.func, given)
@@ -117,8 +123,10 @@ def straddles_zero(x: Shadow) -> Tensor:
 
 
 def spread(v: Tensor, *others: Tensor) -> Tensor:
-    """The largest distance of `others` from `v`; equal infinities and NaNs are at no distance, else a NaN is
-    at inf."""
+    """The largest distance of `others` from `v`, element by element.
+
+    The distance of equal infinities and of two NaNs is 0. The distance of a NaN from anything else is inf.
+    """
     result = torch.zeros_like(v)
     for other in others:
         d = (v - other).abs_()
@@ -135,7 +143,7 @@ def finish(op: Operation, v: Tensor, e: Tensor | None, *inputs: Shadow, **more: 
 
 
 def exactly(result: Shadow, where: Tensor, source: Shadow) -> Shadow:
-    """`result`, which is the very `source` where `where` is true: with its error, and no rounding."""
+    """`result`, with the error of `source` where `where` is true: there it is `source` itself, without rounding."""
     if not bool(where.any()):
         return result
     return replace(result, e=torch.where(where, source.error(), result.error()), mixed=True)
@@ -155,7 +163,7 @@ def exact_op(op: Operation, v: Tensor, e: Tensor | None, *inputs: Shadow) -> Sha
 
 
 def truth(a: Any, nominal: torch.dtype | None = None) -> Shadow:
-    """A tensor or number of any dtype as a boolean: not equal to zero."""
+    """A tensor or number of any dtype as a boolean shadow: whether it is not equal to zero."""
     if not isinstance(a, Shadow):
         return Shadow(torch.tensor(bool(a)), None, torch.bool)
     if a.nominal == torch.bool:

@@ -1,7 +1,8 @@
-"""Rules for operations that PyTorch composes of others: written out, each piece with its own rule and bound.
+"""Rules for operations that PyTorch composes of others. Each piece of the composition has its own rule and bound.
 
 The definitions are those of PyTorch's kernels (aten/src/ATen/native/cpu and cuda). A piece has the nominal dtype of the
-result, so that in half precision an implementation may round it, as PyTorch's own kernels do in part, or keep it.
+result. So in half precision an implementation may round every piece, as some of PyTorch's own kernels do, or keep it in
+float32.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Definition = Callable[[Operation], Shadow]
 
 
 def _piece(op: Operation, name: str, *arguments: Any, nominal: torch.dtype | None = None) -> Shadow:
-    """The shadow of the operation `name` on shadows and numbers, in the dtype of `op` or another."""
+    """The shadow of the operation `name` on shadows and numbers. `nominal` is by default the dtype of `op`."""
     nominal = op.nominal if nominal is None else nominal
     packet = getattr(aten, name)
     func = packet.Tensor if "Tensor" in packet.overloads() else packet.default
@@ -34,7 +35,7 @@ def _piece(op: Operation, name: str, *arguments: Any, nominal: torch.dtype | Non
 
 
 def _is(op: Operation, name: str, *arguments: Any) -> Shadow:
-    """A comparison, a classification, or the logic of several."""
+    """A piece with a boolean result: a comparison, a classification, or logic."""
     return _piece(op, name, *arguments, nominal=torch.bool)
 
 
@@ -49,14 +50,14 @@ def _number(op: Operation, name: str, default: float) -> float:
 
 
 def _times_log(op: Operation, logarithm: str) -> Shadow:
-    """x * log(y), 0 where x is 0 unless y is NaN."""
+    """x * log(y). The result is 0 if x is 0, and NaN if y is NaN."""
     x, y = op.operand("self"), op.operand("other")
     product = _piece(op, "mul", x, _piece(op, logarithm, y))
     return _where(op, _is(op, "isnan", y), math.nan, _where(op, _is(op, "eq", x, 0.0), 0.0, product))
 
 
 def _log_of_sum(op: Operation, exponential: str) -> Shadow:
-    """The larger one, and the log of 1 + exp(-distance); equal infinities are themselves."""
+    """The larger operand plus log(1 + exp(-distance)). Two equal infinities give that infinity."""
     x, y = op.operand("self"), op.operand("other")
     distance = _piece(op, "abs", _piece(op, "sub", x, y))
     rest = _piece(op, "log1p", _piece(op, exponential, _piece(op, "neg", distance)))
@@ -80,7 +81,7 @@ def _nan_to_num(op: Operation) -> Shadow:
 
 
 def _addcdiv(op: Operation) -> Shadow:
-    """self + value * tensor1 / tensor2; PyTorch's CPU kernel multiplies first, its GPU kernel divides first."""
+    """self + value * tensor1 / tensor2. PyTorch's CPU kernel multiplies first, and its GPU kernel divides first."""
     x, y, value = op.operand("tensor1"), op.operand("tensor2"), _number(op, "value", 1.0)
     second = _piece(op, "div", _piece(op, "mul", x, value), y)
     if value != 1:
@@ -153,7 +154,7 @@ def _sinc(op: Operation) -> Shadow:
 
 
 def _entropy(op: Operation) -> Shadow:
-    """-x * log(x); 0 at 0, -inf below."""
+    """-x * log(x). The result is 0 at 0, and -inf below 0."""
     x = op.operand("self")
     inside = _piece(op, "mul", _piece(op, "neg", x), _piece(op, "log", x))
     return _where(
@@ -165,7 +166,7 @@ def _entropy(op: Operation) -> Shadow:
 
 
 def _signbit(op: Operation) -> Shadow:
-    """The sign of a NaN is known only of one that was given."""
+    """The sign bit. The sign of a NaN is known only if the input is exact, as a capture is."""
     a = op.args["self"]
     v = torch.signbit(a.v)
     open_ = (a.error() > 0) & (a.v.abs() <= a.error()) | (a.v.isnan() & (not a.exact))

@@ -1,7 +1,7 @@
-"""A third oracle: attention written out plainly in float64, with nothing in common with math64 but torch.
+"""A third oracle: attention written out plainly in float64. It shares no code with math64 except torch.
 
-It knows no bounds, and rounds where PyTorch rounds: what a mod computes from captures of float32 or less is computed in
-that dtype. So it has to lie within math64's bounds, which allow for that, and not on its values.
+It computes no bounds, and it rounds where PyTorch rounds: the operations of a mod run in the dtypes that PyTorch gives
+them. So its results differ from the values of math64, but they must lie within the bounds of math64.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def attention(
     block_mask: Any = None,
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(output (B, H, M, Dv), natural LSE (B, H, M)) in float64; the arguments are those of `math64.attention`."""
+    """(output (B, H, M, Dv), natural LSE (B, H, M)) in float64. The arguments are those of `math64.attention`."""
     B, H, M, D = q.shape
     Hkv, N, Dv = k.shape[1], k.shape[2], v.shape[3]
     out = torch.zeros(B, H, M, Dv, dtype=torch.float64)
@@ -36,7 +36,7 @@ def attention(
     for b in range(B):
         for h in range(H):
             head = h // (H // Hkv)
-            # The score that a mod sees is float32 (L7.1); its own rounding is the kernel's, and within the bound.
+            # The score that a mod sees is float32 (L7.1). A kernel rounds it too, so the bound allows for it.
             score = ((q[b, h].double() @ k[b, head].double().T) * scale).float()
             at = (torch.tensor(b, dtype=torch.int32), torch.tensor(h, dtype=torch.int32), rows, columns)
             if score_mod is not None:
@@ -53,13 +53,13 @@ def attention(
 
 
 def _over_keys_and_queries(mod: Callable[..., Tensor], scores: int) -> Callable[..., Tensor]:
-    """`mod` over rows and columns. Not by broadcasting, which promotes otherwise where operands have dimensions."""
+    """`mod` mapped over queries and keys with vmap. Broadcasting would promote to other dtypes in some operations."""
     over_keys = torch.vmap(mod, (*[0] * scores, None, None, None, 0))
     return torch.vmap(over_keys, (*[0] * scores, None, None, 0, None))
 
 
 def _listed(block_mask: Any, b: int, h: int, M: int, N: int) -> tuple[Tensor, Tensor]:
-    """(attended, attended without the mask), (M, N) bool: from the block lists, read one entry at a time."""
+    """(attended, attended without mask_mod), both bool (M, N), from the block lists, read one entry at a time."""
     attended, unmasked = (torch.zeros(M, N, dtype=torch.bool) for _ in range(2))
     if block_mask is None:
         return ~attended, unmasked

@@ -1,9 +1,9 @@
-"""PyTorch's promotion for a mod's scalars, where vmap departs from it (L7.2).
+"""Restores PyTorch's type promotion of scalars where vmap changes it (L7.2).
 
-Under vmap a mod's arguments are tensors with dimensions to the operations beneath, and a captured tensor of no
-dimension is not. torch 2.13 lets that decide the dtype of where, clamp, lerp, addcmul and addcdiv: `clamp(q, max=t)` of
-an int32 and an int64 is int64 for tensors of no dimension, and int32 under vmap. And it casts a Python number to the
-integer that it meets before a true division: `q / 2**31` is negative.
+A mod's arguments are scalars. Under vmap, the operations beneath see them as tensors with dimensions, but a captured
+scalar tensor has none. In torch 2.13 this difference decides the dtype of where, clamp, lerp, addcmul and addcdiv:
+`clamp(q, max=t)` of an int32 and an int64 is int64 for two tensors without dimensions, but int32 under vmap. And under
+vmap, torch casts a Python number to the dtype of an integer tensor before a true division: `q / 2**31` is negative.
 """
 
 from __future__ import annotations
@@ -33,11 +33,15 @@ _DTYPES = (
     torch.float16, torch.bfloat16, torch.float32, torch.float64,
     torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool,
 )  # fmt: skip
-_PROMOTED = {(a, b): torch.promote_types(a, b) for a in _DTYPES for b in _DTYPES}  # which a dispatch mode would see
+# A table, since a dispatch mode would see calls of torch.promote_types.
+_PROMOTED = {(a, b): torch.promote_types(a, b) for a in _DTYPES for b in _DTYPES}
 
 
 class PlainPromotion(TorchFunctionMode):
-    """Maps every tensor of no dimension that meets a mapped one, and keeps the value of a divisor that is a number."""
+    """Gives vmap's dimensions to a tensor without dimensions wherever it meets a tensor that vmap maps.
+
+    It also keeps the value of a Python number in a true division.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +49,7 @@ class PlainPromotion(TorchFunctionMode):
         self._nowhere: Tensor | None = None
 
     def watching(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        """`fn` that is called with tensors which vmap maps, the last of them integers."""
+        """Wraps `fn`, whose arguments are tensors that vmap maps. The last argument must be an integer tensor."""
 
         def watched(*arguments: Tensor) -> Any:
             for argument in arguments:
@@ -87,14 +91,14 @@ def _leaves(index: Any) -> list[Tensor]:
 
 
 def _common(args: Sequence[Any]) -> list[Any]:
-    """Tensors in the dtype that they promote to: with dimensions, lerp takes no weight of another dtype."""
+    """Casts the tensors to their common dtype: with dimensions, lerp rejects a weight of another dtype."""
     dtypes = [a.dtype for a in args if isinstance(a, Tensor)]
     common = functools.reduce(lambda a, b: _PROMOTED[a, b], dtypes)
     return [a.to(common) if isinstance(a, Tensor) else a for a in args]
 
 
 def _kept(number: Any, tensors: Sequence[Tensor]) -> Any:
-    """A Python number as a float where an integer tensor would not hold it."""
+    """A Python int as a float if it meets integer tensors and the dtype of one cannot hold it; else unchanged."""
     if type(number) is not int or any(t.dtype.is_floating_point or t.dtype == torch.bool for t in tensors):
         return number
     inside = all(torch.iinfo(t.dtype).min <= number <= torch.iinfo(t.dtype).max for t in tensors)

@@ -1,8 +1,8 @@
-"""Which rule handles which operation: how the errors of its inputs reach its result.
+"""Assigns each operation the rule that propagates the errors of its inputs to its result.
 
-Each rule takes an `Operation` and returns the `Shadow` of its result. Values are computed by the very same
-ATen operation on the float64 shadows. Propagated errors are upper bounds, not estimates: monotone functions
-are evaluated at both ends of the interval, others use a derivative bound that holds over all of it.
+A rule takes an `Operation` and returns the `Shadow` of its result. It computes the value with the same ATen operation
+on the float64 values of the inputs. A propagated error is an upper bound, not an estimate: monotone functions are
+evaluated at both ends of the interval, and for others a bound on the derivative holds over the whole interval.
 """
 
 from __future__ import annotations
@@ -117,14 +117,14 @@ _DISCRETE: dict[str, Callable[[Operation], Shadow]] = {
 
 
 def shadow_of(op: Operation) -> Shadow:
-    """Applies the rule of `op`. Raises UnmodelledOperation when there is none."""
+    """Applies the rule of `op`. Raises UnmodelledOperation if there is none."""
     model = em.OPS.get(op.name)
     if model is None:
         raise UnmodelledOperation(f"{op.func} has no error model (see flexconf ops for those that have one)")
     if not op.nominal.is_floating_point and not any(s.nominal.is_floating_point for s in op.shadows):
         if all(s.exact for s in op.shadows):
             same = all(s.real for s in op.shadows)
-            # A dtype that the operation was told is not among its arguments here: a cast would keep what it was given.
+            # op.args holds no dtype argument, so a cast alone would return the dtype of its input.
             return Shadow(op.real if same else op.on().to(op.nominal), None, op.nominal, real=same)
         return _DISCRETE.get(model.rule, any_integer)(op)
     return RULES[model.rule](op)

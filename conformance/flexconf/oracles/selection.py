@@ -43,8 +43,10 @@ def bool_select(condition: Shadow, a: Shadow, b: Shadow) -> Tensor:
 
 
 def order(op: Operation) -> Shadow:
-    """min, max and clamps: monotone in every argument, so the ends of the intervals give the ends of the
-    result."""
+    """min, max, clamps and relu.
+
+    They are monotone in every argument, so the ends of the arguments' intervals give the ends of the result's interval.
+    """
     names = [n for n in ("self", "other", "min", "max", "min_val", "max_val") if op.args.get(n) is not None]
     operands = {n: op.operand(n) for n in names}
     v = op.on(**{n: x.v for n, x in operands.items()})
@@ -59,8 +61,11 @@ def order(op: Operation) -> Shadow:
 
 
 def _either_zero(v: Tensor, *operands: Shadow) -> Tensor | None:
-    """An error too small to matter but for its sign where `v` is one of 0 and -0: PyTorch takes now the first, now the
-    second of them, by dtype and number of elements, and atan2 or a division by it may tell."""
+    """An error of 2^-149 where one operand is +0, another is -0 and `v` is a zero; None if there is no such element.
+
+    PyTorch may return either zero, depending on the dtype and the number of elements. The error makes a later atan2 or
+    division treat the sign as open.
+    """
     minus = plus = torch.zeros((), dtype=torch.bool)
     for x in operands:
         minus, plus = minus | (x.v == 0) & torch.signbit(x.v), plus | (x.v == 0) & ~torch.signbit(x.v)

@@ -1,11 +1,10 @@
-"""A shadow: what a tensor of the user's mod is worth in exact arithmetic, and how far an implementation may
-be from it.
+"""A shadow: the exact value of a tensor in the user's mod, and how far an implementation may be from it.
 
-Floats: `v` is float64, `e` a float64 bound >= 0 on |implementation - v|; `inf` means indeterminate (any
-value, NaN included). Integers: `v` is exact in the tensor's own dtype, `e` > 0 only below a discontinuity
-that could go either way. Booleans: `e` is a boolean tensor, true where either outcome is legal. `e is None`
-means exact everywhere, which most index arithmetic is, and costs nothing. `e` may have fewer elements than
-`v` (it broadcasts).
+Floats: `v` is float64, and `e` is a float64 bound >= 0 on |implementation - v|; inf means indeterminate (any value is
+legal, NaN included). Integers: `v` has the tensor's own dtype, and `e` > 0 only in results of a discontinuity that
+could go either way. Booleans: `e` is a boolean tensor, true where either outcome is legal. `e is None` means that all
+elements are exact. Most index arithmetic is exact, and needs no computation of errors. `e` broadcasts to `v`, so it may
+have fewer elements.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ _CALM = {torch.float64: 1e300, torch.float32: 1e38, torch.bfloat16: 1e38, torch.
 class Shadow:
     """Value and error of one tensor; `nominal` is the dtype that PyTorch gives it.
 
-    mixed: some elements may be exact while others are not. wild: some errors may be infinite. real: `v` is
-    the very tensor that PyTorch computed (integers that no inexact float has touched). number: it is a Python
-    number of the mod's text.
+    mixed: some elements may be exact while others are not. wild: some errors may be infinite. real: `v` is the tensor
+    that PyTorch computed itself (integers and booleans that depend on no float). number: it stands for a Python number
+    in the mod's text.
     """
 
     v: Tensor
@@ -54,8 +53,10 @@ class Shadow:
 
 
 def source(real: Tensor) -> Shadow:
-    """The shadow of a tensor that no operation made: a capture, an index, a constant. Its elements are
-    exact."""
+    """The shadow of a tensor that no operation computed: a capture, an index, a constant.
+
+    Its elements are exact, except that a subnormal float32 or bfloat16 may be read as 0.
+    """
     if not real.dtype.is_floating_point:
         return Shadow(real, None, real.dtype, real=True)
     v = real.detach().to(torch.float64)
@@ -63,19 +64,21 @@ def source(real: Tensor) -> Shadow:
         return Shadow(v, None, real.dtype)
     size = v.abs()
     flushed = (size < em.FLT_MIN) & (size > 0)
-    if bool(flushed.any()):  # a subnormal may be read as zero
+    if bool(flushed.any()):
         return Shadow(v, torch.where(flushed, em.FLT_MIN, 0.0).double(), real.dtype, mixed=True)
     return Shadow(v, None, real.dtype)
 
 
 def number(value: Scalar, nominal: torch.dtype) -> Tensor:
-    """A Python number as a tensor of an integer dtype, as where it meets one: what does not fit wraps around."""
+    """A Python number as a tensor of the integer dtype `nominal`. A number that does not fit wraps around."""
     return torch.tensor(value).to(nominal)
 
 
 def scalar(value: Scalar, nominal: torch.dtype) -> Shadow:
-    """A Python number that meets a tensor of dtype `nominal`: rounded to it (to float32 for the halves, or to
-    them)."""
+    """The shadow of a Python number that meets a tensor of dtype `nominal`, rounded to that dtype.
+
+    For float16 and bfloat16 the number is rounded to float32, and may be rounded to the dtype itself.
+    """
     if not nominal.is_floating_point:
         return Shadow(number(value, nominal), None, nominal, real=True)
     if nominal == torch.float64:
@@ -85,12 +88,15 @@ def scalar(value: Scalar, nominal: torch.dtype) -> Shadow:
 
 
 def represented(value: float, nominal: torch.dtype) -> bool:
-    """Whether a Python number that meets a tensor of dtype `nominal` keeps its value (in float32 for the halves)."""
+    """Whether a Python number keeps its value where it meets a tensor of dtype `nominal`.
+
+    For float16 and bfloat16, it must keep its value in float32.
+    """
     return nominal == torch.float64 or float(torch.tensor(value, dtype=torch.float32)) == value
 
 
 def as_float(x: Shadow, nominal: torch.dtype) -> Shadow:
-    """`x` converted to the floating-point dtype `nominal`, with the rounding that the conversion may make."""
+    """`x` converted to the floating-point dtype `nominal`, with the error of the conversion's rounding."""
     if x.nominal == nominal:
         return x
     v = x.v if x.v.dtype == torch.float64 else x.v.double()
@@ -109,8 +115,11 @@ def as_float(x: Shadow, nominal: torch.dtype) -> Shadow:
 
 
 def exact_result(v: Tensor, nominal: torch.dtype, *, half_rounds: bool = True) -> Shadow:
-    """One correctly rounded operation on exact inputs, whose exact result is `v`: an error only where it
-    rounds."""
+    """The shadow of one correctly rounded operation on exact inputs, whose exact result is `v`.
+
+    An element has an error only if rounding or flushing to zero may change it. `half_rounds`: the result may be rounded
+    to a `nominal` of float16 or bfloat16.
+    """
     if nominal == torch.float64:
         return _float64_result(v)
     single = v.to(torch.float32).double()
@@ -122,7 +131,7 @@ def exact_result(v: Tensor, nominal: torch.dtype, *, half_rounds: bool = True) -
     if nominal in HALVES and half_rounds:
         half = v.to(nominal).double()
         e = e + torch.where(half == v, 0.0, (half - v).abs())
-        e = torch.where(v.isfinite(), e, 0.0)  # inf stays where the half overflows and v does not: either is legal
+        e = torch.where(v.isfinite(), e, 0.0)  # inf where the half overflows and v does not: either is legal
     wild = bool(e.isinf().any())
     if not bool((e > 0).any()):
         return Shadow(v, None, nominal)
@@ -149,13 +158,13 @@ def rounded(
     tiny: float = em.FLT_MIN,
     unsure: Callable[[], Tensor] | None = None,
 ) -> Shadow:
-    """The result of an operation with value `v` whose inputs' errors alone move it by `propagated`.
+    """The shadow of an operation's result: `v`, which the errors of the inputs alone move by at most `propagated`.
 
-    Adds the operation's own rounding (`ulps`, plus the absolute `extra`, plus `tiny` where the result may be
-    so small that it is flushed to 0: a larger one cannot be), and settles the special values: a definite
-    infinity or NaN has error 0, a possible overflow is indeterminate. `unsure` tells where an infinite or NaN
-    `v` might not be one (asked only if there is any; by default, where the propagated error is infinite).
-    With `ieee`, an exact and representable element stays exact.
+    Adds the operation's own error: `ulps`, the absolute `extra`, and `tiny` where the result may be small enough to be
+    flushed to 0. Settles special values: a certain infinity or NaN has error 0, and a possible overflow is
+    indeterminate. `unsure` returns where an infinite or NaN `v` may be another value; by default that is where the
+    propagated error is infinite. It is called only if a value is huge, infinite or NaN, or if an input's error may be
+    infinite. With `ieee`, an exact and representable element stays exact.
     """
     if propagated is None and extra is None and ieee:
         return exact_result(v, nominal)
@@ -165,19 +174,20 @@ def rounded(
     relative = em.relative(ulps, nominal) if ulps or nominal in HALVES else 0.0
     size = v.abs()
     size = size.add_(e) if e.dim() <= size.dim() else size + e
-    least, most = (float(t) for t in size.aminmax()) if size.numel() else (1.0, 1.0)  # NaN if one is
+    least, most = (float(t) for t in size.aminmax()) if size.numel() else (1.0, 1.0)  # NaN if an element is NaN
     calm = most < _CALM[nominal]
     total = torch.add(e, size, alpha=relative) if relative else e
     if extra is not None:
         total = total + extra
     if relative and nominal in (torch.float32, torch.bfloat16) and least >= tiny * 2.0**40:
-        total = total.add_(tiny)  # nothing beside the rounding, and cheaper than to ask where
+        total = total.add_(tiny)  # negligible beside the rounding, and cheaper than a mask
     elif relative and nominal != torch.float64:
         smallest = tiny
-        if nominal == torch.float16:  # half the spacing of its subnormals, which begin below 2**-14
+        if nominal == torch.float16:  # 2**-25 is half the spacing of its subnormals, which begin below 2**-14
             tiny, smallest = max(tiny, 2.0**-25), max(tiny, 2.0**-14)
-        total = total.add(size.sub(total, alpha=2) < smallest, alpha=tiny)  # size is at most |v| + total
-    elif relative:  # the oracle's own function and PyTorch's may be off by some of the smallest numbers
+        # |result| >= |v| - total >= size - 2 * total
+        total = total.add(size.sub(total, alpha=2) < smallest, alpha=tiny)
+    elif relative:  # the float64 functions of the oracle and of PyTorch may be off by a few of the smallest subnormals
         total = total.add(size < 2.0**-1022, alpha=2.0**-1072)
     if mixed and ieee:
         keeps = (e == 0) & (v.to(nominal).double() == v)
@@ -187,7 +197,7 @@ def rounded(
             keeps = keeps & (extra == 0)
         total = torch.where(keeps, 0.0, total)
     if relative and not ieee and (propagated is None or mixed):
-        nothing = (v == 0) & (e == 0)  # an error relative to nothing
+        nothing = (v == 0) & (e == 0)  # an error relative to 0 is 0
         total = torch.where(nothing if extra is None else nothing & (extra == 0), 0.0, total)
     if not wild_in and calm:
         return Shadow(v, total, nominal, mixed)
@@ -216,7 +226,7 @@ def _settled(
         certain = finite & (size - e >= em.FLT_OVERFLOW)
         possible = finite & ~certain & (size + e > em.LARGEST[nominal])
         if nominal == torch.float16:
-            possible = possible | certain  # extra precision would have kept it
+            possible = possible | certain  # extra precision may keep it finite
         else:
             v = torch.where(certain, torch.copysign(torch.full_like(v, math.inf), v), v)
         e = torch.where(possible, math.inf, torch.where(certain, 0.0, e))
@@ -225,5 +235,5 @@ def _settled(
 
 
 def doubt(e: Tensor | None) -> Tensor:
-    """Where an error is infinite (a boolean tensor)."""
+    """A boolean tensor that tells where an error is infinite; a boolean error is returned as it is."""
     return torch.zeros((), dtype=torch.bool) if e is None else (e if e.dtype == torch.bool else e.isinf())

@@ -1,1 +1,1 @@
-"""Many cases on a subject, held against what is expected and against the known defects."""
+"""Runs many cases on a subject, and compares the outcomes with the cases' expectations and with the known defects."""

@@ -1,10 +1,10 @@
-"""Known defects of a subject, as data: which cases show them, how, why, for which versions and devices.
+"""Known defects of a subject, as data: which cases show them, how, why, and for which versions and devices.
 
 A file `cases/expectations/<subject>.toml` holds `[[expect]]` tables. An expectation turns a failure that it describes
-into a known one; it never hides another failure of the same case, and it is reported when it no longer holds.
+into a known one. It never hides another failure of the same case, and it is reported when it no longer holds.
 
-Beside them stand `[[crash]]` tables: what ends outside software, in words. They have no case and no repro, since an
-input that does so is not published, and they explain no failure.
+The file may also hold `[[crash]]` tables. Each says in words how outside software can crash. It has no case and no
+repro, since an input that crashes outside software is not published, and it explains no failure.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ CRASHES = ("illegal memory access", "end of the process", "no end")
 NOT_RUN = "not run: crashes outside software"
 _CRASH_KEYS = ("kind", "reason", "link", "versions", "device")
 _CRASH_REQUIRED = ("kind", "reason", "versions")
-# Whose input is not published: see Crash.
+# An input with such an outcome is not published: see Crash.
 _UNPUBLISHED = (Symptom.ILLEGAL_ACCESS, Symptom.TIMEOUT)
-# That a case's result is missing is nobody's known defect; that a subject returned no tensor may be.
+# A case without a result is no known defect. A subject that returns no tensor may be one: output/missing.
 _NO_DEFECTS = (Symptom.OK, Symptom.MISSING, *_UNPUBLISHED)
 _OUTCOMES = (
     *(f"{stage}/{symptom}" for stage in Stage for symptom in Symptom if symptom not in _NO_DEFECTS),
@@ -50,12 +50,12 @@ _OUTCOMES = (
 
 @dataclass(frozen=True)
 class Expectation:
-    """One defect of `subject`.
+    """One known defect of `subject`.
 
-    `cases` are names or globs of the cases that show it, `but` of those among them that do not, `outcomes`
-    "stage/symptom" of how, `repro` the smallest case that shows it. It holds for `versions` (a package, a PEP 440
-    specifier) and for compute capabilities that match the glob `device`; None for any device, the CPU included. A
-    `flaky` one may also pass.
+    `cases` are names or globs of the cases that show the defect, and `but` of the exceptions among them. `outcomes` are
+    the "stage/symptom" that they end with. `repro` is the smallest case that shows the defect. The expectation holds
+    for `versions`, a PEP 440 specifier per package, and for compute capabilities that match the glob `device`; None
+    means any device, the CPU included. If it is `flaky`, the cases may also pass.
     """
 
     subject: str
@@ -70,11 +70,15 @@ class Expectation:
     but: tuple[str, ...] = ()
 
     def claims(self, case: str) -> bool:
-        """Whether it says something about the case of that name; a repro is its own."""
+        """Whether the expectation is about the case of that name. Its own repro always counts."""
         return case == self.repro.name or (_matches(case, self.cases) and not _matches(case, self.but))
 
     def covers(self, outcome: Outcome) -> bool:
-        """Whether `outcome` is what it describes: of repeats that differ, every way in which they failed."""
+        """Whether the expectation describes `outcome`.
+
+        If repeats of the case differ, it must describe every failure among them. If it is not `flaky`, none of the
+        repeats may have passed.
+        """
         if f"{outcome.stage}/{outcome.symptom}" in self.outcomes:
             return True
         if outcome.symptom is not Symptom.NONDETERMINISTIC:
@@ -83,20 +87,20 @@ class Expectation:
         return failing <= {*self.outcomes} and (self.flaky or len(failing) == len(outcome.observed))
 
     def applies(self, packages: Mapping[str, str | None], capability: str | None) -> bool:
-        """Whether it is about these versions and this compute capability (None for no GPU)."""
+        """Whether the expectation is about these versions and this compute capability (None means no GPU)."""
         return not self.why_not(packages, capability)
 
     def why_not(self, packages: Mapping[str, str | None], capability: str | None) -> str:
-        """Why it does not apply; "" when it does."""
+        """The reason why it does not apply. Returns "" if it applies."""
         return _out_of_scope(self.versions, self.device, packages, capability)
 
 
 @dataclass(frozen=True)
 class Crash:
-    """An input exists, and is not published, on which outside software ends `subject` in a way of `CRASHES`.
+    """A crash of outside software: `subject` ends with `kind`, one of `CRASHES`, on an input that is not published.
 
-    `reason` says in words what crashed: the library, the clause that the input falls under, and never the input. It
-    holds for `versions` and for compute capabilities that match `device`, as an `Expectation` does.
+    `reason` says in words which library crashes, and names the clause that the input falls under. It never shows the
+    input. The entry holds for `versions` and for compute capabilities that match `device`, as an `Expectation` does.
     """
 
     subject: str
@@ -107,11 +111,11 @@ class Crash:
     device: str | None = None
 
     def why_not(self, packages: Mapping[str, str | None], capability: str | None) -> str:
-        """Why it does not apply; "" when it does."""
+        """The reason why it does not apply. Returns "" if it applies."""
         return _out_of_scope(self.versions, self.device, packages, capability)
 
     def state(self) -> str:
-        """A few words on it, here: that it is not run, or why it does not apply."""
+        """Its state on this machine, in a few words: the reason why it does not apply, or else `NOT_RUN`."""
         return self.why_not(*here()) or NOT_RUN
 
     def to_json(self) -> dict[str, Any]:
@@ -132,7 +136,7 @@ class Crash:
 def _out_of_scope(
     versions: Mapping[str, str], device: str | None, packages: Mapping[str, str | None], capability: str | None
 ) -> str:
-    """Why `packages` and `capability` are not what `versions` and `device` speak of; "" when they are."""
+    """The reason why `packages` and `capability` do not match `versions` and `device`. Returns "" if they match."""
     for package, specifier in versions.items():
         version = packages.get(package)
         if version is None:
@@ -149,26 +153,35 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def folder() -> Path:
-    """Where the files are: beside the catalogue."""
+    """The folder of the files. It lies beside the catalogue."""
     return catalogue.folder() / "expectations"
 
 
 @cache
 def load(subject: str) -> tuple[Expectation, ...]:
-    """All expectations of `subject`, in the order of its file; none without a file. Raises InputError."""
+    """All expectations of `subject`, in the order of its file. Returns () if there is no file.
+
+    Raises InputError if the subject is unknown, or if the file cannot be read or is wrong.
+    """
     found = _text_of(subject)
     return tuple(load_text(*found)) if found is not None else ()
 
 
 @cache
 def crashes(subject: str) -> tuple[Crash, ...]:
-    """What crashes outside software on `subject`, in the order of its file. Raises InputError."""
+    """The crashes of outside software on `subject`, in the order of its file. Returns () if there is no file.
+
+    Raises InputError if the subject is unknown, or if the file cannot be read or is wrong.
+    """
     found = _text_of(subject)
     return tuple(load_crashes(*found)) if found is not None else ()
 
 
 def _text_of(subject: str) -> tuple[str, str, str] | None:
-    """The text of a subject's file, the subject, the file's path; None without a file. Raises InputError."""
+    """(text, subject, path) of the subject's file. Returns None if there is no file.
+
+    Raises InputError if the subject is unknown, or if the file cannot be read.
+    """
     subjects.get(subject)
     path = folder() / f"{subject}.toml"
     if not path.is_file():
@@ -180,20 +193,20 @@ def _text_of(subject: str) -> tuple[str, str, str] | None:
 
 
 def in_force(subject: str) -> tuple[Expectation, ...]:
-    """The expectations of `subject` that are about the versions and the GPU here."""
+    """The expectations of `subject` that apply to the versions and the GPU of this machine."""
     packages, capability = here()
     return tuple(e for e in load(subject) if e.applies(packages, capability))
 
 
 @cache
 def here() -> tuple[Mapping[str, str | None], str | None]:
-    """The versions of the packages here, and the compute capability of the first GPU."""
+    """(package versions, compute capability of the first GPU or None) of this machine."""
     facts = environment.read()
     return facts.packages, facts.gpus[0].compute_capability if facts.gpus else None
 
 
 def load_text(text: str, subject: str, origin: str) -> list[Expectation]:
-    """The expectations of one TOML text; `origin` names it in messages. Raises InputError."""
+    """The expectations in a TOML text. `origin` names the text in messages. Raises InputError if it is wrong."""
     tables = toml_entries.load_text(text, "expect", "an expectation", origin, beside=("crash",))
     found = [_read(entry, subject) for entry in tables]
     repros = [e.repro.name for e in found]
@@ -204,7 +217,7 @@ def load_text(text: str, subject: str, origin: str) -> list[Expectation]:
 
 
 def load_crashes(text: str, subject: str, origin: str) -> list[Crash]:
-    """The crashes of one TOML text; `origin` names it in messages. Raises InputError."""
+    """The crashes in a TOML text. `origin` names the text in messages. Raises InputError if it is wrong."""
     tables = toml_entries.load_text(text, "crash", "a crash", origin, beside=("expect",))
     return [_read_crash(entry, subject) for entry in tables]
 

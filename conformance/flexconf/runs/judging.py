@@ -1,4 +1,4 @@
-"""An outcome held against what its case expects, and against the known defects."""
+"""Compares an outcome with what its case expects, and with the known defects."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """An outcome held against what its case expects; `passed` is the verdict and `why` explains a failure.
+    """The verdict on an outcome: `passed`, and `why`, which explains a failure and is "" otherwise.
 
-    `expectation` is the known defect that the outcome is an instance of: it passed by being what was expected.
+    `expectation` is the known defect that explains the outcome, or None. With a known defect, the case passes because
+    it fails as described.
     """
 
     case: Case
@@ -28,14 +29,14 @@ class Result:
 
 
 def judge(case: Case, outcome: Outcome, expectations: Sequence[Expectation] = ()) -> Result:
-    """Hold an outcome against `case.expect`, and a failure against the known defects that claim the case."""
+    """Compares an outcome with `case.expect`, and a failure with those known defects that claim the case."""
     failed = _why(case, outcome)
     known = [e for e in expectations if e.claims(case.name) and e.covers(outcome)] if failed else []
     return Result(case, outcome, True, "", known[0]) if known else Result(case, outcome, not failed, failed)
 
 
 def _why(case: Case, outcome: Outcome) -> str:
-    """Why the outcome is not what the case expects; "" when it is."""
+    """The reason why the outcome is not what the case expects. Returns "" if it is."""
     at = f"{outcome.stage}: {outcome.symptom}"
     if case.expect == "ok":
         return "" if outcome.ok else f"{at}: {outcome.message}"

@@ -1,4 +1,4 @@
-"""Known defects held against a run, the catalogue and their own repros: which of them no longer hold."""
+"""Checks the known defects against a run, the catalogue and their own repros, to find those that no longer hold."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from flexconf.verdict.outcome import Outcome
 
 @dataclass(frozen=True)
 class Review:
-    """What a run says of the expectations that were in force.
+    """The findings of a run about the expectations in force.
 
-    `passed` are pairs (expectation, case) of what should have failed and did not; `stale` are expectations that no case
-    of the catalogue matches any more, with the pattern that matches nothing.
+    `passed` are pairs (expectation, case) of cases that should have failed and did not. `stale` are pairs (expectation,
+    pattern) of patterns that match no case of the catalogue.
     """
 
     passed: tuple[tuple[Expectation, str], ...] = ()
@@ -29,7 +29,7 @@ class Review:
 
     @property
     def lines(self) -> list[str]:
-        """A sentence each."""
+        """One sentence for each finding."""
         found = [
             f"unexpected pass: {case} no longer shows a known defect of {e.subject} ({e.reason}); "
             f"take it out of cases/expectations/{e.subject}.toml, or narrow its versions"
@@ -44,9 +44,10 @@ class Review:
 
 @dataclass(frozen=True)
 class State:
-    """An expectation as it stands here: how many cases it claims, and a few words on whether it holds.
+    """The state of an expectation on this machine.
 
-    `failed` means that it was put to the test and does not.
+    `cases` is the number of catalogue cases that it claims, and `text` says in a few words whether it holds. `failed`
+    means that its repro ran and did not show the defect.
     """
 
     expectation: Expectation
@@ -76,7 +77,7 @@ class State:
 
 
 def review(expectations: Sequence[Expectation], results: Sequence[Result], names: Sequence[str]) -> Review:
-    """Hold `expectations` in force against the results of a run; `names` are those of the whole catalogue."""
+    """Compares the `expectations` in force with the results of a run. `names` are all case names of the catalogue."""
     passed = [
         (e, r.case.name)
         for e in expectations
@@ -89,7 +90,7 @@ def review(expectations: Sequence[Expectation], results: Sequence[Result], names
 
 
 def states(expectations: Sequence[Expectation]) -> list[State]:
-    """Each with how many cases of the catalogue it claims and whether it is in force here."""
+    """The state of each expectation without a run: how many catalogue cases it claims, and whether it is in force."""
     names = [case.name for case in catalogue.load()]
     packages, capability = known.here()
     found = []
@@ -100,7 +101,10 @@ def states(expectations: Sequence[Expectation]) -> list[State]:
 
 
 def verify(expectations: Sequence[Expectation], workers: int | None = None) -> list[State]:
-    """Run the repro of each that is in force on a subject that can run here, and see whether it does what it says."""
+    """Runs the repros and returns the state of each expectation: whether its repro still shows the defect.
+
+    A repro runs only if the expectation is in force and its subject can run here. `workers` is as in `run.run`.
+    """
     found = states(expectations)
     for name in dict.fromkeys(e.subject for e in expectations):
         why = subjects.get(name).why_not()

@@ -1,4 +1,4 @@
-"""Run cases on a subject in isolated workers, and sum up."""
+"""Runs cases on a subject in isolated workers, and sums up the results."""
 
 from __future__ import annotations
 
@@ -33,13 +33,14 @@ TIMED = ("inputs", "trace", "eligibility", "render", "compile", "launch", "oracl
 
 @dataclass(frozen=True)
 class Summary:
-    """All of a run.
+    """The figures of a run.
 
-    `not_asked` are the cases that state what the reference must refuse, when the subject is another.
-    `elements` were compared and `excluded` were not, with their `excluded_rows`. `worst` is the largest ratio of error
-    to bound and `worst_at` where; `median` the median over cases of their largest ratios. `failures` counts
-    "stage/symptom", and `known` those that an expectation explains. `seconds` is wall time; `stage_medians` the median
-    seconds of each stage, and `case_median` of whole cases, in one worker.
+    `not_asked` is the number of cases that state what the reference must refuse, if the subject is not a reference
+    subject. `elements` is the number of elements that were compared; `excluded` elements and `excluded_rows` rows were
+    not. `worst` is the largest ratio of error to bound, and `worst_at` says where it is. `median` is the median over
+    cases of their largest ratios. `failures` counts failures by "stage/symptom", and `known` counts the outcomes that
+    an expectation explains; elements, rows and ratios leave these outcomes out. `seconds` is wall time. `stage_medians`
+    has the median seconds of each stage, and `case_median` is the median of whole cases, each in one worker.
     """
 
     subject: str
@@ -62,11 +63,11 @@ class Summary:
 
     @property
     def ok(self) -> bool:
-        """Whether every case passed. That a case compared something is its own verdict's business."""
+        """Whether every case passed. The verdict of each case already requires that enough elements were compared."""
         return self.passed == self.cases > 0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; null for a figure that no case gave."""
+        """Plain JSON values. A figure is null if no case gave a value for it."""
         plain = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(self).items()}
         return {**plain, "ok": self.ok}
 
@@ -82,12 +83,13 @@ def run(
     expectations: Sequence[Expectation] = (),
     on_result: Callable[[Result], None] = lambda result: None,
 ) -> Summary:
-    """Run `cases` and return the summary; `on_result` sees each result as it comes.
+    """Runs `cases` and returns the summary. Calls `on_result` with each result as it comes.
 
-    `time_limit` is in seconds a case; by default 60 on a CPU and 180 on a GPU. `results` names a file that receives one
-    JSON line a case as it ends. `expectations` are the known defects in force. Raises InputError for no cases, an
-    unknown subject, one that cannot run here or does not have the options, two cases of one name, or a results file
-    that exists or cannot be made.
+    `workers` is by default the number of CPUs. `time_limit` is in seconds per case; by default it is 60 for a subject
+    on the CPU, and 180 otherwise. `results` names a new file that receives one JSON line when a case ends.
+    `expectations` are the known defects in force. Raises InputError if there are no cases, if none of them is for this
+    subject, if two cases have the same name, if the subject is unknown, cannot run here or does not have the options,
+    if the results file exists or cannot be written, or if a worker cannot start.
     """
     if not cases:
         raise InputError("no cases to run; `flexconf cases` lists what there is")
@@ -139,7 +141,7 @@ def run(
 
 
 class _Stream:
-    """A new file of JSON lines, whole after every write, so that a run that is killed leaves what it has."""
+    """A new file of JSON lines. Each write completes a line, so a run that is killed leaves all results so far."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -151,7 +153,7 @@ class _Stream:
             raise InputError(f"{path} cannot be written: {error.strerror}") from None
 
     def write(self, outcome: Outcome) -> None:
-        """Append one outcome. Raises InputError where the disk does not take it."""
+        """Appends one outcome. Raises InputError if it cannot be written."""
         record = json.dumps(outcome.to_json(), sort_keys=True).encode() + b"\n"
         files.append(self._file, record, self._path, "make room, and name a new file")
 
@@ -160,8 +162,8 @@ class _Stream:
 
 
 def summarize(results: Sequence[Result], subject: str, workers: int, seconds: float, not_asked: int = 0) -> Summary:
-    """The figures of a run."""
-    # A known defect's ratio says nothing about how good the rest is.
+    """The summary of a run with these results."""
+    # The comparison of a known defect says nothing about the other cases.
     comparisons = [(r.case.name, r.outcome.comparison) for r in results if r.outcome.comparison and not r.expectation]
     ratios = [(float(c["max_ratio"]), name, c.get("worst")) for name, c in comparisons if c["elements"]]
     worst, worst_at = 0.0, "nothing compared"

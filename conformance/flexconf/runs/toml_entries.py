@@ -1,4 +1,4 @@
-"""Entries of a TOML file that is nothing but a list of them: known defects, waivers. A mistake is one sentence."""
+"""Reads a TOML file that is a list of entries, such as known defects or waivers. An error message is one sentence."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ _DEVICE = re.compile(r"[0-9.*?\[\]]+")
 
 
 class Entry:
-    """One table, and `where` it stands, for messages. Its methods raise InputError."""
+    """One table. `where` names its place in messages. All methods raise InputError if the table is wrong."""
 
     def __init__(self, table: dict[str, Any], where: str) -> None:
         self.table = table
         self.where = where
 
     def check_keys(self, known: Sequence[str], required: Sequence[str], what: str) -> None:
-        """Every key is known, and those required are there; `what` is what the entry is, with its article."""
+        """Checks that every key is known, and that the required ones are there and not empty.
+
+        `what` names the kind of entry in messages, with its article.
+        """
         for key in self.table:
             if key not in known:
                 raise InputError(f"{self.where}: unknown key {key!r}; {hint(key, known, 'the keys are')}")
@@ -34,21 +37,24 @@ class Entry:
                 raise InputError(f"{self.where}: {key} is missing; {what} has {', '.join(required)}")
 
     def string(self, key: str) -> str:
-        """A text, in one line."""
+        """The text of `key`, joined into one line."""
         value = self.table[key]
         if not isinstance(value, str) or not value.strip():
             raise InputError(f"{self.where}: {key} must be a text, not {value!r}")
         return " ".join(value.split())
 
     def strings(self, key: str) -> tuple[str, ...]:
-        """A list of texts."""
+        """The list of texts of `key`."""
         value = self.table[key]
         if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
             raise InputError(f"{self.where}: {key} must be a list of texts, not {value!r}")
         return tuple(value)
 
     def versions(self, packages: Sequence[str], otherwise: str) -> dict[str, str]:
-        """Specifiers by package, none where there is no such key; of a package that is not one, `otherwise` is said."""
+        """The PEP 440 specifiers of the key `versions` by package. Returns {} if the key is absent.
+
+        Raises InputError for a package that is not one of `packages`; `otherwise` is its reason in the message.
+        """
         table = self.table.get("versions", {})
         if not isinstance(table, dict):
             raise InputError(f"{self.where}: versions must be a table, such as versions = {{ torch = '==2.13.*' }}")
@@ -59,7 +65,7 @@ class Entry:
         return dict(table)
 
     def specifier(self, what: str, value: object) -> str:
-        """A PEP 440 specifier that says something."""
+        """Returns `value` if it is a PEP 440 specifier and not empty. `what` names it in messages."""
         try:
             if not str(SpecifierSet(value)) or not isinstance(value, str):  # type: ignore[arg-type]
                 raise InvalidSpecifier
@@ -68,7 +74,7 @@ class Entry:
         return value
 
     def device(self) -> str | None:
-        """A glob of compute capabilities; None where there is no such key."""
+        """The glob of compute capabilities of the key `device`. Returns None if the key is absent."""
         if "device" not in self.table:
             return None
         device = self.string("device")
@@ -78,14 +84,15 @@ class Entry:
 
 
 def load_text(text: str, key: str, what: str, origin: str, beside: Sequence[str] = ()) -> list[Entry]:
-    """The `[[key]]` tables of a text; `what` is what each is, with its article. Raises InputError.
+    """The `[[key]]` tables of a TOML text. `what` names the kind of entry in messages, with its article.
 
-    Tables of the keys `beside` may stand in the text too; they are left out.
+    The text may also hold tables with the keys `beside`, which are ignored. Raises InputError if the text is not valid
+    TOML or holds anything else. `origin` names the text in messages.
     """
     try:
         data = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
-        # A date that is none, such as the 31st of April, is a plain ValueError.
+        # An impossible date, such as the 31st of April, raises a plain ValueError.
         raise InputError(f"{origin}: not valid TOML: {str(error) or 'nested too deeply'}") from None
     tables = data.pop(key, [])
     data = {name: value for name, value in data.items() if name not in beside}
@@ -103,6 +110,6 @@ def load_text(text: str, key: str, what: str, origin: str, beside: Sequence[str]
 
 
 def hint(text: str, choices: Sequence[str], otherwise: str) -> str:
-    """What was meant, or what there is."""
+    """A question with the closest of `choices`, or, if none is close, `otherwise` and all `choices`."""
     close = difflib.get_close_matches(text, choices, 1)
     return f"did you mean {close[0]!r}?" if close else f"{otherwise} {', '.join(choices)}"

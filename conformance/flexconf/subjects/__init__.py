@@ -1,4 +1,4 @@
-"""What is tested: a lowering, and how it is run. `SUBJECTS` holds them all by name."""
+"""The subjects of tests: a subject is a lowering and a way to run it. `SUBJECTS` holds all of them by name."""
 
 from flexconf.subjects.registry import SUBJECTS as SUBJECTS
 from flexconf.subjects.registry import Subject as Subject

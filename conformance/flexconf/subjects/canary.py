@@ -1,4 +1,4 @@
-"""Guarded outputs: whatever a launch writes outside its output and LSE is seen (clause L9.1)."""
+"""Guarded outputs: they detect writes of a launch outside its output and LSE (L9.1)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ _PATTERN = 0x5A
 
 @dataclass(frozen=True)
 class Canary:
-    """A tensor in the middle of a larger storage, all of whose other bytes hold a pattern."""
+    """A tensor in the middle of a larger storage. All other bytes of the storage hold a pattern."""
 
     tensor: Tensor
     storage: Tensor
 
     @classmethod
     def around(cls, size: Sequence[int], stride: Sequence[int], fill: float, like: Tensor, pad: int = 0) -> Canary:
-        """A tensor of `size` and `stride` (elements), in the dtype and on the device of `like`, filled with `fill`.
+        """A guarded tensor of `size` and `stride` (in elements), filled with `fill`.
 
-        `pad` elements are put between rows: the stride of every dimension but the innermost one grows in proportion,
-        so that the order of the strides is kept. The guards before and after are of 4096 bytes.
+        It has the dtype of `like` and is on the same device. `pad` elements lie between two rows: the stride of every
+        dimension except the innermost one grows in proportion, so the order of the strides is kept. The guards before
+        and after the tensor have 4096 bytes each.
         """
         strides = _padded(size, stride, pad)
         extent = 1 + sum((n - 1) * s for n, s in zip(size, strides, strict=True)) if 0 not in size else 0
@@ -36,7 +37,7 @@ class Canary:
         return cls(tensor, storage)
 
     def intact(self) -> bool:
-        """Whether no byte outside the tensor has changed. Waits for the device."""
+        """Whether all bytes outside the tensor still hold the pattern. Waits for the device."""
         touched = self.storage.clone()
         view = touched.view(self.tensor.dtype)
         view.as_strided(self.tensor.shape, self.tensor.stride(), self.tensor.storage_offset()).view(

@@ -1,6 +1,6 @@
-"""The rendered mods alone, on the CPU: what becomes of each score, with no attention around it.
+"""The subject `reference.mods`: the rendered mods alone, on the CPU. It maps scores to scores, without an attention.
 
-It is the layer on which a fault of the code generator shows, and a fault of anything else does not.
+So it shows faults of the code generator, and no faults of other layers.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ def run_case(
     given: Inputs | None = None,
     keep: Path | None = None,
 ) -> Outcome:
-    """Every score of `case`, through score_mod and then the mask, against what float64 mathematics allows.
+    """Passes every score of `case` through score_mod and then mask_mod, and compares it with the float64 oracle.
 
-    The scores that go in are scale * Q K^T rounded to float32, and exact from there on. Block lists are not looked at:
-    every element is asked of the mask_mod. `keep` is a folder that receives the scores. A refusal is an outcome;
-    InputError raises.
+    The input scores are scale * Q K^T rounded to float32; the oracle takes them as exact. The block lists are ignored:
+    mask_mod decides every element. `stage` and `given` are as in `trial.run_case`. `keep` is a folder that receives the
+    scores. A refusal is an outcome. Raises InputError for a case that cannot be judged, or options that the subject
+    does not have.
     """
     options = options if options is not None else Options()
     get(subject).check(options)
@@ -53,7 +54,7 @@ def run_case(
     certified: tuple[Tensor, Tensor] | None = None
     if case.expect == "ok":
         clock.enter("oracle")
-        with contextlib.suppress(Unjudged):  # the lowering refuses it by name and line, which helps more
+        with contextlib.suppress(Unjudged):  # the lowering names the operation and its line, which helps more
             certified = _expected(exact, scores)
 
     def ended(at: str, symptom: Symptom, message: str) -> Outcome:
@@ -98,7 +99,7 @@ def _scores(given: Inputs) -> Tensor:
 
 
 def _expected(given: Inputs, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """(value, bound), float64 (B, H, M, N). Raises InputError, as `trial.certify`."""
+    """(value, bound), both float64 (B, H, M, N). Raises InputError and Unjudged, as `trial.certify` does."""
     return asked(given, lambda: _bounded(given, scores))
 
 
@@ -110,7 +111,7 @@ def _bounded(given: Inputs, scores: Tensor) -> tuple[Tensor, Tensor]:
     if given.score_mod is not None:
         modified = math64.evaluate(given.score_mod, "score", (value, None), B, H, M, N)
         value, bound = modified.value.expand(scores.shape), modified.error.expand(scores.shape)
-        if modified.dtype != torch.float32:  # it becomes a score by one more rounding
+        if modified.dtype != torch.float32:  # the conversion to a score rounds once more
             bound = bound + torch.where(value.isfinite(), value.abs() * 2 * error_model.U32, 0.0)
     if given.block_mask is not None and given.block_mask.mask_mod is not None:
         mask = math64.evaluate(given.block_mask.mask_mod, "mask", None, B, H, M, N)

@@ -1,7 +1,8 @@
-"""The PTX of the kernels that a subject runs, as its SHA-256, where the CuTe DSL hands it out.
+"""The SHA-256 of the PTX of the kernels that a subject runs, if the CuTe DSL keeps the PTX.
 
-The DSL does so when it is told to in the environment (`variables`). flash-attn-4's cache on disk holds no PTX: whoever
-compiles a kernel notes its digest beside the cache before the kernel is in it, for those who load it from there.
+The environment variables of `variables` make the DSL keep it. flash-attn-4's cache on disk holds no PTX. So a process
+that compiles a kernel writes the PTX digest to a file beside that cache before it puts the kernel into the cache. A
+process that loads the kernel from the cache reads the digest from that file.
 """
 
 from __future__ import annotations
@@ -19,26 +20,29 @@ _NOTES = "ptx"
 
 
 def variables(folder: str | Path, place: int) -> dict[str, str]:
-    """The environment in which worker `place` of a run with its caches in `folder` keeps PTX.
+    """The environment variables that make worker `place` keep PTX, in a run whose compile caches are in `folder`.
 
-    The DSL writes it to a file named after the kernel's types and reads it back. Many kernels have one name, so that
-    two workers must not share a folder.
+    The DSL writes the PTX to a file named after the kernel's types, and reads it back. Many kernels have the same file
+    name, so two workers must not share a folder. This function creates the worker's folder.
     """
     dumps = Path(folder) / f"ptx-{place}"
     dumps.mkdir(exist_ok=True)
-    # The second is what older versions know.
+    # Older versions of the DSL know CUTE_DSL_KEEP_PTX only.
     return {"CUTE_DSL_KEEP": "ptx", "CUTE_DSL_KEEP_PTX": "1", "CUTE_DSL_DUMP_DIR": str(dumps)}
 
 
 def of(compiled: object) -> str:
-    """The digest of the PTX of what `cute.compile` returned; "" where it has none."""
+    """The digest of the PTX of `compiled`, a result of `cute.compile`. Returns "" if it has no PTX."""
     text = getattr(compiled, "__ptx__", None)
-    # Of a function that has no kernel, the DSL has the path of a file that is not there.
+    # For a function without a kernel, the DSL gives the path of a file that does not exist.
     return hashlib.sha256(text.encode()).hexdigest() if isinstance(text, str) and ".entry" in text else ""
 
 
 def named(digests: Iterable[str]) -> dict[str, str]:
-    """What kernels with these digests add to an outcome's: {"ptx": digest}, or {} unless that of each is known."""
+    """{"ptx": digest} for an outcome: the digest if `digests` are all equal, else a hash of the different ones.
+
+    Returns {} if `digests` is empty or contains "", an unknown digest.
+    """
     found = sorted({*digests})
     if not found or "" in found:
         return {}
@@ -46,7 +50,7 @@ def named(digests: Iterable[str]) -> dict[str, str]:
 
 
 class Watched:
-    """A cache of kernels, as flash-attn-4 uses its own, that remembers whose PTX it has handed out in `digests`."""
+    """Wraps flash-attn-4's cache of kernels. `digests` maps the key of every kernel used to its PTX digest, or ""."""
 
     def __init__(self, cache: Any, notes: Path | None) -> None:
         self.digests: dict[Any, str] = {}
@@ -85,13 +89,14 @@ class Watched:
 
 @contextlib.contextmanager
 def of_flash_attn() -> Iterator[Mapping[Any, str]]:
-    """{flash-attn-4's key: digest of its PTX, "" for none} of the forward kernels that are launched in the context.
+    """Yields a dict that maps flash-attn-4's cache key of each forward kernel used in the context to its PTX digest.
 
-    Empty where there is no flash-attn-4, or one that keeps its kernels elsewhere.
+    The digest is "" if it is unknown. The dict stays empty without flash-attn-4, or with a version that keeps its
+    kernels elsewhere.
     """
     try:
         from flash_attn.cute.interface import _flash_attn_fwd
-    except ImportError:  # whoever calls it says so
+    except ImportError:  # the launch reports that it is missing
         _flash_attn_fwd = None
     cache = getattr(_flash_attn_fwd, "compile_cache", None)
     if cache is None:

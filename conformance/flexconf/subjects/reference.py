@@ -1,4 +1,4 @@
-"""The reference lowering as subjects: its text on the CPU, in a plain GPU kernel, and in flash-attn-4."""
+"""The reference lowering as subjects: its rendered text on the CPU, in a plain GPU kernel, and in flash-attn-4."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from flexflash.eligibility import FLASH_ATTN_4
 
 
 def host(given: Inputs, clock: StageClock, options: Options) -> Attended:
-    """`reference.host`."""
+    """The subject `reference.host`."""
     from flexflash.launch.host import HostLauncher
 
     return _attend(given, clock, options, HostLauncher(options.vector_width, clock.enter))
 
 
 def simt(given: Inputs, clock: StageClock, options: Options) -> Attended:
-    """`reference.simt`."""
+    """The subject `reference.simt`."""
     from flexflash.launch.simt import SimtLauncher
 
     launcher = SimtLauncher(options.vector_width, clock.enter)
@@ -33,7 +33,10 @@ def simt(given: Inputs, clock: StageClock, options: Options) -> Attended:
 
 
 def fa4(given: Inputs, clock: StageClock, options: Options) -> Attended:
-    """`reference.fa4`. What flash-attn-4 asserts about its arguments is a refusal."""
+    """The subject `reference.fa4`.
+
+    An AssertionError, NotImplementedError or ValueError that flash-attn-4 itself raises counts as a refusal at compile.
+    """
     from flexflash.launch.fa4 import Fa4Launcher
 
     try:
@@ -47,7 +50,7 @@ def fa4(given: Inputs, clock: StageClock, options: Options) -> Attended:
 
 
 def through(make: Callable[..., flexflash.Launcher]) -> Attend:
-    """The reference lowering with a launcher of the caller's, `make(on_stage=...)`, for tests that plant a fault."""
+    """The reference lowering with the launcher that `make(on_stage=...)` returns, for tests that plant a fault."""
 
     def attend(given: Inputs, clock: StageClock, options: Options) -> Attended:
         return _attend(given, clock, options, make(on_stage=clock.enter))
@@ -94,7 +97,10 @@ def _attend(given: Inputs, clock: StageClock, options: Options, launcher: flexfl
 
 
 def _misplaced(out: Tensor, query: Tensor) -> str:
-    """What is wrong with the strides of the output, "" for nothing: dense, in the order of the query's (L5.1)."""
+    """Says how the strides of the output are wrong.
+
+    Returns "" if the output is empty, or dense in the order of the query's strides (L5.1).
+    """
     expected, running = [0] * out.dim(), 1
     for dimension in sorted(range(out.dim()), key=lambda d: (query.stride(d), -d)):
         expected[dimension] = running
@@ -110,7 +116,7 @@ def _kernel_options(options: Options, launcher: flexflash.Launcher) -> dict[str,
     asked: dict[str, object] = {}
     if options.fast_math:
         asked["fast_math"] = True
-    # flash-attn-4 takes the width from the text; the other launchers are told.
+    # flash-attn-4 takes the vector width from the rendered text. The other launchers take it as an argument.
     if options.vector_width is not None and launcher.profile is FLASH_ATTN_4:
         asked["SCORE_MOD_VEC_SIZE"] = options.vector_width
     return asked

@@ -1,4 +1,7 @@
-"""What can be tested. A subject is a way from a case's inputs to an output and its LSE."""
+"""The subjects: everything that can be tested.
+
+A subject turns a case's inputs into an output and its LSE; `reference.mods` turns scores into scores.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ def _nothing() -> str:
     return ""
 
 
-# A subject's modules are imported where it runs: flash-attn-4, triton and the compilers take seconds.
+# A subject's modules are imported only where it runs: importing flash-attn-4, triton and the compilers takes seconds.
 
 
 def _whole_attention() -> Callable[..., Outcome]:
@@ -91,15 +94,16 @@ def _torch_eager() -> Attend:
 
 @dataclass(frozen=True)
 class Subject:
-    """One subject: what it is, and how it is run.
+    """One subject: what it is, and how to run it.
 
-    `packages` are those whose versions decide its results. `device` is where it runs; "any" means a GPU if there is
-    one. `attend` imports and returns its `Attend`, and `imports` names what takes long to import: neither is part of
-    a case's time. `runner` imports and returns what runs a case and judges it. `extra_check` says why the subject
-    cannot run for another reason than a missing package or GPU; it returns "" when it can. `approximates`: it takes
-    the option fast_math. `tiled`: it takes the problems of flash-attn-4's tiles alone, and fuzzing draws those.
-    `narrow`: fuzzing draws no vectors but flash-attn-4's own. `backend_refuses`: its backend rejects some kernels at
-    compile or launch, which is no failure of the lowering.
+    `packages` are the packages whose versions decide its results. `device` is where it runs; "any" means a GPU if there
+    is one. `attend` imports and returns the subject's `Attend`. `imports` names modules that take long to import. A
+    worker does both before its first case, so they are not part of a case's time. `runner` imports and returns the
+    function that runs and judges a case. `extra_check` returns the reason why the subject cannot run, other than a
+    missing package or GPU, or "" if there is none. `approximates`: the subject has the option fast_math. `tiled`: it
+    takes only problems that fit flash-attn-4's tiles, and fuzzing draws only those. `narrow`: fuzzing draws only the
+    vector widths that flash-attn-4 takes. `backend_refuses`: its backend rejects some kernels at compile or launch,
+    which is no failure of the lowering.
     """
 
     name: str
@@ -116,7 +120,11 @@ class Subject:
     backend_refuses: bool = False
 
     def check(self, options: Options | None) -> None:
-        """Raises InputError for options that it has not: fast_math, torch-triton's tile, torch-codegen's stand-ins."""
+        """Raises InputError if `options` sets an option that the subject does not have.
+
+        Only torch-triton has a tile, only torch-codegen has stand-ins, and only subjects with `approximates` have
+        fast_math.
+        """
         if options is not None and options.tile is not None and self.name != "torch-triton":
             raise InputError(f"a tile is chosen for torch-triton alone, not for {self.name}")
         if options is not None and options.stand_ins and self.name != "torch-codegen":
@@ -144,7 +152,7 @@ class Subject:
         return self.name.startswith("reference.")
 
     def why_not(self) -> str:
-        """Why it cannot run here; "" when it can."""
+        """The reason why it cannot run here. Returns "" if it can."""
         absent = [name for name in self.packages if not _installed(name)]
         if absent:
             return f"{absent[0]} is not installed"
@@ -154,7 +162,7 @@ class Subject:
         return devices.why_none() if self.needs_gpu and not devices.count() else ""
 
     def load(self) -> Attend:
-        """Its function, and all that it takes to call it."""
+        """Imports everything that a run needs, and returns the subject's `Attend`."""
         for name in self.imports:
             importlib.import_module(name)
         return self.attend()
@@ -167,7 +175,11 @@ class Subject:
         keep: Path | None = None,
         given: Inputs | None = None,
     ) -> Outcome:
-        """The outcome of a case, in this process; `given` are its inputs, on the CPU, for mods that are no text."""
+        """Runs a case in this process and returns its outcome.
+
+        `report` is called with each stage as it begins. `keep` is a folder that receives the results. `given` are the
+        case's inputs, on the CPU, for mods that are Python functions without a text in the case.
+        """
         return self.runner()(case, self.name, options, report, keep=keep, given=given)
 
 
@@ -259,14 +271,14 @@ SUBJECTS: dict[str, Subject] = {
 
 
 def get(name: str) -> Subject:
-    """The subject of that name. Raises InputError."""
+    """The subject called `name`. Raises InputError if there is none."""
     if name not in SUBJECTS:
         raise InputError(f"unknown subject {name!r}; there are {', '.join(SUBJECTS)}")
     return SUBJECTS[name]
 
 
 def require(name: str) -> Subject:
-    """The subject of that name. Raises InputError when there is none, or it cannot run here."""
+    """The subject called `name`. Raises InputError if there is none, or if it cannot run here."""
     subject = get(name)
     why = subject.why_not()
     if why:

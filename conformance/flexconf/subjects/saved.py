@@ -1,4 +1,4 @@
-"""Outputs that a run keeps: a safetensors file a case and subject, so that results of two processes can be compared."""
+"""Outputs that a run keeps: one safetensors file per case and subject, to compare the results of two processes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from flexconf.machine.files import replacing
 
 
 def path(folder: Path, case: str, subject: str) -> Path:
-    """Where the result of `case` on `subject` is kept."""
+    """The file that keeps the result of `case` on `subject`."""
     return folder / f"{case}.{subject}.safetensors"
 
 
 def save(folder: Path, case: str, subject: str, tensors: Mapping[str, Tensor]) -> None:
-    """Write out and lse, atomically."""
+    """Writes the named `tensors` to the file of `case` and `subject`, atomically."""
     target = path(folder, case, subject)
     with replacing(target) as partial:
         save_file({name: t.contiguous() for name, t in tensors.items()}, partial)
 
 
 def load(folder: Path, case: str, subject: str) -> dict[str, Tensor]:
-    """What was kept, on the CPU. Raises InputError when there is nothing, or it is damaged."""
+    """The tensors that were saved, by name, on the CPU. Raises InputError if there is no file, or it is damaged."""
     target = path(folder, case, subject)
     if not target.is_file():
         raise InputError(f"nothing is kept of {case} on {subject} in {folder}")

@@ -1,9 +1,9 @@
-"""PyTorch's own CuTeDSL code generator as a subject on a CPU: the mods that BACKEND FLASH generates, really compiled.
+"""PyTorch's own CuTeDSL code generator as a subject on a CPU: compiles and runs the mods that BACKEND FLASH generates.
 
-Everything up to the attention kernel's entry is torch's; see `torch_private`. The entry is the reference's host
-launcher: it compiles the two generated functions with the CuTe DSL compiler, walks the block lists that it is given,
-and puts a plain softmax around them. So a wrong result is the fault of what torch generated or passed, and nothing
-that flash-attn-4's kernel does itself can be seen.
+Torch's own code does everything up to the entry of the attention kernel; see `torch_private`. The entry is the
+reference's host launcher. It compiles the two generated functions with the CuTe DSL compiler, walks the block lists
+that torch passes, and computes a plain softmax around them. So a wrong result means that torch generated or passed
+something wrong. The subject does not test flash-attn-4's kernel.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from flexconf.subjects.trial import Attended, Options, Refused, StageClock
 
 
 def codegen(given: Inputs, clock: StageClock, options: Options) -> Attended:
-    """`torch-codegen`. The vector width is production's own: what it generates is right for that one alone."""
+    """The subject `torch-codegen`. It uses production's vector width: the generated text is right only for that one."""
     first = Generated()
     out, lse = _attend(given, clock, first, options.stand_ins)
 
@@ -80,12 +80,12 @@ def _host(
     block_sparse_tensors: Any,
     aux_tensors: list[Tensor] | None,
 ) -> None:
-    """flash-attn-4's forward entry, with its rules for vector widths: q (B, M, H, D), k (B, N, Hkv, D)."""
+    """Stands in for flash-attn-4's forward entry, with its vector width rules: q (B, M, H, D), k (B, N, Hkv, D)."""
     from flexflash.launch.entry import BlockSparseTensors
     from flexflash.launch.host import HostLauncher
 
     if 0 in (*q.shape[:3], k.shape[1]):
-        # No scores: what an attention over nothing is, is the kernel's business and not the code generator's.
+        # There are no scores. The kernel, and not the code generator, decides the result of an empty attention.
         out.zero_()
         lse.fill_(float("-inf"))
         return
@@ -108,9 +108,9 @@ def _host(
 
 @contextlib.contextmanager
 def _stand_ins(everywhere: bool) -> Iterator[None]:
-    """The reference's functions in the place of those of `cute.math` that have the same name.
+    """Replaces functions of `cute.math` by the reference's functions of the same name.
 
-    Without `everywhere` that is erf alone, since CuTe's own compiles for GPUs and not for a CPU.
+    Without `everywhere` it replaces only erf: CuTe's own erf compiles for GPUs, but not for a CPU.
     """
     from cutlass import cute
 
@@ -134,7 +134,7 @@ def _standing_in(name: str, ours: Mapping[str, Any]) -> Callable[..., Any]:
 
     def function(*operands: Any, fastmath: bool = False) -> Any:
         of_double = operands[0].dtype is cutlass.Float64 and f"{name}_f64" in ours
-        # What is built on CuTe's own of that name means CuTe's own.
+        # A reference function that calls CuTe's function of this name needs CuTe's own.
         with patch.object(cute.math, name, theirs):
             return ours[f"{name}_f64" if of_double else name](*operands)
 

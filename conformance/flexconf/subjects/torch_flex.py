@@ -1,6 +1,6 @@
 """PyTorch's own flex_attention as subjects: compiled with BACKEND FLASH or TRITON, and eager.
 
-Nothing is adjusted: an LSE of another base, an unwritten row, a refusal are what the user gets.
+The results are not adjusted. An LSE in another base, an unwritten row or a refusal is what a user would get.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from flexconf.subjects.trial import Attended, Options, Refused, StageClock, rais
 
 
 def flash(given: Inputs, clock: StageClock, options: Options) -> Attended:
-    """`torch-flash`."""
+    """The subject `torch-flash`."""
     with ptx.of_flash_attn() as code:
         attended = _attend(given, clock, {"BACKEND": "FLASH"})
     return replace(attended, digests={**attended.digests, **ptx.named(code.values())})
 
 
 def triton(given: Inputs, clock: StageClock, options: Options) -> Attended:
-    """`torch-triton`."""
+    """The subject `torch-triton`."""
     tile = dict(zip(("BLOCK_M", "BLOCK_N"), options.tile, strict=True)) if options.tile is not None else {}
     return _attend(given, clock, {"BACKEND": "TRITON", **tile})
 
 
 def eager(given: Inputs, clock: StageClock, options: Options) -> Attended:
-    """`torch-eager`."""
+    """The subject `torch-eager`."""
     return _attend(given, clock, None)
 
 
 def _attend(given: Inputs, clock: StageClock, kernel_options: dict[str, Any] | None) -> Attended:
-    # A process runs many cases; what it compiled for one must not count against the next.
+    # A process runs many cases. What torch compiled for one case must not count against the next.
     torch.compiler.reset()
     function: Callable[..., Any] = flex_attention
     keywords: dict[str, Any] = {
@@ -68,10 +68,10 @@ def _attend(given: Inputs, clock: StageClock, kernel_options: dict[str, Any] | N
 
 
 def judge(error: Exception, clock: StageClock) -> None:
-    """Enter the stage in which the compilation of a flex_attention failed, or raise Refused for a clear no.
+    """Enters the stage in which the compilation of a flex_attention failed, or raises Refused for a clear refusal.
 
-    torch.compile wraps what its parts raise: the chain of causes says which part it was, and its end what it said. A
-    clear no names the operation or the argument, before a kernel is compiled.
+    torch.compile wraps the exceptions of its parts. The chain of causes tells which part raised, and the last exception
+    of the chain has the message. A clear refusal names the operation or the argument, before a kernel is compiled.
     """
     links = list(chain(error))
     text = " ".join(str(error).split())
@@ -102,14 +102,17 @@ def judge(error: Exception, clock: StageClock) -> None:
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """`error` and what caused it, in turn."""
+    """Yields `error`, then its cause or context, and so on along the chain."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def _shown(error: BaseException) -> str:
-    """The first 400 characters, without colours, rulers, and the advice on debugging that torch appends."""
+    """The type of `error` and the first 400 characters of its message.
+
+    Colours, rulers, and the debugging advice that torch appends are left out.
+    """
     text = re.sub(r"\x1b\[[0-9;]*m|={5,}", " ", str(error))
     text = " ".join(text.split())
     for tail in (" Set TORCHDYNAMO_VERBOSE", " You can suppress this exception", " Set TORCH_LOGS"):

@@ -1,11 +1,13 @@
-"""The only module that reaches into torch: its FlexAttention BACKEND FLASH lowering, run where there is no GPU.
+"""Runs torch's FlexAttention BACKEND FLASH lowering without a GPU. No other module uses private parts of torch for it.
 
-What is torch's own: Dynamo's trace of the mods, AOT autograd, every pass over the graph, the lowering, the CuTeDSL
-template and code generator, the scheduler, the wrapper around the kernel and the order in which it passes arguments.
-What is not: the graph's tensors are said to be on an SM90 GPU just before they are lowered; the wrapper is freed of
-what needs a driver; and flash-attn-4, which the kernel imports, is a stand-in whose entry is the caller's.
+These parts are torch's own: Dynamo's trace of the mods, AOT autograd, every pass over the graph, the lowering, the
+CuTeDSL template and code generator, the scheduler, the wrapper around the kernel, and the order of its arguments.
 
-Importing this module imports no torch.
+Three parts are changed. Just before the lowering, the graph's tensors are marked as being on an SM90 GPU. The wrapper
+loses the statements that need a driver. A stand-in replaces flash-attn-4, which the kernel imports; its entry is the
+caller's function.
+
+Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -33,12 +35,12 @@ if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
 KNOWN = ">=2.13,<2.14"
-"""The torch versions whose private parts are as this module expects. Widen it only after a run."""
+"""The torch versions whose private parts this module knows. Widen it only after a run with the new version."""
 
 CAPABILITY = (9, 0)
-"""The compute capability that the lowering is told of: it decides vector widths."""
+"""The compute capability that the lowering sees. It decides vector widths."""
 
-# What the wrapper does that needs a GPU's driver, or Triton, and what stands in for it.
+# Statements of the wrapper that need a GPU driver or Triton, and their replacements.
 _WRAPPER = (
     ("from torch._C import _cuda_getCurrentRawStream as get_raw_stream\n", ""),
     ("import triton\nimport triton.language as tl\n", ""),
@@ -53,11 +55,14 @@ _WRAPPER = (
 _KERNEL = re.compile(r"async_compile\.cutedsl\('\w+', r'''\n(?P<text>.*?)'''", re.DOTALL)
 
 Entry = Callable[..., None]
-"""Takes what flash-attn-4's `_flash_attn_fwd` takes, and fills `out` and `lse`."""
+"""A function with the arguments of flash-attn-4's `_flash_attn_fwd`. It fills `out` and `lse`."""
 
 
 class BlockLists(NamedTuple):
-    """As flash-attn-4's `BlockSparseTensorsTorch`, of which the kernel names no field."""
+    """Stands in for flash-attn-4's `BlockSparseTensorsTorch`.
+
+    The generated kernel passes the four tensors by position and `block_size` by name.
+    """
 
     mask_block_cnt: Tensor
     mask_block_idx: Tensor
@@ -68,7 +73,10 @@ class BlockLists(NamedTuple):
 
 @dataclass
 class Generated:
-    """What one call gave: out (B, H, M, Dv), lse (B, H, M) or None, and the text of each kernel that was rendered."""
+    """The results of one call: out (B, H, M, Dv), lse (B, H, M), and the text of each kernel that torch rendered.
+
+    `out` is None until the call returns. `lse` is None until then, or if torch returns none.
+    """
 
     out: Tensor | None = None
     lse: Tensor | None = None
@@ -76,11 +84,11 @@ class Generated:
 
 
 class NeedsGpu(NotImplementedError):
-    """The wrapper launches a Triton kernel beside the attention kernel: it cannot run here."""
+    """The wrapper launches a Triton kernel beside the attention kernel, so it cannot run without a GPU."""
 
 
 def why_not() -> str:
-    """Why the torch here is not one that this module knows; "" when it is, or when there is none."""
+    """The reason why this module cannot use the installed torch. Returns "" if it can, or if torch is not installed."""
     try:
         version = metadata.version("torch")
     except metadata.PackageNotFoundError:
@@ -107,12 +115,12 @@ def flex_flash(
     generated: Generated | None = None,
     whole: bool = False,
 ) -> Generated:
-    """What `torch.compile(flex_attention)` with BACKEND FLASH returns for CPU tensors, with `entry` as the attention.
+    """Runs flex_attention with BACKEND FLASH on CPU tensors, compiled by torch, with `entry` as the attention kernel.
 
-    q (B, H, M, D), k (B, Hkv, N, D), v (B, Hkv, N, Dv). `on_stage` is told of "trace" and "render" as they begin.
-    `generated` receives the texts as they come, so that they are there when something raises. Nothing that an earlier
-    call compiled is used again. `whole` traces flex_attention's own Python as well, which gives the same kernel and
-    takes several times as long. Raises InputError for an unknown torch, and what torch or `entry` raise.
+    q (B, H, M, D), k (B, Hkv, N, D), v (B, Hkv, N, Dv). `on_stage` is called with "trace" and "render" as they begin.
+    `generated` receives each kernel's text at once, so the texts are available after an exception. Nothing that an
+    earlier call compiled is used again. `whole` also traces flex_attention's own Python; that gives the same kernel and
+    takes several times as long. Raises InputError for an unknown torch version, and any exception of torch or `entry`.
     """
     why = why_not()
     if why:
@@ -125,14 +133,14 @@ def flex_flash(
     autograd = importlib.import_module("torch._functorch.config")
     flex = importlib.import_module("torch.nn.attention.flex_attention")
     lowering = importlib.import_module("torch._inductor.kernel.flex.flex_flash_attention")
-    # A process runs many cases; what it compiled for one must not count against the next.
+    # A process runs many cases. What torch compiled for one case must not count against the next.
     torch.compiler.reset()
     importlib.import_module("torch._inductor.codecache").PyCodeCache.cache_clear()
     backend = _Backend(on_stage, found.kernels.append)
 
     @contextlib.contextmanager
     def environment() -> Iterator[_Backend]:
-        # flex_attention compiles its higher-order operator itself when it is called outside of torch.compile.
+        # Outside torch.compile, flex_attention compiles its higher-order operator itself, in this environment.
         with dynamo.patch(allow_empty_graphs=True, capture_scalar_outputs=True):
             yield backend
 
@@ -167,10 +175,10 @@ def flex_flash(
 
 @contextlib.contextmanager
 def _own_folder() -> Iterator[None]:
-    """Let torch write its generated modules into a folder of this call's own, which is gone at its end.
+    """Makes torch write its generated modules into a folder for this call only. The folder is removed at the end.
 
-    Torch names a module's file after its content. CuTe reads the source of a function from that file when it compiles
-    it, so the file must stay where it is until then, whatever another process does that has generated the same.
+    Torch names a module's file after its content. CuTe reads a function's source from that file when it compiles the
+    function. In a shared folder, another process that generates the same module could remove the file before that.
     """
     name = "TORCHINDUCTOR_CACHE_DIR"
     before = os.environ.get(name)
@@ -187,7 +195,10 @@ def _own_folder() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _swiftly() -> Iterator[None]:
-    """Without what takes a fifth of the time and changes nothing: collecting garbage, and timing guards for a log."""
+    """Turns off garbage collection and the timing of guards for a log.
+
+    Both together take a fifth of the time, and no result depends on them.
+    """
     guards = importlib.import_module("torch._dynamo.guards")
     collecting = gc.isenabled()
     gc.disable()
@@ -201,7 +212,7 @@ def _swiftly() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Backend:
-    """Inductor, with the graph moved to a GPU that is not there just before it is lowered."""
+    """Inductor as a torch.compile backend. Just before the lowering, it marks the graph as being on an absent GPU."""
 
     on_stage: Callable[[str], None]
     on_kernel: Callable[[str], None]
@@ -209,7 +220,7 @@ class _Backend:
     def __call__(self, graph: Any, examples: Sequence[Any]) -> Callable[..., tuple[Any, ...]]:
         compile_fx = importlib.import_module("torch._inductor.compile_fx")
         asked = graph.graph.output_node().args[0]
-        # The third result, the row maxima, has no user in flex_attention, and BACKEND FLASH has none to give.
+        # flex_attention does not use the third result, the row maxima, and BACKEND FLASH does not compute it.
         graph.graph.output_node().args = (tuple(asked[:2]),)
         graph.graph.eliminate_dead_code()
         graph.recompile()
@@ -225,7 +236,7 @@ def _lowering(on_stage: Callable[[str], None], on_kernel: Callable[[str], None])
     base: Any = importlib.import_module("torch._inductor.graph").GraphLowering
 
     class OnAbsentGpu(base):  # type: ignore[misc]
-        """Lowers as if the tensors were on a GPU, and leaves a wrapper that runs on a CPU."""
+        """Lowers as if the tensors were on a GPU, and generates a wrapper that runs on a CPU."""
 
         def run(self, *examples: Any) -> Any:
             on_stage("render")
@@ -248,7 +259,7 @@ def _lowering(on_stage: Callable[[str], None], on_kernel: Callable[[str], None])
 
 
 def _move(module: Any) -> None:
-    """Say of every tensor in a graph and its subgraphs that it is on the GPU."""
+    """Marks every tensor of a graph and its subgraphs as being on the GPU."""
     import torch
     from torch.utils import _pytree
 
@@ -278,7 +289,7 @@ def _moved(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _gpu() -> Iterator[None]:
-    """What the lowering asks of a GPU, answered for an H200."""
+    """Answers the lowering's questions about the GPU as an H200 would."""
     import torch
 
     properties = types.SimpleNamespace(
@@ -313,7 +324,10 @@ def _gpu() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stand_ins(entry: Entry) -> Iterator[None]:
-    """flash-attn-4, as far as the kernel's text imports it, whether it is installed or not."""
+    """Puts stand-ins for the flash-attn-4 modules that the kernel's text imports into sys.modules.
+
+    They take the place of flash-attn-4 if it is installed.
+    """
     names = ("flash_attn", "flash_attn.cute", "flash_attn.cute.interface", "flash_attn.cute.block_sparsity")
     modules = {name: types.ModuleType(name) for name in names}
     for name, module in modules.items():
@@ -322,7 +336,7 @@ def _stand_ins(entry: Entry) -> Iterator[None]:
             setattr(modules[parent], attribute, module)
     vars(modules["flash_attn.cute.interface"])["_flash_attn_fwd"] = entry
     vars(modules["flash_attn.cute.block_sparsity"])["BlockSparseTensorsTorch"] = BlockLists
-    # Not patch.dict, which would also take away what is imported meanwhile.
+    # Not patch.dict: at the end it would also remove other modules imported in the meantime.
     before = {name: sys.modules.get(name) for name in names}
     sys.modules.update(modules)
     try:

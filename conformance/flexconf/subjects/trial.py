@@ -1,4 +1,4 @@
-"""The whole life of one case in one process: inputs, the subject's attention, oracle, comparison."""
+"""Runs one case on one subject in this process: inputs, the subject's attention, the oracle, the comparison."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from flexconf.verdict.outcome import Outcome, Stage, Symptom
 R = TypeVar("R")
 
 _DELAY = 2_000_000
-"""Cycles of the GPU, about a millisecond."""
+"""The first delay of `gpu_seconds`, in GPU cycles: about a millisecond."""
 _LONGEST_DELAY = 200_000_000
 
 _WANTS_GPU = ("Torch not compiled with CUDA", "Found no NVIDIA driver", "No CUDA GPUs are available")
@@ -35,13 +35,13 @@ _OUT_OF_BOUNDS = ("illegal memory access", "ILLEGAL_ADDRESS", "misaligned addres
 
 @dataclass(frozen=True)
 class Options:
-    """How a case is run.
+    """How to run a case.
 
-    `vector_width`: the keys that a mod sees at once, 1, 2, 4 or 8; None for the subject's own choice. `fast_math`:
-    the kernel option of that name, with its own bound. `repeats`: launches, all of which must agree bit for bit (L9.3).
-    `timed`: further launches whose time is taken, where the result is right. `tile`: the queries and keys of a tile of
-    torch-triton; None for torch's own choice. `stand_ins`: torch-codegen with the reference's functions in the place of
-    CuTe's own of the same name, which is a witness for attribution.
+    `vector_width`: the number of keys that a mod handles at once, 1, 2, 4 or 8; None for the subject's own choice.
+    `fast_math`: the kernel option of that name; it has its own bound. `repeats`: the number of launches, which must all
+    agree bit for bit (L9.3). `timed`: the number of further launches that are timed, if the result is right. `tile`:
+    the queries and keys of a tile of torch-triton; None for torch's own choice. `stand_ins`: torch-codegen uses the
+    reference's functions in place of CuTe's functions of the same name; attribution compares it with other subjects.
     """
 
     vector_width: int | None = None
@@ -54,10 +54,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Attended:
-    """What a subject returned; None for a tensor that it did not.
+    """The results of a subject. `out` or `lse` is None if the subject did not return it.
 
-    `again` runs it once more into fresh tensors; `digests` name what it ran. `trespass` says what was written outside
-    the output and its LSE, or that the output lies elsewhere than it has to, "" for neither.
+    `again` runs the subject once more, into new tensors. `digests` identify what it ran. `trespass` says that memory
+    outside the output or the LSE was written, or that the output has wrong strides; it is "" if neither is so.
     """
 
     out: Tensor | None
@@ -68,13 +68,16 @@ class Attended:
 
 
 class Attend(Protocol):
-    """A subject's way from inputs to (B, H, M, Dv) and (B, H, M); tells the clock of its stages. Raises Refused."""
+    """A subject's function from inputs to an output (B, H, M, Dv) and an LSE (B, H, M).
+
+    It enters its stages on the clock. Raises Refused.
+    """
 
     def __call__(self, given: Inputs, clock: StageClock, options: Options) -> Attended: ...
 
 
 class Refused(Exception):
-    """The subject says no, and says why, before any kernel exists."""
+    """The subject refuses the case at `stage`. The message is its reason."""
 
     def __init__(self, stage: str, message: str) -> None:
         super().__init__(message)
@@ -82,7 +85,7 @@ class Refused(Exception):
 
 
 class StageClock:
-    """Seconds spent in each stage; told of every stage as it begins, it passes the news on."""
+    """Measures the seconds spent in each stage. It also calls `listener` with each stage as it begins."""
 
     def __init__(self, listener: Callable[[str], None] | None = None) -> None:
         self.seconds: dict[str, float] = {}
@@ -91,14 +94,14 @@ class StageClock:
         self._listener = listener
 
     def enter(self, stage: str) -> None:
-        """Close the running stage and begin `stage`; coming back to a stage adds to it."""
+        """Closes the running stage and begins `stage`. A stage that is entered again adds to its seconds."""
         self.close()
         self.stage, self._since = stage, time.perf_counter()
         if self._listener is not None:
             self._listener(stage)
 
     def close(self) -> None:
-        """Close the running stage."""
+        """Closes the running stage."""
         if self.stage is not None:
             spent = time.perf_counter() - self._since
             self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + spent
@@ -115,13 +118,14 @@ def run_case(
     given: Inputs | None = None,
     keep: Path | None = None,
 ) -> Outcome:
-    """Run `case` on `subject` and compare with float64 mathematics, element by element.
+    """Runs `case` on `subject` and compares the result with the float64 oracle, element by element.
 
-    `stage` is told of each stage as it begins (inputs, oracle, trace, eligibility, render, compile, launch, output), so
-    that the parent of a dying process knows where it died. The oracle comes first where a result is expected: what
-    PyTorch refuses is the case's fault, and runs nowhere. `attend` takes the place of the subject's own,
-    for tests that plant a fault; `given` are the case's inputs, on the CPU, for mods that are no text. `keep` is a
-    folder that receives the output and LSE. A refusal is an outcome; InputError and defects of the harness raise.
+    `stage` is called with each stage as it begins (inputs, oracle, trace, eligibility, render, compile, launch,
+    output), so that the parent knows where a process died. If the case expects a result, the oracle runs first: a mod
+    that PyTorch refuses is a bad input, and no subject runs it. `attend` replaces the subject's own function, for tests
+    that plant a fault. `given` are the case's inputs, on the CPU, for mods that are Python functions without a text in
+    the case. `keep` is a folder that receives the output and LSE. A refusal is an outcome. Raises InputError for a bad
+    input; defects of the harness raise too.
     """
     options = options if options is not None else Options()
     what = get(subject)
@@ -148,7 +152,8 @@ def run_case(
         except Unjudged:
             if not what.is_reference:
                 raise
-            # The lowering refuses it by name and line, which helps more; else it is raised below.
+            # The lowering's own refusal names the operation and its line, which helps more. If the lowering does not
+            # refuse, Unjudged is raised below.
     digests: Mapping[str, str] = {}
     try:
         attended = (attend if attend is not None else what.load())(theirs, clock, options)
@@ -197,14 +202,14 @@ def run_case(
 
 
 class Unjudged(InputError):
-    """The mods hold an operation without an error model: nothing can be said of any result."""
+    """The mods use an operation without an error model, so no result can be judged."""
 
 
 def certify(exact: Inputs, options: Options) -> Certified:
-    """What float64 mathematics allows for inputs on the CPU, run with `options`.
+    """The results that a run with `options` may return for inputs on the CPU, by the float64 oracle.
 
-    Raises InputError for mods that PyTorch does not run and lists that are no block mask, Unjudged for an operation
-    that has no error model.
+    Raises InputError if PyTorch does not run the mods, if a mask_mod does not return bool, or if the block lists are
+    invalid. Raises Unjudged if an operation has no error model.
     """
 
     def oracle() -> Certified:
@@ -223,7 +228,7 @@ def certify(exact: Inputs, options: Options) -> Certified:
 
 
 def asked(exact: Inputs, oracle: Callable[[], R]) -> R:
-    """What `oracle` says of the case. What the case is to blame for becomes an InputError, as in `certify`."""
+    """Returns `oracle()`. An exception that the case is to blame for becomes an InputError, as in `certify`."""
     try:
         return oracle()
     except (math64.BlockListError, math64.ModResultError) as error:
@@ -236,7 +241,7 @@ def asked(exact: Inputs, oracle: Callable[[], R]) -> R:
 
 
 def is_broken() -> bool:
-    """Whether this process's CUDA context has met an error that stays, so that nothing more can run in it."""
+    """Whether the CUDA context of this process has a permanent error, so that nothing more can run in it."""
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return False
     try:
@@ -247,13 +252,13 @@ def is_broken() -> bool:
 
 
 def raised_by(error: BaseException, package: str) -> bool:
-    """Whether the innermost frame of `error` is code of `package`, such as "flash_attn.cute."."""
+    """Whether the innermost frame of `error` is in a module whose name begins with `package`, such as "flash_attn."."""
     frames = list(traceback.walk_tb(error.__traceback__))
     return bool(frames) and str(frames[-1][0].f_globals.get("__name__", "")).startswith(package)
 
 
 def single_threaded() -> None:
-    """One thread a worker: the workers share the cores, and float32 sums keep one order."""
+    """Makes torch use one thread: the workers share the cores, and float32 sums keep one order."""
     torch.set_num_threads(1)
 
 
@@ -263,7 +268,10 @@ def _wait(given: Inputs) -> None:
 
 
 def _repeat(attended: Attended, repeats: int) -> str:
-    """Launch again until `repeats` are done; what differs from the first launch, "" for nothing."""
+    """Launches again until there are `repeats` launches, and says how one differs from the first.
+
+    Returns "" if none differs, or if the subject cannot launch again.
+    """
     if repeats > 1 and attended.again is None:
         return ""
     for n in range(2, repeats + 1):
@@ -280,10 +288,10 @@ def _repeat(attended: Attended, repeats: int) -> str:
 
 
 def _time(attended: Attended, launches: int, given: Inputs) -> tuple[float, ...]:
-    """Seconds of each of `launches` launches into fresh tensors; () where the subject cannot again.
+    """The seconds of each of `launches` launches into new tensors. Returns () if the subject cannot launch again.
 
-    On a GPU they are the GPU's own: what the CPU does to launch takes longer than most cases' kernels, and depends on
-    what else that CPU has to do.
+    On a GPU it is GPU time: the CPU's part of a launch takes longer than most cases' kernels, and depends on the load
+    of the CPU.
     """
     if attended.again is None:
         return ()
@@ -298,11 +306,11 @@ def _time(attended: Attended, launches: int, given: Inputs) -> tuple[float, ...]
 
 
 def gpu_seconds(again: Callable[[], object], launches: int) -> tuple[float, ...]:
-    """Seconds of the GPU for each of `launches` calls of `again`, on the current stream of the current device.
+    """The GPU seconds of each of `launches` calls of `again`, on the current stream of the current device.
 
-    They lie between two CUDA events that the GPU comes to when the CPU has enqueued all there is between them. A delay
-    keeps it busy until then, a longer one where that was too short. Of a subject that waits for the GPU by
-    itself, whatever the delay, what the CPU does counts as well.
+    They are measured between two CUDA events. A delay keeps the GPU busy until the CPU has enqueued everything between
+    the events; if the GPU reaches the first event earlier, the call is repeated with a longer delay. If a subject waits
+    for the GPU itself, no delay is long enough, and the measured time includes the work of the CPU.
     """
     cycles, seconds = _DELAY, list[float]()
     while len(seconds) < launches:
@@ -325,7 +333,7 @@ def _bits(tensor: Tensor) -> Tensor:
 
 
 def error_symptom(error: Exception) -> tuple[Symptom, str]:
-    """(symptom, message) of an exception that a subject let go."""
+    """(symptom, message) of an exception that a subject raised."""
     text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())  # CuTe colours its errors
     message = f"{type(error).__name__}: {text[:500]}"
     if isinstance(error, torch.OutOfMemoryError):

@@ -1,1 +1,1 @@
-"""Isolated processes, and a case as their task."""
+"""Isolated worker processes, and cases as their tasks."""

@@ -1,4 +1,4 @@
-"""Single cases in an isolated worker that is kept: what a test session, an attribution or a verification uses."""
+"""Runs single cases in one isolated worker that is kept: for test sessions, fuzzing, attribution and verification."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ Task = Callable[[CaseTask, Report], Outcome | Last[Outcome]]
 
 
 class Isolated:
-    """One worker process, replaced when a case breaks it; a context manager.
+    """A context manager that has one worker process, and replaces it when a case breaks it.
 
-    It owns GPU `place` modulo the number of GPUs, where there is one. `task` is what the worker runs, for tests.
+    If there are GPUs, the worker sees only GPU `place` modulo their number. `prepare` is the subject that the worker
+    loads when it starts. `task` is the function that the worker runs; tests replace it.
     """
 
     def __init__(
@@ -51,7 +52,10 @@ class Isolated:
         self._caches.__exit__(kind, error, trace)
 
     def run(self, case: Case, subject: str, options: Options | None = None, keep: Path | None = None) -> Outcome:
-        """The outcome of one case, however it ended. Raises InputError for an unknown subject."""
+        """The outcome of one case, however it ended.
+
+        Raises InputError if the subject is unknown, or if the worker cannot start.
+        """
         subjects.get(subject)
         task = CaseTask(case, subject, options, keep)
         ended: list[Outcome | Lost] = []

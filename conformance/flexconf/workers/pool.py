@@ -1,8 +1,9 @@
-"""Work that may take its process down, in spawned workers with a time limit.
+"""Runs tasks that may kill their process, in spawned workers with a time limit.
 
-A signal, an exit, a hang or an exception inside a task is that task's result and nothing else's: the worker is
-replaced and the other tasks go on. Every worker has a pipe of its own, which outlives it: the last stage that a task
-announced is known however it died, and no lock is shared that a dying process could hold.
+A signal, an exit, a hang or an exception inside a task becomes the result of that task and does not affect others: the
+worker is replaced, and the other tasks go on. Every worker has a pipe of its own, which outlives the worker. So the
+last stage that a task announced is known however the task died, and workers share no lock that a dying process could
+hold.
 """
 
 from __future__ import annotations
@@ -44,10 +45,10 @@ _LOG = 20_000
 class Lost:
     """How a task ended without a result.
 
-    `how`: "signal SIGSEGV", "exit code 1", "time limit of 60 s" or an exception's name; `kind`: signal, exit, timeout
-    or exception. `stage`: the last that the task announced, or "" when it announced none. `detail`: the end of what
-    the task wrote to stdout and stderr, or the exception's text, as one line. `error`: the exception, where there is
-    one that can be pickled. `log`: more of what the task wrote, as it was written.
+    `how`: "signal SIGSEGV", "exit code 1", "time limit of 60 s" or the name of an exception. `kind`: signal, exit,
+    timeout or exception. `stage`: the last stage that the task announced, or "" if it announced none. `detail`: the
+    exception's text, or else the end of the task's stdout and stderr, as one line. `error`: the exception, if there is
+    one and it can be pickled. `log`: a longer end of the task's stdout and stderr, as written.
     """
 
     kind: str
@@ -59,25 +60,25 @@ class Lost:
 
 
 def describe(lost: Lost) -> str:
-    """One sentence: how it ended, where, and the last words."""
+    """One sentence: how the task ended, in which stage, and the end of its output."""
     at = f" during {lost.stage}" if lost.stage else ""
     said = f": {lost.detail}" if lost.detail else ""
     return f"ended by {lost.how}{at}{said}" if lost.kind != "exception" else f"{lost.how}{at}{said}"
 
 
 def is_illegal_access(lost: Lost) -> bool:
-    """Whether the task died of touching memory that is not its own."""
+    """Whether the task died of an illegal memory access, on the CPU or on the GPU."""
     return lost.how in ("signal SIGSEGV", "signal SIGBUS") or "illegal memory access" in lost.detail
 
 
 def default_workers() -> int:
-    """The number of CPUs this process may use."""
+    """The number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
 class Last(Generic[R]):
-    """A task returns `Last(result)` to say that its process must not be used again: its CUDA context is broken, say."""
+    """A task returns `Last(result)` if its process must not be used again, for example after a permanent CUDA error."""
 
     result: R
 
@@ -92,21 +93,21 @@ def run_many(
     prepare: Callable[[], None] | None = None,
     environments: Sequence[Mapping[str, str]] = (),
 ) -> None:
-    """Run `function(payload, report)` for every payload and hand each result, or a Lost, to `on_result` as it comes.
+    """Runs `function(payload, report)` for every payload, and passes each result or Lost to `on_result` as it comes.
 
-    A `Crew` for one list of payloads; see there.
+    It uses a `Crew` for this one list of payloads. The arguments and errors are those of `Crew` and `Crew.run`.
     """
     with Crew(function, workers=workers, time_limit=time_limit, prepare=prepare, environments=environments) as crew:
         crew.run(payloads, on_result)
 
 
 class Crew(Generic[T, R]):
-    """Worker processes that outlive one list of payloads; a context manager.
+    """A context manager that has worker processes, for any number of lists of payloads.
 
-    `function(payload, report)` and `prepare` are module-level functions; `prepare` runs once in every new worker, and
-    `report(stage)` announces a stage. `time_limit` is in seconds of wall clock a task. Worker n, and whoever replaces
-    it, is started with the variables of `environments[n % len(environments)]` set: that is how it gets its GPU.
-    Workers start when they are first needed.
+    `function(payload, report)` and `prepare` must be module-level functions. `prepare` runs once in every new worker,
+    and `report(stage)` announces a stage. `time_limit` is the wall-clock limit per task, in seconds. Worker n, and
+    every worker that replaces it, starts with the variables of `environments[n % len(environments)]` set; they assign
+    its GPU. Workers start when they are first needed. Raises ValueError for fewer than 1 worker.
     """
 
     def __init__(
@@ -135,9 +136,9 @@ class Crew(Generic[T, R]):
         self.close()
 
     def run(self, payloads: Sequence[T], on_result: Callable[[T, R | Lost], None]) -> None:
-        """Run every payload and hand its result, or a Lost, to `on_result` as it comes, once, in this process.
+        """Runs every payload, and calls `on_result` once for each, in this process, with its result or a Lost.
 
-        Raises InputError when a worker cannot start, which is the installation's fault and no task's. After an
+        Raises InputError if a worker cannot start: then the installation is broken, and no task is to blame. After an
         exception the crew is closed.
         """
         waiting = deque(range(len(payloads)))
@@ -161,7 +162,7 @@ class Crew(Generic[T, R]):
             raise
 
     def close(self) -> None:
-        """End all workers."""
+        """Kills all workers, and removes their logs."""
         for worker in self._crew():
             self._dismiss(worker)
         deadline = time.monotonic() + _DEATH_LIMIT
@@ -180,7 +181,7 @@ class Crew(Generic[T, R]):
                 self._places[place] = _Worker(Path(self._folder.name), *self._start, environment)
 
     def _dismiss(self, worker: _Worker) -> None:
-        # A process that is killed while its kernel spins on a GPU takes a while to die; nobody waits for it.
+        # A process that is killed while its kernel runs on a GPU takes a while to die. The others need not wait for it.
         self._places[self._places.index(worker)] = None
         worker.stop()
         self._dying = [w for w in self._dying if not w.bury(0.0)]
@@ -189,7 +190,7 @@ class Crew(Generic[T, R]):
 
 
 class _Worker:
-    """A process, its pipe, and the task that it is at."""
+    """A worker process, its pipe, and its current task."""
 
     def __init__(
         self,
@@ -221,20 +222,24 @@ class _Worker:
         theirs.close()
 
     def handles(self) -> list[Connection | int]:
-        """What becomes ready when there is something to attend to."""
+        """The handles to wait for. One of them becomes ready when `attend` has something to do."""
         return [self.connection, self.process.sentinel]
 
     def assign(self, index: int, payload: object) -> None:
-        """Give it a task; its time runs from now."""
+        """Gives the worker a task. The task's time limit counts from now."""
         self.task, self.begun, self.stage = index, False, ""
         self.offset = self.log.stat().st_size
         self.deadline = time.monotonic() + self.time_limit
-        with contextlib.suppress(BrokenPipeError):  # it died while idle; `unbegun` gives the task back
+        with contextlib.suppress(BrokenPipeError):  # the worker died while idle; `unbegun` returns the task
             self.connection.send(payload)
 
     def attend(self) -> Iterator[tuple[int, Any]]:
-        """Read what it has sent, and see whether it is dead or late; yields its task's result, if it ended."""
-        dead = not self.process.is_alive()  # asked first: what it sent before it died is then in the pipe
+        """Reads the worker's messages and checks whether it is dead or late.
+
+        Yields (index of the task, result or Lost) if the task has ended. Raises InputError if the worker could not
+        start.
+        """
+        dead = not self.process.is_alive()  # checked first: a dead worker's messages are then all in the pipe
         closed = False
         while not closed and self.connection.poll():
             try:
@@ -286,25 +291,25 @@ class _Worker:
         return index, ended
 
     def unbegun(self) -> list[int]:
-        """The task that a dead worker was given but never saw."""
+        """The indices of tasks that a dead worker was given but never began: at most one."""
         return [self.task] if self.task is not None else []
 
     def _last_words(self) -> str:
         return " ".join(self._written()[-_TAIL:].split())
 
     def _written(self) -> str:
-        """What it has written since it was given its task."""
+        """The text that the worker has written to stdout and stderr since it was given its task."""
         with self.log.open("rb") as file:
             file.seek(self.offset)
             return file.read().decode(errors="replace")
 
     def stop(self) -> None:
-        """Kill it, if it lives, and hear no more of it."""
+        """Kills the worker if it is alive, and closes the pipe."""
         self.process.kill()
         self.connection.close()
 
     def bury(self, patience: float) -> bool:
-        """Wait up to `patience` seconds for its death; whether it is dead."""
+        """Waits up to `patience` seconds for the worker's death. Returns whether it is dead."""
         self.process.join(patience)
         return not self.process.is_alive()
 
@@ -319,7 +324,10 @@ def _cause(code: int | None) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """A process started here ignores Ctrl-C from its first instruction; its parent decides when it stops."""
+    """Makes a process that starts in the context ignore Ctrl-C from its first instruction. The parent ends it.
+
+    Works in the main thread only; in another thread it changes nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -332,7 +340,7 @@ def _uninterrupted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """A process started here sees these variables; this one has its own back afterwards."""
+    """Sets environment variables for a process that starts in the context, and restores this process's afterwards."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -348,7 +356,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 def _work(
     connection: Connection, log: str, function: Callable[[Any, Report], Any], prepare: Callable[[], None] | None
 ) -> None:
-    """The life of a worker. Its output goes to a file, so that a dying compiler cannot spoil the screen."""
+    """The main function of a worker. Its output goes to a file, so a dying compiler prints nothing on the terminal."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     handle = os.open(log, os.O_WRONLY | os.O_APPEND)
@@ -376,12 +384,12 @@ def _work(
             message = pickle.dumps(("failed", (type(error).__name__, str(error), _portable(error))))
         connection.send_bytes(message)
         if last:
-            # Nothing of this process is to be trusted, its own ways of ending included.
+            # Nothing in this process can be trusted, not even its exit handlers.
             os._exit(0)
 
 
 def _portable(error: BaseException) -> BaseException | None:
-    """The exception, when it survives the way to another process."""
+    """`error` if it can be pickled and unpickled, else None."""
     try:
         return error if isinstance(pickle.loads(pickle.dumps(error)), type(error)) else None
     except Exception:

@@ -1,4 +1,4 @@
-"""One case on one subject as a task of a worker: how the worker is prepared, and which outcome a lost one comes to."""
+"""One case on one subject as a task of a worker: preparing the worker, running the case, the outcome of a lost task."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     from flexconf.subjects.trial import Options
 
 GPU_TIME_LIMIT = 180.0
-"""Seconds for a case on a GPU, whose kernel several processes may be compiling at once."""
+"""Seconds for a case on a GPU. It is long, since several processes may compile kernels at once."""
 
 
 @dataclass(frozen=True)
 class CaseTask:
-    """One case on one subject, as it travels to a worker; `options` None for the defaults, `keep` as in `run_case`."""
+    """One case on one subject, as it is sent to a worker.
+
+    If `options` is None, the defaults apply. `keep` is as in `run_case`.
+    """
 
     case: Case
     subject: str
@@ -33,21 +36,26 @@ class CaseTask:
 
 
 def limit_for(subject: str) -> float:
-    """Seconds that a case may take on `subject`, unless the user says otherwise."""
+    """The default time limit of a case on `subject`, in seconds. Raises InputError if the subject is unknown."""
     return pool.DEFAULT_TIME_LIMIT if subjects.get(subject).device == "cpu" else GPU_TIME_LIMIT
 
 
 def environments(subject: str, workers: int, variables: Mapping[str, str]) -> list[dict[str, str]]:
-    """What each worker is started with: the run's compile caches, and one GPU, chosen round robin."""
+    """The environment variables that each worker starts with.
+
+    They are `variables` (the run's compile caches), and one GPU, chosen round robin. A subject that runs on a CPU only
+    gets no GPU; the list then has one entry, which all workers share.
+    """
     if subjects.get(subject).device == "cpu":
         return [dict(variables)]
     return [{**variables, **devices.assign(place)} for place in range(workers)]
 
 
 def prepare_worker(subject: str = "reference.host") -> None:
-    """Import what every case needs, once a worker; one thread each, since workers share the cores.
+    """Prepares a new worker: imports the modules that every case on `subject` needs, and limits torch to one thread.
 
-    The planted fault that FLEXCONF_PLANT names is switched on for the worker's life.
+    Switches on the planted fault that FLEXCONF_PLANT names, and puts back the defects that FLEXFLASH_REVERT names, for
+    the life of the worker. Raises InputError if the subject, the fault or a defect is unknown.
     """
     from flexconf.subjects import trial
 
@@ -58,7 +66,7 @@ def prepare_worker(subject: str = "reference.host") -> None:
 
 
 def run_task(task: CaseTask, report: Report) -> Outcome | Last[Outcome]:
-    """In the worker: one case. A process whose CUDA context is broken is not used again."""
+    """Runs one case, in the worker. Returns a Last if the CUDA context is broken, so that the process ends."""
     from flexconf.subjects import trial
 
     outcome = subjects.get(task.subject).run(task.case, task.options, report, task.keep)
@@ -66,13 +74,13 @@ def run_task(task: CaseTask, report: Report) -> Outcome | Last[Outcome]:
 
 
 def of_lost(task: CaseTask, lost: Lost) -> Outcome:
-    """The outcome of a case whose worker gave no result."""
+    """The outcome of a case whose task ended without a result."""
     symptom = Symptom.TIMEOUT if lost.kind == "timeout" else Symptom.CRASH
     if pool.is_illegal_access(lost):
         symptom = Symptom.ILLEGAL_ACCESS
     if isinstance(lost.error, InputError):
         symptom = Symptom.MISSING
-    # Making inputs and a bad input come before the first stage.
+    # Inputs are made, and a bad input is found, before the first stage.
     stages = {**{str(s): s for s in Stage}, "oracle": Stage.OUTPUT}
     stage = Stage.TRACE if symptom is Symptom.MISSING else stages.get(lost.stage, Stage.TRACE)
     message = pool.describe(replace(lost, how="InputError") if isinstance(lost.error, InputError) else lost)
