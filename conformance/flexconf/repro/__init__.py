@@ -1,8 +1,8 @@
 """Renders a finding as a standalone script, ready to be pasted into an issue.
 
-The script of a production lowering needs torch and the library at fault only. It computes the float64 reference itself,
-one score at a time, from the same source of the mods, and compares with a bound from the oracle. It exits with 1 while
-the defect is there, 0 when it is gone, 2 when it cannot run.
+If possible, the script needs only torch and the library at fault. It then computes the float64 reference itself, one
+score at a time, from the same source of the mods, and compares with a bound from the oracle. Otherwise it runs the case
+through this project. It exits with 1 while the defect is there, 0 when it is gone, 2 when it cannot run.
 """
 
 from __future__ import annotations

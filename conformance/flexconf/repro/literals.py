@@ -20,7 +20,7 @@ from flexconf.language import layouts
 
 __all__ = ["captures", "nested", "number", "qkv"]
 
-_LITERAL = {True: 4, False: 16}  # the most elements of a tensor that are written one by one: of floats, of others
+_LITERAL = {True: 4, False: 16}  # whether floats -> the most elements of a tensor that are written one by one
 _LISTED = 64  # the same with `exact`
 _PACKED_WIDTH = 96
 

@@ -1,4 +1,4 @@
-"""Scripts for the reference lowering. With flash-attn-4 the script does without this project, elsewhere it needs it."""
+"""Scripts for the reference lowering. The script for flash-attn-4 does not need this project; the others do."""
 
 from __future__ import annotations
 

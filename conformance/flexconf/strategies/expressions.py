@@ -372,9 +372,9 @@ def _kept_integer(x: Term, lo: float, hi: float) -> Term:
 
 
 def small(draw: Draw, x: Term) -> Term:
-    """`x`, kept small enough that it does not drown a score to which it is added. An integer becomes a remainder.
+    """`x`, kept small enough that it does not hide a score to which it is added. An integer becomes a remainder.
 
-    The limit is 100 in two of three draws: with the other limit, a term can be large enough to drown a score.
+    The limit is 100 in two of three draws, because a term of the other limit's size still hides a score.
     """
     most = one(draw, (100, 100, _NICE))
     if x.is_integer and not x.within(-most, most):

@@ -27,7 +27,7 @@ _KINDS = tuple(kind for kind, (_, often) in _FOCI.items() for _ in range(often))
 def focus(draw: Draw, scope: Scope) -> tuple[Term, ...]:
     """The terms of one focus, drawn by the weights in `_FOCI`: several if they share operands, () if the draw fails.
 
-    The terms are kept small enough that they do not drown the expression to which they are added.
+    The terms are kept small enough that they do not hide the expression to which they are added.
     """
     found = _FOCI[one(draw, _KINDS)][0](draw, scope)
     terms = () if found is None else (found,) if isinstance(found, Term) else found

@@ -1,7 +1,8 @@
 """Draws indices with one operand that is the same for all keys of a vector, and another operand that differs.
 
 A lowering that loads once per vector must look at all operands. The index in `table[torch.where(kv % 2 == 0, h, b)]`
-differs by lane although both branches are the same in all lanes. In `table[q % (kv + 1)]`, the dividend is the same.
+differs by lane, although both branches are the same in all lanes. So does the index in `table[q % (kv + 1)]`, although
+the dividend is the same.
 """
 
 from __future__ import annotations

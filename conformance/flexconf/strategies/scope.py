@@ -42,7 +42,7 @@ class Scope:
         return [*([self.score()] * 2 if self.kind == "score" else []), *self.variables, *found]
 
     def score(self) -> Term:
-        """The score. Its range is an upper limit, because an index may be computed from the score."""
+        """The score. Its range has a wide margin, because an index may be computed from the score."""
         p = self.problem
         if p.qkv in _SPREAD:
             most = _DEVIATIONS * math.sqrt(p.D) * _SPREAD[p.qkv] ** 2
