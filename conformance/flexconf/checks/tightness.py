@@ -96,10 +96,10 @@ class Figure:
     """The tightness of the bounds of one operation over a dense sample.
 
     `points` counts the results with a finite value and bound. `bounded` counts those with a bound that is not 0; the
-    others are exact. `rounded` is the largest error of the correctly rounded result, over its bound. `widest` is the
-    widest bound in ulp of the result, over results that are not flushed to 0. `carried` is for an inexact operand. It
-    is the largest error of a correct result over its bound, as the median over all results; of two operands, the one
-    with the smaller median counts. The last three are None if no result is bounded.
+    others are exact. `rounded` is the largest error of the correctly rounded result over its bound, and `widest` is the
+    widest bound in ulp of the result. Both consider only float operands, and results too large to be flushed to 0.
+    `carried` is for an inexact operand: the largest error of a correct result over its bound, as the median over all
+    results. Of two operands, the one with the smaller median counts. The last three are None if no result qualifies.
     """
 
     points: int

@@ -38,7 +38,7 @@ class Failure:
 
 
 def discarded(outcome: Outcome) -> str:
-    """Why the outcome of an example proves nothing. Returns "" if it does: a wrong result always proves something."""
+    """Why the outcome of an example proves nothing. Returns "" if it proves something, as every wrong result does."""
     if outcome.open:
         return outcome.open
     if outcome.symptom is Symptom.REFUSED and outcome.stage is Stage.ELIGIBILITY:
@@ -58,7 +58,7 @@ def defect_type(family: str) -> type[Defect]:
 
 
 class OutOfTime(BaseException):
-    """The time is up. It derives from BaseException, so that Hypothesis does not take it for a failure of the test."""
+    """Generation or shrinking is to end. As a BaseException, Hypothesis does not take it for a failure of the test."""
 
 
 class Broken(BaseException):

@@ -17,7 +17,7 @@ class Value:
     """An expression: a tensor of `dtype`, or the Python number `number` (dtype None).
 
     Its values lie in [low, high]; the ends are infinite if unknown. `rank` counts the dimensions still to be indexed.
-    `capture` is the name of a capture that is read, `places` its indices as text, and `kinds` their kinds (`kinds`).
+    `capture` names the capture that is read, `places` are its indices as text, and `kinds` are their kinds.
     `variable`: it is b, h, q or kv itself. `loaded`: it depends on a capture. `lane`: it differs within a vector,
     because it depends on kv or the score. `zero`: it is a 0-dim capture.
     """

@@ -1,4 +1,4 @@
-"""Whole cases."""
+"""Draws whole cases."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ Draw = Callable[[st.SearchStrategy[Any]], Any]
 def one(draw: Draw, among: Iterable[T]) -> T:
     """One of the options, which must be hashable. Hypothesis shrinks towards the first."""
     options = tuple(among)
-    found: T = draw(_sampled(options, tuple(map(type, options))))  # 1 and True are equal
+    found: T = draw(_sampled(options, tuple(map(type, options))))  # types tell 1 from True
     return found
 
 

@@ -114,7 +114,7 @@ _DIVISIONS = {"x // y": "//", "x % y": "%"}
 
 
 def focus(draw: Draw, scope: Scope) -> Term | None:
-    """One operation on one dtype, on operands that are likely to show faults. Pairs are drawn by `_weight`.
+    """One operation on one dtype, on operands that are likely to show faults. `_weight` gives the weight of a pair.
 
     Random expressions are mostly sums; this draw takes every operation often. Returns None if there is no such pair, or
     no term for it.
