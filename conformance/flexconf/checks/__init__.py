@@ -1,1 +1,1 @@
-"""What is asked beside whole runs: a user's own mod, each operation, relations between cases, whose fault it is."""
+"""Checks beside whole runs: a user's own mod, single operations, relations between runs, attribution of failures."""

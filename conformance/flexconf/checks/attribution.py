@@ -1,8 +1,8 @@
-"""Who is wrong? A case that fails is run again on other layers; the first that is wrong is named, in a sentence.
+"""Attributes a failure: a failing case runs again on other layers, and a sentence names the layer to blame.
 
-The same rendered text runs alone, on the CPU, in a plain kernel and in flash-attn-4; beside them stand PyTorch's own
-lowerings of the same mods. Which of them are right and which are wrong says where the fault lies, and never more than
-what was run can say.
+The rendered text of the reference runs as mods alone, in attention on the CPU, in a plain GPU kernel, and in
+flash-attn-4. PyTorch's own lowerings run the same mods. The layers that are right and wrong show where the fault lies.
+An attribution never claims more than these runs can show.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ CODEGEN, FLASH, TRITON, EAGER = "torch-codegen", "torch-flash", "torch-triton", 
 REFERENCE = (MODS, HOST, SIMT, FA4)
 LAYERS = (*REFERENCE, CODEGEN, FLASH, TRITON, EAGER)
 STAND_INS = "torch-codegen with the reference's functions"
-"""What torch-codegen is where the reference's functions stand in for CuTe's own: a witness, and no subject."""
+"""torch-codegen with the reference's functions in the place of CuTe's. It is a witness only, not a subject."""
 NONE = "not reproduced"
 _BEFORE_A_KERNEL = (Stage.TRACE, Stage.ELIGIBILITY, Stage.RENDER)
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """`layer` is where the fault lies, `sentence` says so and why, `evidence` is "stage/symptom" of what was run.
+    """An attribution: the `layer` with the fault, a `sentence` that gives the reason, and the `evidence`.
+
+    The evidence maps every layer that was run to its "stage/symptom".
 
     Layers: codegen, lowering, block lists, GPU compiler, simt kernel, flash-attn-4, CuTe, torch-codegen, torch-flash,
     torch-triton, torch-eager, oracle, not reproduced, undecided.
@@ -45,9 +47,9 @@ class Attribution:
 
 
 def attribute(subject: str, observed: Mapping[str, Outcome | None]) -> Attribution:
-    """The layer to blame for the failure of `subject`, from what was observed of the layers; None is "not run".
+    """The layer to blame for the failure of `subject`, according to the outcomes of the layers.
 
-    `observed` holds `subject` itself, and may hold STAND_INS. A pure function.
+    `observed` holds `subject` itself, and may hold STAND_INS. None means that a layer was not run. A pure function.
     """
     seen = _Seen({name: outcome for name, outcome in observed.items() if outcome is not None})
     if subject not in seen.outcomes:
@@ -63,10 +65,10 @@ def attribute(subject: str, observed: Mapping[str, Outcome | None]) -> Attributi
 
 
 def investigate(case: Case, subject: str, run: Callable[[Case, str], Outcome], available: Sequence[str]) -> Attribution:
-    """Run `case` again on `subject` and on as many other layers as it takes, and attribute.
+    """Run `case` again on `subject` and on as many other layers as needed, and attribute the failure.
 
-    `run(case, subject)` gives an outcome however the case ended; `available` are the subjects that can run here, and
-    STAND_INS where `run` takes it. Raises InputError for a case that is itself at fault.
+    `run(case, subject)` returns an outcome however the case ends. `available` are the subjects that can run here, and
+    STAND_INS if `run` accepts it. Raises InputError if the case itself is at fault.
     """
     observed: dict[str, Outcome | None] = {subject: run(case, subject)}
 
@@ -95,14 +97,17 @@ def investigate(case: Case, subject: str, run: Callable[[Case, str], Outcome], a
     if subject in (SIMT, FA4):
         look(HOST)
     if all(o is None or not o.ok for o in observed.values()):
-        look(HOST, EAGER)  # is anything right?
+        look(HOST, EAGER)  # to see whether any layer is right
     elif subject in (SIMT, FA4) and _is_right(observed[HOST]):
         look(SIMT, FA4)
     return attribute(subject, observed)
 
 
 def of_case(case: Case, subject: str, options: Options | None = None, time_limit: float | None = None) -> Attribution:
-    """Attribute what `case` does on `subject`, here, in an isolated worker. Raises InputError."""
+    """Attribute the failure of `case` on `subject` on this machine. It starts an isolated worker for the runs.
+
+    Raises InputError if the case itself is at fault.
+    """
     from flexconf.workers.isolated import Isolated
 
     with Isolated(time_limit=time_limit) as isolated:
@@ -112,7 +117,7 @@ def of_case(case: Case, subject: str, options: Options | None = None, time_limit
 def of_results(
     failed: Sequence[Result], options: Options | None = None, on_case: Callable[[], None] = lambda: None
 ) -> dict[str, Attribution]:
-    """The attribution of each failed result by its case's name; those that state a refusal are left out."""
+    """The attributions of failed results, by name of the case. Cases that expect a refusal are left out."""
     from flexconf.workers.isolated import Isolated
 
     found: dict[str, Attribution] = {}
@@ -126,12 +131,12 @@ def of_results(
 
 
 def in_worker(isolated: Isolated, case: Case, subject: str, options: Options | None) -> Attribution:
-    """Attribute what `case` does on `subject`, in a worker of the caller's."""
+    """Attribute the failure of `case` on `subject`, with runs in the worker `isolated`."""
     from flexconf import subjects
     from flexconf.subjects.trial import Options
 
     available = [name for name, s in subjects.SUBJECTS.items() if not s.why_not()]
-    # The witnesses are asked for the plain truth: approximate instructions and repeated launches are the subject's own.
+    # The other subjects run once and without fast_math: both options belong to the subject under test.
     plain = Options(vector_width=options.vector_width if options is not None else None)
 
     def run(case: Case, name: str) -> Outcome:
@@ -148,7 +153,7 @@ def _is_right(outcome: Outcome | None) -> bool:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What was run."""
+    """The outcomes of the layers that were run."""
 
     outcomes: Mapping[str, Outcome]
 
@@ -159,7 +164,7 @@ class _Seen:
         return name in self.outcomes and not self.outcomes[name].ok
 
     def how(self, name: str) -> str:
-        """Such as "wrong at output"."""
+        """The symptom and stage of a failure, such as "wrong at output"."""
         outcome = self.outcomes[name]
         return f"{outcome.symptom} at {outcome.stage}"
 

@@ -1,7 +1,8 @@
-"""Relations between runs that hold whatever the right answer is, so that no oracle has to be believed.
+"""Metamorphic relations: relations between runs that hold without knowing the right results.
 
-Each changes a case's inputs in a way whose effect on the results is known, runs both, and holds one against the other:
-bit for bit where the arithmetic is the same, and otherwise within what both may be off (docs/accuracy.md).
+A relation changes the inputs of a case in a way whose effect on the results is known. It runs both versions and
+compares the results: for equal bits if the arithmetic is the same, otherwise within the sum of the error bounds of both
+runs (docs/accuracy.md).
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ _CONSTANT = 2.0
 
 @dataclass(frozen=True)
 class Side:
-    """One run: its inputs and options, how its results are arranged like the original's, and what its LSE is ahead."""
+    """One changed run: its inputs and options.
+
+    `back(out, lse)` arranges its results like those of the original. `ahead` is how much larger its LSE must be.
+    """
 
     given: Inputs
     options: Options = field(default_factory=Options)
@@ -41,9 +45,10 @@ class Side:
 
 @dataclass(frozen=True)
 class Relation:
-    """One relation. `why_not` says why it says nothing about a case, "" when it does; `exact` asks for equal bits.
+    """One relation.
 
-    `sides` are the runs to be held against the original, each by itself, or merged by LSE when `merged`.
+    `why_not(case)` returns why it does not apply to a case, "" if it applies. `sides` makes the runs to compare with
+    the original: each alone or, if `merged`, merged by their LSE. `exact` asks for equal bits.
     """
 
     name: str
@@ -56,9 +61,9 @@ class Relation:
 
 @dataclass(frozen=True)
 class Related:
-    """What came of it: how many elements were compared, the largest difference over what is allowed, and why it failed.
+    """The result of a relation: the number of compared elements, and the largest difference over its bound.
 
-    `reason` is "" when the relation holds. A relation that does not apply compares nothing and says so in `skipped`.
+    `reason` says why the relation fails, "" if it does not. `skipped` says why it does not apply, "" if it applies.
     """
 
     relation: str
@@ -69,12 +74,12 @@ class Related:
 
     @property
     def holds(self) -> bool:
-        """Whether something was compared, and all of it agrees."""
+        """Whether elements were compared, and all of them agree."""
         return not self.reason and not self.skipped and self.elements > 0
 
 
 def check(case: Case, relation: str, subject: str = "reference.host") -> Related:
-    """Hold `case` to a relation on a CPU subject, in this process. Raises InputError for an unknown relation."""
+    """Check a relation for `case` on a CPU subject, in this process. Raises InputError for an unknown relation."""
     if relation not in RELATIONS:
         raise InputError(f"unknown relation {relation!r}; there are {', '.join(RELATIONS)}")
     rule = RELATIONS[relation]
@@ -125,7 +130,7 @@ def _close(relation: str, whole: Pair, results: list[Pair], bounds: list[Pair], 
     for pair, bound in zip(results, bounds, strict=True):
         for name, a, b, e in zip(("out", "lse"), whole, pair, bound, strict=True):
             same = (a == b) | (a.isnan() & b.isnan())
-            # Without a bound, an element may be anything.
+            # An element without a bound may have any value.
             sure = (decided.unsqueeze(-1) if name == "out" else decided) & (same | e.isfinite())
             ratio = torch.where(same, 0.0, (a - b).abs() / e)
             ratio = torch.where(sure, ratio.nan_to_num(nan=float("inf"), posinf=float("inf")), 0.0)
@@ -142,7 +147,7 @@ def _where(name: str, a: Tensor, b: Tensor, at: Tensor) -> str:
 
 
 def _merge(parts: list[Pair], bounds: list[Pair]) -> tuple[Pair, Pair]:
-    """The whole of two halves by their LSE, and what it may be off: first order, with both halves' errors."""
+    """(results merged from two halves by their LSE, their error bounds to first order, from the bounds of both)."""
     (o1, l1), (o2, l2) = parts
     (eo1, el1), (eo2, el2) = bounds
     lse = torch.logaddexp(l1, l2)
@@ -250,7 +255,7 @@ def _other_order(base: Inputs) -> list[Side]:
 
 
 def _backwards(count: Tensor, index: Tensor) -> Tensor:
-    """Every list from its last block to its first; what lies behind a list's end stays there."""
+    """The block indices with every list reversed. The entries behind the end of a list stay in place."""
     place = torch.arange(index.shape[-1], dtype=count.dtype).expand_as(index)
     last = count.unsqueeze(-1) - 1
     return index.gather(-1, torch.where(place <= last, last - place, place).long())
@@ -272,7 +277,7 @@ def _is_strided(case: Case) -> str:
 
 
 def _halves(base: Inputs) -> list[Side]:
-    """The first keys and the last, each with mods that still see the keys' own numbers."""
+    """The first half of the keys and the second. The mods of both still see the original key numbers."""
     keys = base.k.shape[2]
     cut = (keys + 1) // 2
     return [Side(_part(base, 0, cut)), Side(_part(base, cut, keys))]
@@ -283,7 +288,7 @@ def _part(base: Inputs, first: int, last: int) -> Inputs:
     if first:
         own, mask = base.score_mod, base.mask_mod
 
-        # Written out: FlexAttention counts a mod's parameters.
+        # The parameters are written out because FlexAttention counts the parameters of a mod.
         def score_there(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
             assert own is not None
             return own(score, b, h, q, kv + first)

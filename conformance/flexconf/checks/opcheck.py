@@ -1,7 +1,7 @@
-"""Every operation of L7.6, one by one: at each vector width, for every dtype it takes, on values that hurt.
+"""Checks every operation of L7.6: at each vector width, for every dtype that it takes, on difficult values.
 
-Operations run in the rendered mods of real kernels, several to a kernel (head h runs operation h). A float result is
-held against its certified float64 value and bound; an integer or boolean one must equal PyTorch's exactly.
+The operations run in the rendered mods of real kernels, several to a kernel (head h runs operation h). A float result
+must lie within the certified bound around its float64 value. An integer or bool result must equal PyTorch's exactly.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ GROUP = 8
 
 @dataclass(frozen=True)
 class Row:
-    """What was seen of one operation in one dtype.
+    """The result of checking one operation in one dtype.
 
-    `max_ulp`: the largest error in ulp of the result's nominal format; `ulps`: the operation's own figure in the
-    error model, with its `source`. `max_ratio`: the largest error over its certified bound, which also holds what
-    reaches the operation through its argument; 1 is the limit. `rounded` and `widest`: how tight the bound is, over a
-    dense sample (`tightness.Figure`); None where nothing has a bound. `explained`: why it is no tighter, or nothing.
+    `max_ulp` is the largest error in ulp of the result's nominal format. `ulps` is the operation's own figure in the
+    error model, and `source` its source. `max_ratio` is the largest error over its certified bound; the limit is 1. The
+    bound includes errors that reach the operation through its argument. `verdict` is "ok" or says what failed.
+    `rounded` and `widest` say how tight the bound is over a dense sample (`tightness.Figure`), None if no result has a
+    bound. `explained` says why the bound is not tighter, "" if that needs no explanation.
     """
 
     name: str
@@ -59,7 +60,7 @@ class Row:
 
     @property
     def passed(self) -> bool:
-        """Whether every element was within its bound, and some were compared."""
+        """Whether elements were compared, and all of them are within their bounds."""
         return self.verdict == "ok"
 
     def to_json(self) -> dict[str, Any]:
@@ -78,7 +79,7 @@ _ALIASES = {
 
 @dataclass(frozen=True)
 class Group:
-    """Operations on one dtype that share a kernel, and the first of them in `plan`'s order."""
+    """Operations on one dtype that share a kernel."""
 
     dtype: str
     operations: tuple[Operation, ...]
@@ -90,7 +91,10 @@ class Group:
 
 
 def plan(names: Sequence[str] = ()) -> list[Group]:
-    """All operations by dtype, in groups that share a kernel. `names` selects; an unknown one raises InputError."""
+    """The operations by dtype, in groups that share a kernel: all, or those with the given names.
+
+    Raises InputError for an unknown name.
+    """
     known = {o.name for o in OPERATIONS}
     for name in names:
         if name not in known:
@@ -98,7 +102,7 @@ def plan(names: Sequence[str] = ()) -> list[Group]:
     groups = []
     for dtype in ALL:
         chosen = [o for o in OPERATIONS if dtype in o.dtypes and (not names or o.name in names)]
-        # Results that must be exact and results that have a bound are checked differently.
+        # Exact results and results with a bound are checked differently.
         for subset in ([o for o in chosen if not _is_float(o, dtype)], [o for o in chosen if _is_float(o, dtype)]):
             groups += [Group(dtype, tuple(subset[i : i + GROUP])) for i in range(0, len(subset), GROUP)]
     return groups
@@ -111,7 +115,10 @@ def run(
     time_limit: float = 300.0,
     on_group: Callable[[], None] = lambda: None,
 ) -> list[Row]:
-    """Check groups in isolated workers; rows in the order of `groups`. A group that kills its worker fails as one."""
+    """Check groups in isolated workers. Returns the rows in the order of `groups`.
+
+    If a group kills its worker, all its operations fail.
+    """
     done: dict[str, list[Row]] = {}
 
     def take(group: Group, ended: list[Row] | Lost) -> None:
@@ -149,7 +156,7 @@ def _run_group(group: Group, report: Report) -> list[Row]:
 
 
 def check_group(group: Group, widths: Sequence[int] = VECTOR_WIDTHS) -> list[Row]:
-    """Check the operations of a group at every width; one kernel a width, each alone when the kernel fails."""
+    """Check the operations of a group at every vector width. If the shared kernel fails, each one runs alone."""
     try:
         return _check(group, widths)
     except Exception as error:  # the compiler's errors have no common base
@@ -163,7 +170,7 @@ def check_group(group: Group, widths: Sequence[int] = VECTOR_WIDTHS) -> list[Row
 def _check(group: Group, widths: Sequence[int]) -> list[Row]:
     captures = {"x": operand_values(group.dtype)}
     queries, keys = len(captures["x"]), len(captures["x"])
-    for kind in Y_KINDS:  # the shorter lists are repeated, so that one shape serves every operation
+    for kind in Y_KINDS:  # shorter lists are repeated, so that all operations have one shape
         y = operand_values(group.dtype, kind)
         assert len(y) <= queries, f"{kind}: {len(y)} operands, of which {queries} would be used"
         captures[f"y_{kind}"] = y.repeat(-(-queries // len(y)))[:queries]
@@ -202,7 +209,12 @@ def _judge(
     floats: bool,
     nominal: torch.dtype,
 ) -> Row:
-    """`value` and `error` (queries, keys): the certified result, or for exact operations 0 where they are equal."""
+    """The row of one operation, from its `results` at each width, (queries, keys) like `value` and `error`.
+
+    `value` and `error` are the certified value and bound of the text by `_text`. That is the operation itself, or for
+    an exact operation 0 where it equals PyTorch's result and 1 elsewhere, or in float64 the distance from PyTorch's
+    result in ulp.
+    """
     decided = error.isfinite()
     worst, ratio, verdict = 0.0, 0.0, "ok"
     for width, result in zip(widths, results, strict=True):
@@ -245,7 +257,7 @@ def _text(group: Group, captures: dict[str, Tensor], floats: bool) -> str:
         if not floats:
             lines.append(f"s{i} = torch.where(r{i} == want{i}[q, kv], 0.0, 1.0)")
         elif f"per_ulp{i}" in captures:
-            # float64 does not fit the score: its distance from PyTorch's own result, in ulp of float64, does.
+            # A float64 value does not fit into the score. Its distance from PyTorch's result, in float64 ulp, does.
             lines.append(f"s{i} = ((r{i} - want{i}[q, kv]) * per_ulp{i}[q, kv]).to(torch.float32)")
         else:
             lines.append(f"s{i} = r{i}.to(torch.float32)")
@@ -261,7 +273,7 @@ def _over_captures(operation: Operation) -> str:
 
 
 def _eager(operation: Operation, captures: dict[str, Tensor], queries: int, keys: int) -> Tensor:
-    """PyTorch's own result (queries, keys), in its own dtype."""
+    """PyTorch's result (queries, keys), in its own dtype."""
     given = {name: captures[name] for name in ("x", f"y_{operation.y}")}
     text = _over_captures(operation)
     given = {name: given[name] for name in modtext.free_names(text)}

@@ -1,4 +1,4 @@
-"""The values that operations are asked about: those that hurt, as far as the operation is defined on them."""
+"""The operand values for checks of operations: difficult values, as far as the operation is defined on them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FLOATS = (
 
 
 def operand_values(dtype: str, kind: str = "any") -> Tensor:
-    """The operands: negatives, zeros, halves, infinities, NaN and the ends of the range, as far as `kind` allows."""
+    """The operand values: negatives, zeros, halves, infinities, NaN, the ends of the range, as far as `kind` allows."""
     torch_dtype = getattr(torch, dtype)
     if dtype == "bool":
         return torch.tensor([True, False, False, True] * 4)
@@ -31,7 +31,7 @@ def operand_values(dtype: str, kind: str = "any") -> Tensor:
         return torch.tensor(chosen, dtype=torch.float64).to(torch_dtype)
     limits = torch.iinfo(torch_dtype)
     if kind == "shift":
-        # Also by the width of the type and by more, which is as defined in PyTorch as the rest.
+        # PyTorch also defines shifts by the width of the dtype and by more.
         amounts = {0, 1, 2, 3, 5, 7, 31, 33, 63, 100, limits.bits - 1, limits.bits, limits.bits + 1}
         return torch.tensor(sorted(amounts)).to(torch_dtype)
     if kind == "power":
@@ -40,7 +40,7 @@ def operand_values(dtype: str, kind: str = "any") -> Tensor:
     if limits.min < 0:
         small += [-1, -2, -3, -5, -7, -8, -31, -100, -127]
     if kind == "nonzero":
-        # The lowest value divided by -1 is no integer of the type, and -1 would meet it; -2 and -3 remain.
+        # Every x meets every y, and the quotient of the lowest value by -1 overflows. So -1 is left out.
         return torch.tensor([v for v in small if v not in (0, -1)], dtype=torch_dtype)
     if kind == "close":
         return torch.tensor([1, 2, 3], dtype=torch_dtype)
@@ -48,7 +48,7 @@ def operand_values(dtype: str, kind: str = "any") -> Tensor:
 
 
 def ulp_of(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """The spacing of `dtype` at `value`, as float64; 1 for a value that is not finite."""
+    """The spacing of `dtype` at `value`, in float64. It is 1 if the value is not finite."""
     info = torch.finfo(dtype)
     size = value.double().abs().clamp(min=info.tiny)
     exponent = torch.frexp(size).exponent - 1

@@ -1,4 +1,4 @@
-"""A mod that is not in the catalogue: typed on the command line, or a user's own function."""
+"""Checks a mod that is not in the catalogue: typed on the command line, or a user's own function."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ _USERS_FAULT = (Stage.TRACE, Stage.ELIGIBILITY, Stage.RENDER)
 
 @dataclass(frozen=True)
 class CheckTask:
-    """A case whose mods may be functions to import; `path` goes in front of the worker's sys.path."""
+    """A case whose mods may be functions to import: `functions` holds (kind, "module:function") of each.
+
+    `path` goes in front of the worker's sys.path.
+    """
 
     case: Case
     functions: tuple[tuple[modtext.Kind, str], ...]
@@ -52,7 +55,10 @@ def task(
     subject: str = "reference.host",
     options: Options | None = None,
 ) -> CheckTask:
-    """The task for mods given as text or as `module:function`. Raises InputError for anything that cannot be run."""
+    """The task for mods given as text or as `module:function`. `buffers` are the specs of captures.
+
+    Raises InputError if no mod is given, a mod or a spec is not valid, or captures are missing or not read.
+    """
     if score_mod is None and mask_mod is None:
         raise InputError("nothing to check; give a score_mod, or a mask_mod with --mask")
     texts: dict[modtext.Kind, str | None] = {"score": score_mod, "mask": mask_mod}
@@ -79,7 +85,7 @@ def task(
     case = Case(
         name="check",
         about="checked from the command line",
-        # A function stands in the case as the identity, so that the case is whole; the worker puts the function in.
+        # The case has the identity in the place of a function, so that it is complete. The worker inserts the function.
         score_mod=texts["score"] or ("score" if not texts["mask"] else None),
         mask_mod=texts["mask"],
         captures=captures,
@@ -90,7 +96,7 @@ def task(
 
 
 def check(what: CheckTask, time_limit: float | None = None) -> Result:
-    """Run the task in an isolated worker. Raises InputError when the mods or the problem are at fault."""
+    """Run the task in an isolated worker. Raises InputError if the mods or the problem are at fault."""
     subject = subjects.require(what.subject)
     if what.functions and subject.on_gpu:
         raise InputError(
@@ -110,7 +116,7 @@ _DOING = {Stage.TRACE: "tracing", Stage.ELIGIBILITY: "checking the inputs", Stag
 
 
 def kernel_text(what: CheckTask, time_limit: float | None = None) -> str:
-    """The text that the task's mods render to, made in an isolated worker. Raises InputError."""
+    """The rendered kernel text of the task's mods, made in an isolated worker. Raises InputError if rendering fails."""
     ended = _in_a_worker(what, run_render, time_limit)
     if isinstance(ended, Lost):
         raise InputError(f"it could not be rendered: {pool.describe(ended)}")
@@ -138,12 +144,12 @@ def _in_a_worker(
 
 
 def _unnamed(error: InputError) -> InputError:
-    """Without the name of a case that only the command line has made."""
+    """The error without the name of the case, which the user did not give."""
     return InputError(str(error).removeprefix("case 'check': "))
 
 
 def run_check(what: CheckTask, report: Report) -> Outcome:
-    """In the worker: import the functions, make the inputs, run."""
+    """Runs in the worker: imports the functions, makes the inputs, tries them in PyTorch, and runs the case."""
     report("inputs")
     given = _inputs(what)
     report("a trial in PyTorch")
@@ -152,7 +158,7 @@ def run_check(what: CheckTask, report: Report) -> Outcome:
 
 
 def run_render(what: CheckTask, report: Report) -> str:
-    """In the worker: import the functions, make the inputs, lower."""
+    """Runs in the worker: imports the functions, makes the inputs, and lowers the case. Returns the kernel text."""
     import flexflash
 
     given = _inputs(what)

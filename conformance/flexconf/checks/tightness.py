@@ -1,8 +1,8 @@
-"""How near a correct result comes to the bound of each operation: a bound that none comes near hides faults.
+"""Measures how near correct results come to the bound of each operation. A bound that none comes near hides faults.
 
-Nothing is compiled: the bounds come from `oracles.evaluation` over a dense sample of operands, and what a correct
-implementation reaches is known without one. On exact operands that is the correctly rounded result; on inexact ones it
-is the exact result at either end of the interval, and half an ulp.
+Nothing is compiled. The bounds come from `oracles.evaluation` over a dense sample of operands. The error that a correct
+implementation can reach is computed: on exact operands it is the error of the correctly rounded result; on inexact
+operands it is the distance of the exact result at either end of the operand's interval, plus half an ulp.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from flexconf.oracles.evaluation import evaluate
 from flexconf.oracles.shadow import Shadow
 
 NEAR: Final = 1 / 8
-"""The share of its bound that a correctly rounded result must reach somewhere, or `EXPLAINED` says why none does."""
+"""The share of the bound that a correctly rounded result must reach somewhere. Otherwise `EXPLAINED` must say why."""
 WIDE: Final = 16.0
-"""The widest bound, in ulp of the result, for which `EXPLAINED` need not say why."""
+"""The widest bound, in ulp of the result, that needs no entry in `EXPLAINED`."""
 INEXACT: Final = 2.0**-22
-"""The relative error of inexact operands: four roundoffs, so that an operation's own rounding still counts."""
+"""The relative error of inexact operands: four float32 roundoffs, so that the operation's own rounding still counts."""
 KINDS: Final = {
     "float32": ("float32",),
     "float64": ("float64",),
     "half": HALVES,
     "integer": (*INTEGERS, "bool"),
 }
-"""The dtypes of operands whose figures are taken together."""
+"""The operand dtypes by kind. The figures of a kind are merged."""
 _POINTS: Final = 256
 _NORMAL: Final = {
     torch.float64: 2.0**-900,
@@ -43,7 +43,7 @@ _NORMAL: Final = {
     torch.bfloat16: 2.0**-110,
     torch.float16: 2.0**-14,
 }
-"""Results from here on are not flushed to 0 on the way: silu may be below 2**-119."""
+"""The magnitude by dtype from which on no result is flushed to 0 on the way. silu may be flushed below 2**-119."""
 
 
 _DOCUMENTED = "correctly rounded is 0.5 of the {0} ulp that CUDA documents for {1}, and 0.5"
@@ -87,18 +87,19 @@ EXPLAINED: Final[dict[str, str]] = {
     **dict.fromkeys(("torch.nn.functional.celu(x)", "torch.xlogy(x, y)"), _DOUBLE),
     **dict.fromkeys((f"torch.lerp(x, y, {w})" for w in (0.25, 0.75)), _CANCELS.format("start and weighted span")),
 }
-"""The text of an operation -> why no correctly rounded result comes within `NEAR` of its bound for some kind of dtype,
-or why the bound is wider than `WIDE` somewhere."""
+"""The text of an operation -> why correctly rounded results stay below the share `NEAR` of its bound for some kind of
+dtype, or why the bound is wider than `WIDE` somewhere."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What a dense sample shows of the bounds of one operation.
+    """The tightness of the bounds of one operation over a dense sample.
 
-    points: results compared. bounded: those whose bound is not 0; the others are exact. rounded: the largest error of
-    the correctly rounded result, over its bound. widest: the widest bound, in ulp of the result, where no result may be
-    flushed to 0. carried: with an inexact operand, the median of what a correct result may be off, over its bound; the
-    smaller of the two operands'. The last three are None where nothing is bounded.
+    `points` counts the results with a finite value and bound. `bounded` counts those with a bound that is not 0; the
+    others are exact. `rounded` is the largest error of the correctly rounded result over its bound, and `widest` is the
+    widest bound in ulp of the result. Both consider only float operands, and results too large to be flushed to 0.
+    `carried` is for an inexact operand: the largest error of a correct result over its bound, as the median over all
+    results. Of two operands, the one with the smaller median counts. The last three are None if no result qualifies.
     """
 
     points: int
@@ -108,7 +109,7 @@ class Figure:
     carried: float | None
 
     def merged(self, other: Figure) -> Figure:
-        """The worse of both: a bound is as tight as for the dtype for which it is least tight."""
+        """The worse figures of both: a bound counts as tight as for the dtype for which it is least tight."""
         return Figure(
             self.points + other.points,
             self.bounded + other.bounded,
@@ -129,7 +130,7 @@ def _worse(of: Callable[[float, float], float], a: float | None, b: float | None
 
 
 def figures(operation: Operation) -> dict[str, Figure]:
-    """The figures of an operation by kind of dtype (`KINDS`), of those that it takes."""
+    """The figures of an operation by kind of dtype (`KINDS`), for the kinds that it takes."""
     found: dict[str, Figure] = {}
     for kind, dtypes in KINDS.items():
         for dtype in dtypes:
@@ -140,7 +141,7 @@ def figures(operation: Operation) -> dict[str, Figure]:
 
 
 def measure(operation: Operation, dtype: str) -> Figure:
-    """The figure of an operation on operands of one dtype. Inexact operands are float32, whatever the dtype."""
+    """The figure of an operation on operands of one dtype. `carried` is measured for float32 only."""
     x, y = _operands(operation, dtype)
     shadow = _shadow(operation.text, {"x": x, "y": y})
     exact = _finite(shadow)
@@ -149,13 +150,13 @@ def measure(operation: Operation, dtype: str) -> Figure:
         shares = [_carried(operation.text, {"x": x, "y": y}, role, shadow.error() > 0) for role in _names(operation)]
         carried = min((s for s in shares if s is not None), default=None)
     if shadow.nominal.is_floating_point:
-        open_sign = (shadow.v == 0) & (shadow.error() <= 2.0**-149)  # all that is open is the sign of a zero
+        open_sign = (shadow.v == 0) & (shadow.error() <= 2.0**-149)  # only the sign of the zero is open
         bounded = exact & (shadow.error() > 0) & ~open_sign
         normal = bounded & (shadow.v.abs() >= _NORMAL[shadow.nominal])
     else:
         bounded = exact & shadow.error().bool()
         normal = torch.zeros_like(bounded)
-    if dtype not in FLOATS:  # too few to speak of a dense sample
+    if dtype not in FLOATS:  # too few operands for a dense sample
         normal = torch.zeros_like(bounded)
     rounded = widest = None
     if bool(normal.any()):
@@ -166,7 +167,7 @@ def measure(operation: Operation, dtype: str) -> Figure:
 
 
 def _off(shadow: Shadow, ulp: Tensor) -> Tensor:
-    """How far the correctly rounded result is from `v`; in float64, which `v` is rounded to, as far as it may be."""
+    """The distance of the correctly rounded result from `v`. In float64 it is half an ulp: `v` itself is rounded."""
     if shadow.nominal is torch.float64:
         return ulp / 2
     return (shadow.v.to(shadow.nominal).double() - shadow.v).abs()
@@ -200,7 +201,10 @@ def _shadow(
     score: Tensor | None = None,
     error: Tensor | None = None,
 ) -> Shadow:
-    """The value and bound of the last operation of `text`, at every operand; `role` is the one that `score` takes."""
+    """The value and bound of the last operation of `text`, at every operand.
+
+    `role` ("x" or "y") is the operand that the score replaces. `score` and `error` are its values and their errors.
+    """
     n = operands["x"].numel()
     placed = {"x": "x[kv]", "y": "y[kv]", role: "score"}
     mod = _compiled(re.sub(r"(?<![\w.])[xy](?!\w)", lambda found: placed[found[0]], text), operands)
@@ -208,7 +212,7 @@ def _shadow(
     row = (scores.view(1, 1, 1, n), None if error is None else error.view(1, 1, 1, n))
     last: list[Shadow] = []
     whole = evaluate(mod, "score", row, 1, 1, 1, n, on_result=lambda name, real, shadow: last.append(shadow))
-    shadow = last[-1] if last else Shadow(whole.value, whole.error, torch.float32)  # a cast to what it is already
+    shadow = last[-1] if last else Shadow(whole.value, whole.error, torch.float32)  # a cast to the dtype it has already
     v, e = (t.expand(1, 1, 1, n).reshape(n) for t in (shadow.v, shadow.error()))
     return Shadow(v, e, shadow.nominal)
 
@@ -220,7 +224,7 @@ def _compiled(text: str, operands: dict[str, Tensor]) -> Callable[..., Tensor]:
 
 @cache
 def _floats() -> tuple[Tensor, Tensor]:
-    """Dense float operands, by an additive sequence: of every size, of moderate sizes, and evenly in four ranges."""
+    """Dense float operands x and y. The values of x cover all magnitudes, moderate ones, and evenly four ranges."""
     i = torch.arange(1, _POINTS + 1).double()
     u, sign = (i * (math.sqrt(5) - 1) / 2) % 1.0, torch.where(i % 2 == 0, 1.0, -1.0)
     x = torch.cat(
@@ -232,7 +236,7 @@ def _floats() -> tuple[Tensor, Tensor]:
 
 
 def _operands(operation: Operation, dtype: str) -> tuple[Tensor, Tensor]:
-    """Operands of that dtype, of one length; y as far as the operation allows it."""
+    """Operands x and y of the given dtype and equal length. Integer values of y are those that the operation allows."""
     if dtype in FLOATS:
         x, y = (t.to(getattr(torch, dtype)) for t in _floats())
         usable = x.isfinite()

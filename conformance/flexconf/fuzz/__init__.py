@@ -1,6 +1,5 @@
-"""Fuzzing: generated cases on a subject, in isolated workers; failures are shrunk and kept, and what was reached is
-counted.
+"""Fuzzing: runs generated cases on a subject in isolated workers, shrinks and keeps failures, and counts coverage.
 
-`engine.fuzz` runs drivers (`driver`), which write `stream` records and `findings`; `outline` reads what a case says
-from its text, `coverage` adds that up.
+`engine.fuzz` runs drivers (`driver`), which write records (`stream`) and findings (`findings`). `outline` reads the
+operations, dtypes and captures of a case from its text. `coverage` counts them.
 """

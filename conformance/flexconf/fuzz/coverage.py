@@ -1,9 +1,9 @@
-"""What fuzzing has reached, and what it has not, counted over keys that are read from a case's text.
+"""Coverage of fuzzing: which keys the examples have reached, and which they have missed.
 
-Keys are texts: `op:NAME:DTYPE:WIDTH`, `capture:RANK:DTYPE:STRIDES:INDEX`, `shape:CLASS`, `template:BRANCH`, and those
-of `flexconf.fuzz.marks`. The universe comes from the table of operations that `flexconf ops` checks (for which dtypes
-each is defined), from the argument forms that the generator knows, from the dtypes of L7.5 and from the layouts that a
-case can name.
+The keys of an example are read from the text of its case: `op:NAME:DTYPE:WIDTH`, `capture:RANK:DTYPE:STRIDES:INDEX`,
+`shape:CLASS`, `template:BRANCH`, and the keys of `flexconf.fuzz.marks`. The universe of all keys comes from the table
+of operations that `flexconf ops` checks and the dtypes of each, from the argument forms that the generator knows, from
+the dtypes of L7.5, and from the layouts that a case can name.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _TEMPLATES = (
 
 
 def keys(case: Case, width: int, seen: Outline) -> list[str]:
-    """What a case reaches at a vector width; each key once, sorted."""
+    """The keys that a case reaches at a vector width: each key once, sorted."""
     found = {f"op:{o.name}:{o.dtype}:{width}" for o in seen.operations if o.dtype != "number"}
     captures = {c.name: c for c in case.captures}
     for read in seen.reads:
@@ -123,7 +123,7 @@ def _blocks(case: Case) -> Iterable[str]:
 
 
 def _depth(lists: object) -> int:
-    # An empty list says nothing of how deep it might have been.
+    # The depth of an empty list is unknown; it counts as 1.
     if not isinstance(lists, tuple):
         return 0
     return 1 + max((_depth(item) for item in lists), default=0 if not lists else 1)
@@ -134,7 +134,7 @@ def _depth(lists: object) -> int:
 
 @dataclass(frozen=True)
 class Axis:
-    """One table of the report: what could be reached, and what was, by the number of examples."""
+    """One table of the report: `reached` counts examples by key, `missed` are the keys that no example reached."""
 
     name: str
     reached: Mapping[str, int]
@@ -152,7 +152,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Tables by name, the broad ones first, and `outside`: keys that the universe does not hold."""
+    """The tables, and `outside`: reached pairs "operation dtype" that are not in the universe."""
 
     axes: tuple[Axis, ...]
     outside: tuple[str, ...] = field(default=())
@@ -164,7 +164,7 @@ class Coverage:
 
 @cache
 def operations() -> frozenset[tuple[str, str]]:
-    """(operation, dtype of its tensor operands) that L7.6 asks for: what `flexconf ops` checks one by one."""
+    """Every (operation, dtype of its tensor operands) that L7.6 asks for. `flexconf ops` checks them one by one."""
     from flexconf.language.operations import OPERATIONS
 
     found: set[tuple[str, str]] = set()
@@ -177,7 +177,7 @@ def operations() -> frozenset[tuple[str, str]]:
 
 @cache
 def _named_operations() -> frozenset[str]:
-    """Those, and what else a mod's text can call and a lowering has to take."""
+    """The names in `operations`, and of all other functions that a mod can call and a lowering must take."""
     refused = {"cumsum", "sum", "sort", "rand_like"}
     called = {outline.SPELLINGS.get(name, name) for name in (d.rpartition(".")[2] for d in modtext.OPERATIONS)}
     return frozenset({name for name, _ in operations()} | (called - refused))
@@ -185,7 +185,7 @@ def _named_operations() -> frozenset[str]:
 
 @cache
 def captures() -> frozenset[tuple[str, str, str, str]]:
-    """(rank, dtype, strides, index) that a case can have."""
+    """Every (rank, dtype, strides, kind of index) of a capture that a case can have."""
     least = {"transposed": 2, "permuted": 2, "stepped": 1, "padded": 1, "expanded": 1, "transpose_of": 2}
     return frozenset(
         (str(rank), dtype, strides, index)
@@ -196,14 +196,14 @@ def captures() -> frozenset[tuple[str, str, str, str]]:
 
 
 def _marked(text: str, kind: str, captures: Mapping[str, tuple[str, int]]) -> set[tuple[str, ...]]:
-    """The marks of one kind that a text has, taken apart."""
+    """The marks of one kind in a text, split at their colons, without the kind."""
     _, found = outline.of_text(text, captures)
     return {tuple(mark.split(":")[1:]) for mark in found if mark.startswith(f"{kind}:")}
 
 
 @cache
 def forms() -> frozenset[tuple[str, ...]]:
-    """(operation, arguments) of every argument form that the generator and `flexconf ops` know."""
+    """Every (operation, arguments) of the argument forms that the generator and `flexconf ops` know."""
     from flexconf.language.operations import OPERATIONS
     from flexconf.strategies import forms as drawn
 
@@ -216,7 +216,7 @@ def forms() -> frozenset[tuple[str, ...]]:
 
 @cache
 def lanes() -> frozenset[tuple[str, ...]]:
-    """(operation, the arguments that differ within a vector) of every index that the generator makes so."""
+    """Every (operation, arguments that differ within a vector) in the indices that `strategies.lanes` makes."""
     from flexconf.strategies import lanes as drawn
 
     return frozenset().union(*(_marked(text, "lanes", {drawn.TABLE: ("float32", 1)}) for text in drawn.examples()))
@@ -224,14 +224,14 @@ def lanes() -> frozenset[tuple[str, ...]]:
 
 @cache
 def promotions() -> frozenset[tuple[str, ...]]:
-    """(zero, dtype of a 0-dim capture, dtype) and (number, type of a Python number, dtype)."""
+    """Every ("zero", dtype of a 0-dim capture, dtype) and ("number", type of a Python number, dtype)."""
     zero = itertools.product(("zero",), modtext.DTYPES, modtext.DTYPES)
     return frozenset((*zero, *itertools.product(("number",), ("bool", "int", "float"), modtext.DTYPES)))
 
 
 @cache
 def permutations() -> frozenset[tuple[str, ...]]:
-    """(rank, the places whose indices are others) of two reads of one table."""
+    """Every (rank, places whose indices differ) of two reads of one table with permuted indices."""
     return frozenset(
         (str(rank), "".join(map(str, places)))
         for rank in (2, 3, 4)
@@ -241,9 +241,10 @@ def permutations() -> frozenset[tuple[str, ...]]:
 
 
 def report(counts: Mapping[str, int]) -> Coverage:
-    """The tables of all that `counts` (examples by key) holds.
+    """The tables for `counts`, the number of examples by key.
 
-    Products are reported whole and by pairs: a run of minutes reaches every pair long before every combination.
+    Products of several axes are reported whole and by pairs: a short run reaches every pair long before every
+    combination.
     """
     ops = _split(counts, "op", 3)
     caps = _split(counts, "capture", 4)
@@ -294,7 +295,7 @@ def _axis(
 
 
 def share(counts: Mapping[str, int]) -> float:
-    """The part of (operation, dtype) pairs reached, for a progress line; NaN before the universe is known."""
+    """The share of the (operation, dtype) pairs that were reached, for a progress line. NaN if there are no pairs."""
     wanted = operations()
     found = {tuple(key.split(":")[1:3]) for key in counts if key.startswith("op:")}
     return len(found & wanted) / len(wanted) if wanted else math.nan

@@ -1,13 +1,17 @@
-"""What may be left of a failing case when a part of it is cut out.
+"""Cuts: smaller cases that are left when a part of a failing case is removed.
 
-Hypothesis shrinks what a case was drawn from, one choice after the other; that takes hundreds of examples, and ends
-where no single choice can be less. A text can be cut where it was never drawn: half of a sum at once, an operand in the
-place of its operation, a position in the place of an element.
+Hypothesis shrinks the choices from which a case was drawn, one after the other. That takes hundreds of examples, and it
+ends when no single choice can become less. Cuts work on the text itself: they remove half of a sum at once, or put an
+operand in the place of its operation, or a position in the place of an element.
 
-What a cut leaves is a legal case if the one before was; otherwise a failure of its own would be taken for the one that
-is being made small. An operand is changed only where an operation takes every number: no index, no divisor, no distance
-of a shift, nor what one of these is computed from; nothing but a position is cast to an integer that was not before;
-and no size that a capture goes by. Scale and values of q, k and v stay, since the range of a score goes by them.
+A cut of a legal case is a legal case. Otherwise the cut could cause a failure of its own, which would be taken for the
+one that is being shrunk. Therefore:
+
+- An operand changes only where its operation takes every number. Indices, divisors and shift distances stay, and so do
+  the expressions from which they are computed.
+- Where an expression is cast to an integer, only a position replaces it.
+- Sizes stay if the case has captures or block lists, because legal indices depend on them.
+- The scale and the values of q, k and v stay, because the range of the scores depends on them.
 """
 
 from __future__ import annotations
@@ -25,23 +29,23 @@ from flexconf.language.modtext.syntax import parse
 _LEAVES = {"score": ("score", "q"), "mask": ("q",)}
 _PLAIN = Problem(B=1, H=1, Hkv=1, M=16, N=16, D=16, Dv=16)
 _SIZES = ("B", "M", "N", "D", "Dv")
-_MANNERS = ("layout", "dtype")  # not what scores are made of: an operand's range may go by it
+_MANNERS = ("layout", "dtype")  # not the scale and not `qkv`: the range of an operand may depend on them
 _EVERY = frozenset(
     "abs ceil eq erf floor fmax fmin full_like ge gt isfinite isinf isnan le logical_and logical_not logical_or "
     "logical_xor lt maximum minimum ne neg ones_like relu round sigmoid sign tanh trunc where zeros_like".split()
 )
-"""The functions of torch that take every number, of any dtype, and make a finite one of a finite one."""
+"""The functions of torch that take every number of any dtype, and whose result is finite if the operands are."""
 _WIDE = ("torch.float32", "torch.float64", "torch.bfloat16", "torch.bool")
-"""What every number can be cast to."""
+"""The dtypes to which every number can be cast."""
 _WHOLE = ("torch.int16", "torch.int32", "torch.int64")
-"""What every position can be cast to."""
+"""The dtypes to which every position can be cast."""
 _HALF = ("torch.float16",)
-"""What positions can be cast to, but not every number."""
+"""The dtypes to which every position can be cast, but not every number."""
 _Item = TypeVar("_Item")
 
 
 def mods(case: Case) -> Iterator[Case]:
-    """The case without its mask_mod, and without its score_mod."""
+    """The case without its mask_mod, then the case without its score_mod."""
     if case.mask_mod is not None:
         yield from _with(case, mask_mod=None, block=BlockSpec())
     if case.score_mod is not None:
@@ -49,7 +53,7 @@ def mods(case: Case) -> Iterator[Case]:
 
 
 def sums(case: Case) -> Iterator[Case]:
-    """The case with a part of the sum that its score_mod ends with: a half, a quarter, ..., one term, all but one."""
+    """The case with a part of the sum at the end of its score_mod: a half, a quarter, ..., one term, all but one."""
     if case.score_mod is not None:
         statements = parse(case.score_mod)
         last = statements[-1]
@@ -59,7 +63,7 @@ def sums(case: Case) -> Iterator[Case]:
 
 
 def operations(case: Case) -> Iterator[Case]:
-    """The case with an operand, or a position, in the place of one of its operations; the outermost first."""
+    """The case with an operand, the score or q in the place of one of its operations, the outermost first."""
     for mod, kind in (("score_mod", "score"), ("mask_mod", "mask")):
         text = getattr(case, mod)
         for less in texts(text, kind) if text is not None else ():
@@ -67,7 +71,7 @@ def operations(case: Case) -> Iterator[Case]:
 
 
 def manners(case: Case) -> Iterator[Case]:
-    """The case with plainer lists and strides, smaller sizes, in bfloat16."""
+    """The case with default blocks, with a contiguous capture, with smaller sizes, or in a plain layout and dtype."""
     yield from _with(case, block=BlockSpec())
     for position, capture in enumerate(case.captures):
         if layouts.parse(capture.layout).of is None and capture.layout != "contiguous":
@@ -77,11 +81,12 @@ def manners(case: Case) -> Iterator[Case]:
 
 
 PASSES: tuple[Callable[[Case], Iterator[Case]], ...] = (mods, sums, operations, manners)
-"""The largest cuts first. Each is tried until it gets no further before the next is: what failed mostly fails again."""
+"""The passes, those with the largest cuts first. Each is repeated until it cuts no more; then the next one starts.
+Going back to an earlier pass after each cut would mostly repeat cuts that failed."""
 
 
 def texts(text: str, kind: str) -> Iterator[str]:
-    """The texts of a mod of that kind, "score" or "mask", with one operation or assignment less than `text`."""
+    """The texts with one operation or assignment less than `text`, a mod of the given kind ("score" or "mask")."""
     statements = parse(text)
     fixed = _particular(statements)
     for position, statement in enumerate(statements):
@@ -102,7 +107,7 @@ def texts(text: str, kind: str) -> Iterator[str]:
 
 def _problems(case: Case) -> Iterator[Case]:
     p = case.problem
-    sized = bool(case.captures) or case.block.kind == "lists"  # where sizes are what legal indices go by
+    sized = bool(case.captures) or case.block.kind == "lists"  # then legal indices depend on the sizes
     fields = _MANNERS if sized else (*_SIZES, *_MANNERS)
     plain = {name: getattr(_PLAIN, name) for name in fields}
     if not sized:
@@ -111,7 +116,8 @@ def _problems(case: Case) -> Iterator[Case]:
     if not sized:
         groups += [{"H": 1, "Hkv": 1}, {"H": p.Hkv}]
     for changes in groups:
-        changes = {k: v for k, v in changes.items() if k not in _SIZES or v < getattr(p, k)}  # no range grows
+        # Sizes never grow: the range of an index would grow with them.
+        changes = {k: v for k, v in changes.items() if k not in _SIZES or v < getattr(p, k)}
         try:
             problem = Problem(**{**vars(p), **changes})
         except InputError:
@@ -121,7 +127,7 @@ def _problems(case: Case) -> Iterator[Case]:
 
 
 def _with(case: Case, **changes: Any) -> Iterator[Case]:
-    """The case with these changes and without what nothing reads any more; nothing where it would be none."""
+    """The case with these changes, without captures that no mod reads any more. Yields nothing if it is not legal."""
     wanted = {"captures": case.captures, "score_mod": case.score_mod, "mask_mod": case.mask_mod, **changes}
     try:
         wanted["captures"] = used(wanted["captures"], wanted["score_mod"], wanted["mask_mod"])
@@ -135,7 +141,7 @@ def _with(case: Case, **changes: Any) -> Iterator[Case]:
 
 
 def _parts(items: list[_Item]) -> Iterator[list[_Item]]:
-    """What is left of a list: a half, a quarter, ..., each alone, then all but one."""
+    """Parts of a list: its halves, its quarters, ..., its single items, then the list without each one of them."""
     size = len(items)
     while size > 1:
         size = (size + 1) // 2
@@ -147,17 +153,17 @@ def _parts(items: list[_Item]) -> Iterator[list[_Item]]:
 
 
 def _less(node: ast.expr, kind: str) -> Iterator[ast.expr]:
-    """The expression with one of its operations replaced by an operand, or by a leaf; the outermost first."""
+    """The expression with one of its operations replaced by an operand, the score or q, the outermost first."""
     waiting: list[tuple[ast.expr, _Path, bool]] = [(node, (), kind == "mask")]
     for inner, path, logical in waiting:
         operands = _operands(inner)
-        # Of a constant alone PyTorch makes no tensor.
+        # A mod must return a tensor, so a constant does not replace an operation.
         less = [
             *map(_name, _LEAVES[kind] if operands else ()),
             *(o for o in operands if not isinstance(o, ast.Constant)),
         ]
         for value in less:
-            # A condition takes a bool; and a number is not replaced by one, of which there is no difference.
+            # Only a bool replaces a condition. A bool does not replace a number: PyTorch subtracts no bools.
             if _is_logical(value) if logical else _is_logical(inner) or not _is_logical(value):
                 yield _put(node, path, value)
         if _is_cast(inner, _WHOLE) and operands and not isinstance(operands[0], ast.Name):
@@ -169,11 +175,11 @@ def _less(node: ast.expr, kind: str) -> Iterator[ast.expr]:
 
 _Step = tuple[str, int | None]
 _Path = tuple[_Step, ...]
-_CAST: _Step = ("func.value", None)  # where the operand of a cast is
+_CAST: _Step = ("func.value", None)  # the place of a cast's operand
 
 
 def _operands(node: ast.expr) -> list[ast.expr]:
-    """The operands of an operation that could stand in its place."""
+    """The operands of an operation that could replace it."""
     match node:
         case ast.BinOp():
             return [node.left, node.right]
@@ -191,7 +197,7 @@ def _operands(node: ast.expr) -> list[ast.expr]:
 
 
 def _free(node: ast.expr) -> Iterator[tuple[ast.expr, _Step, bool]]:
-    """The operands that an operation takes every number for, where each is, and whether it has to be a bool."""
+    """(operand, its place, whether it must be a bool) of each operand for which the operation takes every number."""
     match node:
         case ast.BinOp(op=ast.Add() | ast.Sub() | ast.Mult()):
             yield node.left, ("left", None), False
@@ -221,7 +227,7 @@ def _is_cast(node: ast.expr, dtypes: tuple[str, ...]) -> bool:
 
 
 def _is_logical(node: ast.expr) -> bool:
-    """Whether it is a bool by its looks: what is made of comparisons."""
+    """Whether an expression is a bool by its syntax: a comparison, or a combination of comparisons."""
     match node:
         case ast.BinOp(op=ast.BitAnd() | ast.BitOr() | ast.BitXor()):
             return _is_logical(node.left) and _is_logical(node.right)
@@ -235,13 +241,13 @@ def _is_module(node: ast.expr) -> bool:
 
 
 def _put(node: ast.expr, path: _Path, new: ast.expr) -> ast.expr:
-    """A copy of the expression with another one at that place."""
+    """A copy of the expression `node` with `new` at the place `path`."""
     if not path:
         return new
     (name, number), *rest = path
     holder, _, field = name.rpartition(".")
     changed = copy.copy(node)
-    if holder:  # the value of a method's attribute
+    if holder:  # the operand of a method
         inner = copy.copy(getattr(node, holder))
         setattr(inner, field, _put(getattr(inner, field), tuple(rest), new))
         setattr(changed, holder, inner)
@@ -255,7 +261,7 @@ def _put(node: ast.expr, path: _Path, new: ast.expr) -> ast.expr:
 
 
 def _particular(statements: list[ast.stmt]) -> frozenset[str]:
-    """The names that are read where not every number will do, and those that these are assigned from."""
+    """The names that are read where an operation does not take every number, and the names they are computed from."""
     found: set[str] = set()
 
     def look(node: ast.AST, free: bool) -> None:
@@ -263,7 +269,7 @@ def _particular(statements: list[ast.stmt]) -> frozenset[str]:
             found.add(node.id)
         takes = [operand for operand, _, _ in _free(node)] if free and isinstance(node, ast.expr) else []
         for child in ast.iter_child_nodes(node):
-            # A method's operand is below the attribute that names it.
+            # The operand of a method is a child of the attribute, not of the call.
             look(child, (free and isinstance(node, ast.Attribute)) or _holds(child, takes))
 
     for statement in reversed(statements):
@@ -290,7 +296,7 @@ def _replaced(statement: ast.stmt, name: str, value: ast.expr) -> ast.stmt:
 
 
 def _smaller_sums(node: ast.expr) -> Iterator[ast.expr]:
-    """The sum with a part of its terms; of a sum times a number, the sum, and then its parts times the number."""
+    """A sum with some of its terms. For a sum times a number: the sum alone, then its parts times the number."""
     match node:
         case ast.BinOp(left=inner, op=ast.Mult(), right=ast.Constant() as factor):
             yield inner
@@ -319,7 +325,7 @@ def _name(text: str) -> ast.expr:
 
 
 def _text(statements: list[ast.stmt]) -> str:
-    """Assignments and a last expression as text, without the assignments that nothing reads."""
+    """The statements as text, without assignments that the kept statements after them do not read."""
     kept = statements[-1:]
     for statement in reversed(statements[:-1]):
         read = {n.id for s in kept for n in ast.walk(s) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}

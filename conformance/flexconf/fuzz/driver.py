@@ -1,8 +1,8 @@
-"""One driver: rounds of a Hypothesis test whose examples run on a worker process of the driver's own.
+"""A driver runs rounds of a Hypothesis test. The examples run in a worker process that belongs to the driver.
 
-The test fails for a failure that no finding explains. Its exception's type is made for the family of the failure, so
-Hypothesis keeps families apart, and it shrinks one failure a round. Another failure that turns up meanwhile stays on
-record and is found again.
+The test fails for a failure that no finding explains. Each family of failures has its own exception type, so Hypothesis
+keeps families apart. A round shrinks one failure. Another failure that turns up during the round stays on record, and a
+later round can find it again.
 """
 
 from __future__ import annotations
@@ -32,16 +32,21 @@ from flexconf.verdict.outcome import Outcome, Stage, Symptom, merge
 if TYPE_CHECKING:
     pass
 
-_LEFT_OVER = 5  # failures that nothing explained, kept as they are at the end
-_LIFE = 2000  # examples of one worker process: compilers do not give back all their memory
+_LEFT_OVER = 5  # at most so many unexplained failures are kept, unshrunk, when the run ends
+_LIFE = 2000  # examples per worker process: compilers do not give back all their memory
 _REMEMBERED = 20_000  # examples whose outcome is remembered
-_CLOSE = 0.9  # an example whose error comes this near to its bound is kept in words, for somebody to look at
+_CLOSE = 0.9  # above this share of the bound, the record of an example carries its case, for somebody to look at
 _STALE = Judged(Outcome("", "", "", Stage.OUTPUT, Symptom.MISSING), "stale", "")
 
 
 @dataclass
 class Driver:
-    """The state of one driver. `until` is the time (of `time.monotonic`) at which generation ends."""
+    """The state of one driver.
+
+    `until` is the time (of `time.monotonic`) at which generation ends. `fresh` exchanges the worker for a new one.
+    `known` are the findings, `seen` the judged examples by (case digest, width), and `graphs` and `reached` the graphs
+    and coverage keys so far. `aside` holds the smallest unexplained failure of each family.
+    """
 
     plan: Plan
     number: int
@@ -61,7 +66,7 @@ class Driver:
     began: float = field(default_factory=time.monotonic)
 
     def drive(self) -> None:
-        """Rounds until the time is over."""
+        """Run rounds until `over`, starting after the last round on record. Then keep the left-over failures."""
         earlier = [r for r in Reader(self.plan.folder).new() if r.place[0] == self.number]
         self.round = next_rounds(iter(earlier)).get(self.number, 0)
         self._take_up(earlier)
@@ -80,7 +85,7 @@ class Driver:
             self.writer.close()
 
     def over(self) -> bool:
-        """Whether nothing more is to be generated: the time is up, or there are as many findings as asked for."""
+        """Whether generation is to end: the time is up, or there are `stop_after` new findings."""
         if time.monotonic() >= self.until:
             return True
         if self.plan.stop_after is None:
@@ -89,7 +94,7 @@ class Driver:
         return sum(f.is_open and f.ident not in self.before for f in there) >= self.plan.stop_after
 
     def _take_up(self, records: Iterable[Record]) -> None:
-        """The failures that a run which was killed has left on record."""
+        """Set aside the failures on record that no finding explains: a killed run leaves such failures."""
         from flexconf.cases import catalogue
 
         self.known = findings.load_all(self.plan.folder)
@@ -110,7 +115,7 @@ class Driver:
     # ------------------------------------------------------------------------------------------------- one round
 
     def _one_round(self) -> None:
-        """One run of the test. What it finds is kept when it ends, however it ends."""
+        """One run of the Hypothesis test. A failure that it finds is kept, however the run ends."""
         import hypothesis
         from hypothesis.database import DirectoryBasedExampleDatabase
 
@@ -134,8 +139,8 @@ class Driver:
         def example(case: Case, width: int, mark: tuple[bool, ...]) -> None:
             turn.example(case, width)
 
-        # Hypothesis takes what is in its database for shrunk, unless the test draws something else than when it was
-        # saved. A killed run leaves what is not shrunk, so every second round draws one thing more.
+        # Hypothesis assumes that examples in its database are shrunk, unless the test draws other things than when they
+        # were saved. A killed run leaves examples that are not shrunk, so every second round draws one thing more.
         marks = hypothesis.strategies.tuples(*[hypothesis.strategies.booleans()] * (self.round % 2))
         subject = subjects.get(self.plan.subject)
         own = strategies.for_subject(subject)
@@ -145,7 +150,7 @@ class Driver:
         try:
             test()
         except (Defect, hypothesis.errors.Flaky):
-            # Outcomes are remembered, so that the test is not flaky; if Hypothesis thinks so, the failure stands.
+            # Outcomes are remembered, so the test is not flaky. If Hypothesis reports Flaky anyway, the failure stands.
             pass
         except OutOfTime:
             pass
@@ -154,10 +159,10 @@ class Driver:
             self._keep(turn.best, minimised=turn.finished)
 
     def judge(self, case: Case, width: int, shrinking: bool, cutting: str = "") -> Judged:
-        """Run an example, unless it has been, and put it on record.
+        """Run an example and write its record. An example that has run already is not run again.
 
-        `cutting`: the family of failures that the case has been cut for. A failure of any other is one that cutting has
-        brought about, and no finding.
+        `cutting` is the family of failures for which the case was cut, "" if it was not. A cut case that fails with
+        another family is discarded, because the cut may have caused that failure.
         """
         key = (case.digest(), width)
         found = self.seen.get(key)
@@ -176,7 +181,7 @@ class Driver:
         if cutting and found.verdict == "failed" and found.family != cutting:
             found = Judged(outcome, "discarded", f"brought about by cutting: {found.family}")
         else:
-            self.seen[key] = found  # drawn, what cutting brought about would be a finding
+            self.seen[key] = found  # a discarded cut is not remembered: if it is drawn later, it can be a finding
         compared = outcome.comparison
         failed = found.verdict in ("failed", "duplicate")
         ratio = _ratio(compared["max_ratio"]) if compared is not None and compared["elements"] else None
@@ -199,7 +204,7 @@ class Driver:
         )
         try:
             self.writer.write(record)
-        except InputError as error:  # within a test of Hypothesis, which would take it for the test's failure
+        except InputError as error:  # inside the test, Hypothesis would take it for a failure of the test
             raise Broken(str(error)) from error
         self.index += 1
         self.examples += 1
@@ -208,9 +213,9 @@ class Driver:
         return found
 
     def _stale(self, key: tuple[str, int], graph: str, reached: list[str]) -> bool:
-        """Whether an example is left out: three of four are, of those that reach nothing new with a graph that has run.
+        """Whether to leave out an example. Of those with a known graph and no new coverage key, three of four are.
 
-        Running one costs a hundred times what generating it does. Which ones is a matter of their digest alone.
+        Running an example costs a hundred times as much as generating it. The digest alone selects the examples.
         """
         fresh = graph not in self.graphs or not self.reached.issuperset(reached)
         self.graphs.add(graph)
@@ -218,7 +223,7 @@ class Driver:
         return not fresh and int(key[0][:8], 16) % 4 > 0
 
     def failure(self, case: Case, width: int, found: Judged, ident: str = "") -> Failure:
-        """A failing example with what is known of it."""
+        """The `Failure` of a failing example. `ident` is its record, by default the last one."""
         ident = ident or f"{self.number}/{self.round}/{max(self.index - 1, 0)}"
         since = time.monotonic() - self.began
         return Failure(case, width, found.outcome, found.family, ident, self.examples, since)
@@ -247,13 +252,13 @@ class Driver:
         return Judged(outcome, "failed", " ".join(outcome.message.split())[:300], family, having)
 
     def explained(self, found: Judged) -> bool:
-        """Whether a finding, by now, explains a failure."""
+        """Whether one of the findings known by now explains the failure `found`."""
         return findings.explaining(self.known, found.family, found.traits) is not None
 
     # ------------------------------------------------------------------------------------------------- findings
 
     def _set_aside(self, failure: Failure) -> None:
-        """Remember the smallest failure of each family, in case that it is never found again."""
+        """Remember the smallest unexplained failure of each family, in case no later round finds it again."""
         there = self.aside.get(failure.family)
         smaller = there is None or findings.size(failure.case, failure.width) < findings.size(there.case, there.width)
         if smaller and not self._explains(failure):
@@ -270,7 +275,7 @@ class Driver:
                 self._keep(failure, minimised=False)
 
     def _keep(self, failure: Failure, *, minimised: bool) -> None:
-        """Confirm a failure in a fresh process and write its folder."""
+        """Run a failure again in a fresh process and write the folder of its finding."""
         from flexconf.fuzz import keeping
 
         self.known = findings.load_all(self.plan.folder)
@@ -302,12 +307,12 @@ def _strategy(name: str) -> Any:
 
 
 def _ratio(value: object) -> float | None:
-    """A ratio as a finite number: what is infinite or no number says nothing more than the symptom does."""
+    """A ratio as a finite number. Returns None for infinities and NaN: the symptom already says as much."""
     number = float(value) if isinstance(value, int | float | str) else float("nan")
     return round(number, 6) if abs(number) < float("inf") else None
 
 
 def parent_is_alive() -> bool:
-    """Whether the process that started this one lives."""
+    """Whether the process that started this one is alive."""
     parent = parent_process()
     return parent is None or parent.is_alive()

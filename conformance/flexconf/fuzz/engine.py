@@ -1,4 +1,4 @@
-"""A fuzzing run: driver processes that share nothing but a folder, watched through what they write."""
+"""A fuzzing run: driver processes share only a folder, and the engine follows them by reading their records."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from flexconf.fuzz.plan import Plan
 from flexconf.fuzz.stream import Identity, Reader, Record
 from flexconf.workers.tasks import limit_for
 
-_TEMPORARY = "tmp"  # what a killed run leaves behind is removed by the next
+_TEMPORARY = "tmp"  # the next run removes the files that a killed run leaves here
 _LOOK = 0.25
 _CONFIRM = 420.0  # seconds that confirming a finding and running its repro may take
 _DEATH = 10.0
@@ -35,7 +35,11 @@ _DEATH = 10.0
 
 @dataclass
 class Tally:
-    """What the records of a folder add up to: all of them, and those of this session."""
+    """Sums over records: over all in a folder, or over those of a session.
+
+    `worst` is the largest ratio of error to bound of a correct example. `mute` counts examples whose compared results
+    had to be 0, NaN or infinite. `busy` is the time that the examples took, in seconds.
+    """
 
     examples: int = 0
     verdicts: Counter[str] = field(default_factory=Counter)
@@ -66,11 +70,12 @@ class Tally:
 
 @dataclass(frozen=True)
 class Report:
-    """A session and the folder it worked in.
+    """The result of a session, and of the folder that it worked in.
 
-    `seconds` of wall time of this session, in which `now` was counted and `fresh` graphs were first seen; `total` is
-    everything that the folder holds. `new` are findings that this session opened, `open` all that are open.
-    `broken` says why a driver ended early, `plant` which fault was planted.
+    `seconds` is the wall time of this session and `now` its tally. `fresh` counts the graphs that it was the first to
+    run. `total` is the tally of all records in the folder. `new` are the open findings of this session, `open` all open
+    findings, and `closed` counts the closed ones. `broken` says why drivers ended early. `plant` names the planted
+    fault, "" if there is none.
     """
 
     plan: Plan
@@ -87,12 +92,12 @@ class Report:
 
     @property
     def graphs_a_second(self) -> float:
-        """Distinct graphs that were not in the folder before, a second of wall time."""
+        """Distinct graphs that were not in the folder before, per second of wall time."""
         return self.fresh / self.seconds if self.seconds else 0.0
 
     @property
     def discard_rate(self) -> float:
-        """The part of this session's examples that proved nothing."""
+        """The share of this session's examples that were discarded, because they proved nothing."""
         return self.now.verdicts["discarded"] / self.now.examples if self.now.examples else 0.0
 
     def to_json(self) -> dict[str, Any]:
@@ -124,7 +129,7 @@ class Report:
 
 
 def brief(finding: Finding) -> dict[str, Any]:
-    """A finding in a list."""
+    """The facts of a finding that a report lists, as plain JSON values."""
     return {
         "id": finding.ident,
         "outcome": f"{finding.stage}/{finding.symptom}",
@@ -143,7 +148,7 @@ def brief(finding: Finding) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a screen can show of a running session."""
+    """The state of a running session, to be shown on a screen."""
 
     seconds: float
     now: Tally
@@ -152,9 +157,10 @@ class Progress:
 
 
 def fuzz(plan: Plan, on_progress: Callable[[Progress], None] = lambda progress: None) -> Report:
-    """Run a session: new records and findings in `plan.folder`, which goes on where an earlier session ended.
+    """Run a session, which adds records and findings to `plan.folder`. It continues where an earlier session ended.
 
-    Raises InputError for a subject that cannot run here, and for a folder that holds something else or is in use.
+    Raises InputError if the subject cannot run here, if Hypothesis is missing, if the number of workers is not 1 to
+    999, or if the folder belongs to another run or is in use.
     """
     if plan.workers < 1 or plan.workers > 999:
         raise InputError(f"workers must be 1 to 999, not {plan.workers}")
@@ -213,7 +219,7 @@ class _Process:
 
 @contextmanager
 def _drivers(plan: Plan, until: float) -> Iterator[list[_Process]]:
-    """The drivers' processes, which do not outlive this context."""
+    """Start the driver processes. They are killed when this context ends."""
     context = multiprocessing.get_context("spawn")
     drivers: list[_Process] = []
     try:
@@ -233,7 +239,7 @@ def _drivers(plan: Plan, until: float) -> Iterator[list[_Process]]:
 
 
 def _watch(plan: Plan, drivers: list[_Process], look: Callable[[], None], started: float) -> list[str]:
-    """Wait until all drivers have ended, or should have; what went wrong with them."""
+    """Wait until all drivers have ended, or should have ended. Returns what went wrong, one message per driver."""
     limit = plan.time_limit or limit_for(plan.subject)
     last = started + plan.seconds + plan.shrink_seconds + 2 * limit + _CONFIRM
     broken: list[str] = []
@@ -242,7 +248,7 @@ def _watch(plan: Plan, drivers: list[_Process], look: Callable[[], None], starte
         time.sleep(_LOOK)
         look()
         for driver in list(running):
-            alive = driver.process.is_alive()  # asked first: what it said before it ended is then in the pipe
+            alive = driver.process.is_alive()  # before the poll: if it has ended, its last message is in the pipe
             if driver.connection.poll():
                 try:
                     driver.said = driver.connection.recv()
@@ -260,11 +266,11 @@ def _watch(plan: Plan, drivers: list[_Process], look: Callable[[], None], starte
 
 
 def _drive(plan: Plan, number: int, until: float, connection: Connection) -> None:
-    """The life of a driver's process. Says "" when it has done its work, or why it could not."""
+    """The main function of a driver process. It sends "" if the driver ended well, otherwise the reason."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Hypothesis keeps its own files beside the run's, not in the folder that the user happens to be in.
+    # Hypothesis keeps its files in the folder of the run, not in the user's current folder.
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(plan.folder / ".hypothesis")
     temporary = plan.folder / _TEMPORARY / str(number)
     temporary.mkdir(parents=True, exist_ok=True)
@@ -280,7 +286,7 @@ def _drive(plan: Plan, number: int, until: float, connection: Connection) -> Non
 
 
 def drive(plan: Plan, number: int, until: float) -> None:
-    """Drive examples in this process, on a worker of its own, until `until` (of `time.monotonic`)."""
+    """Run a driver in this process, with a worker process of its own, until `until` (of `time.monotonic`)."""
     from flexconf.subjects import trial
     from flexconf.workers.isolated import Isolated
 
@@ -293,7 +299,7 @@ def drive(plan: Plan, number: int, until: float) -> None:
 
 
 class _Place:
-    """A worker that can be exchanged for a new one."""
+    """Holds an isolated worker, and can exchange it for a new one."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make = make

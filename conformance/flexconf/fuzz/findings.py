@@ -1,7 +1,7 @@
-"""Findings: what fuzzing found wrong, each a folder that says what it is, where it shows, and how to see it again.
+"""Findings: the failures that fuzzing found, each in a folder of its own.
 
-A finding is one signature: subject, stage, symptom, and the shape of the smallest graph that shows it (the mods'
-operations in order with their dtypes, without names and constants). A folder holds `finding.json`, `case.toml`,
+A finding has one signature: subject, stage, symptom, and the shape of the smallest graph that shows it (the operations
+of the mods in order with their dtypes, without names and constants). A folder holds `finding.json`, `case.toml`,
 `kernel.py` (the reference lowering's text), `mismatch.json` and `mismatch.txt`, `environment.json` and `repro.py`.
 """
 
@@ -33,18 +33,18 @@ __all__ = [
 ]  # fmt: skip
 
 ROOT = Path(".flexconf/fuzz")
-"""Where `flexconf fuzz` puts the folders of its runs, one a subject."""
+"""Where `flexconf fuzz` puts the folders of its runs, one per subject."""
 
 _FACTS = "finding.json"
 _FOLDER = "findings"
-_CAUSE = 9  # words
+_CAUSE = 9  # words of a message that tell its cause
 _VALUES = (Stage.OUTPUT, Stage.LSE)
 _WRONG = (Symptom.WRONG, Symptom.NONFINITE)
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What makes two failures one finding."""
+    """Identifies a finding: failures with equal signatures are one finding."""
 
     subject: str
     stage: str
@@ -62,10 +62,11 @@ class Signature:
 class Finding:
     """One finding.
 
-    `tokens` of the mods of its case, `width` the vector width it shows at. `explains` are sets of traits: a failure of
-    the same `family` that has all traits of one of them is taken for the same defect. `minimised`: shrinking came to
-    its end; `confirmed`: it shows in a fresh process. `found_at` is the record it was first seen in, after `examples`
-    examples and `seconds` of its driver. `repro` says what running repro.py showed when it was kept.
+    `case` and `digest` name its case, and `tokens` counts the tokens of the case's mods. `width` is the vector width at
+    which it shows. `explains` holds sets of traits: a failure of the same `family` with all traits of one set counts as
+    the same defect. `minimised`: the shrinking was completed. `confirmed`: the finding shows again in a fresh process.
+    `found_at` is the record of its first failure, after `examples` examples and `seconds` of its driver. `repro` says
+    what repro.py showed when it ran. `status` is "open" or "closed"; `reason` says why it was closed.
     """
 
     ident: str
@@ -91,20 +92,20 @@ class Finding:
 
     @property
     def is_open(self) -> bool:
-        """Whether nobody has closed it."""
+        """Whether the finding is open, that is, nobody has closed it."""
         return self.status == "open"
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Finding:
-        """The inverse of `dataclasses.asdict`. Raises TypeError, KeyError."""
+        """The inverse of `dataclasses.asdict`. Raises TypeError or KeyError if a field is missing or unknown."""
         return cls(**{**data, "explains": tuple(tuple(one) for one in data["explains"])})
 
 
 def family(outcome: Outcome) -> str:
-    """The kind of a failure that shrinking keeps to: wrong values are one, refusals and crashes by their cause."""
+    """The family of a failure, which shrinking preserves. Wrong values are one family; other failures go by cause."""
     if outcome.stage in _VALUES and outcome.symptom in _WRONG:
         return "wrong values"
-    # Of a dead process the way it died, of an exception its first words; names, quotations and numbers vary.
+    # The cause is the way a process ended, or the first words of an exception without quotations and numbers.
     said = outcome.message.partition(":")[0] if outcome.message.startswith("ended by") else outcome.message
     cause = re.sub(r"'[^']*'|\"[^\"]*\"|`[^`]*`", " ", said)
     words = re.sub(r"[^A-Za-z ]+", " ", cause).split()
@@ -112,14 +113,14 @@ def family(outcome: Outcome) -> str:
 
 
 def shape(seen: Outline, case: Case) -> str:
-    """The shape of a case's graph: its operations in order, its reads by kind of index."""
+    """The shape of a case's graph: its operations in order, then its reads by kind of index."""
     dtypes = {c.name: f"{c.dtype}/{len(c.shape)}" for c in case.captures}
     reads = [f"read:{dtypes.get(r.capture, '?')}[{','.join(r.kinds)}]" for r in seen.reads]
     return f"{case.kind}: {' '.join([*map(str, seen.operations), *reads]) or 'identity'}"
 
 
 def traits(case: Case, width: int, seen: Outline) -> tuple[str, ...]:
-    """What is not plain about a case, sorted: what a defect that it shows can depend on."""
+    """The traits in which a case differs from a plain one, sorted. A defect that it shows can depend on any of them."""
     p, block = case.problem, case.block
     found = {f"op {o}" for o in seen.operations}
     for read in seen.reads:
@@ -138,7 +139,7 @@ def traits(case: Case, width: int, seen: Outline) -> tuple[str, ...]:
         "no elements": 0 in (p.B, p.M, p.N),
         "blocks of queries": block.q < p.M,
         "blocks of keys": block.kv < p.N,
-        # What fails at sizes of one, or at head dims that few kernels take, need not fail elsewhere.
+        # A failure at a size of 1, or at a head dim that few kernels take, need not show at other sizes.
         "degenerate sizes": 1 in (p.M, p.N) or min(p.D, p.Dv) < 16,
         "Dv": p.Dv != p.D,
         "scale": p.scale is not None,
@@ -157,7 +158,7 @@ def traits(case: Case, width: int, seen: Outline) -> tuple[str, ...]:
 
 
 def size(case: Case, width: int) -> tuple[int, ...]:
-    """What is smaller is easier to read: fewer tokens, captures and traits, then a smaller problem."""
+    """A sort key, smaller for cases that are easier to read: fewer tokens, captures and traits, then small problems."""
     p = case.problem
     seen = outline.of_case(case)
     rank = sum(len(c.shape) for c in case.captures)
@@ -174,7 +175,7 @@ def size(case: Case, width: int) -> tuple[int, ...]:
 
 
 def explaining(findings: Iterable[Finding], kind: str, having: Sequence[str]) -> Finding | None:
-    """The first finding of family `kind` that a failure with these traits is an instance of."""
+    """The first finding of family `kind` that explains a failure with these traits. Returns None if none does."""
     there = set(having)
     for finding in findings:
         if finding.family == kind and any(there.issuperset(one) for one in finding.explains):
@@ -183,7 +184,7 @@ def explaining(findings: Iterable[Finding], kind: str, having: Sequence[str]) ->
 
 
 def of(case: Case, width: int, outcome: Outcome, kind: str | None = None) -> Finding:
-    """The finding that a failure amounts to; `kind` is its family when `outcome` no longer tells (a flake, say)."""
+    """The finding for a failure. `kind` is its family, if it cannot be told from `outcome`, for example for a flake."""
     seen = outline.of_case(case)
     signature = Signature(outcome.subject, str(outcome.stage), str(outcome.symptom), shape(seen, case))
     return Finding(
@@ -206,15 +207,15 @@ def of(case: Case, width: int, outcome: Outcome, kind: str | None = None) -> Fin
 
 
 def folder_of(run: Path, ident: str) -> Path:
-    """The folder of a finding within the folder of a run."""
+    """The folder of a finding in the folder of a run."""
     return run / _FOLDER / ident
 
 
 def save(run: Path, finding: Finding, case: Case, files: Mapping[str, str]) -> bool:
-    """Keep a finding with its files, in one step. False when there is one of that signature already.
+    """Write the folder of a finding in one step.
 
-    The one that is there then explains what this one explains, and an open one that this one makes superfluous is
-    closed.
+    Returns False if there is a finding with the same signature; that finding then also explains what this one explains.
+    Otherwise returns True, and closes every open finding of the family that this smaller one covers.
     """
     target = folder_of(run, finding.ident)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -242,12 +243,12 @@ def save(run: Path, finding: Finding, case: Case, files: Mapping[str, str]) -> b
 
 
 def update(run: Path, finding: Finding) -> None:
-    """Write a finding's facts anew, atomically."""
+    """Replace the `finding.json` of a finding, atomically."""
     write_json(folder_of(run, finding.ident) / _FACTS, asdict(finding))
 
 
 def load(folder: Path) -> Finding:
-    """The finding of a folder. Raises InputError."""
+    """The finding in a folder. Raises InputError if its `finding.json` is missing or damaged."""
     path = folder / _FACTS
     try:
         return Finding.from_json(json.loads(path.read_text(encoding="utf-8")))
@@ -256,14 +257,14 @@ def load(folder: Path) -> Finding:
 
 
 def load_all(run: Path) -> list[Finding]:
-    """The findings in the folder of a run, by id."""
+    """The findings in the folder of a run, sorted by id. Raises InputError if one is damaged."""
     root = run / _FOLDER
     found = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")) if root.is_dir() else []
     return [load(path) for path in found]
 
 
 def case_of(run: Path, finding: Finding) -> Case:
-    """The case of a finding. Raises InputError."""
+    """The case of a finding. Raises InputError if its `case.toml` does not hold exactly one valid case."""
     path = folder_of(run, finding.ident) / "case.toml"
     cases = catalogue.load([path])
     if len(cases) != 1:
@@ -272,7 +273,7 @@ def case_of(run: Path, finding: Finding) -> Case:
 
 
 def runs(root: Path | None = None) -> list[Path]:
-    """The folders of runs under `root`, or `root` itself when it is one."""
+    """The folders of runs in `root`, or `root` alone if it is the folder of a run. `root` defaults to `ROOT`."""
     root = root if root is not None else ROOT
     if (root / "run.json").is_file():
         return [root]
@@ -280,7 +281,7 @@ def runs(root: Path | None = None) -> list[Path]:
 
 
 def locate(ident: str, root: Path | None = None) -> tuple[Path, Finding]:
-    """(folder of the run, finding) of an id, or of its beginning. Raises InputError."""
+    """(folder of the run, finding) for an id or its beginning. Raises InputError if none matches, or several do."""
     everything = [(run, finding) for run in runs(root) for finding in load_all(run)]
     found = [(run, finding) for run, finding in everything if finding.ident == ident]
     found = found or [(run, finding) for run, finding in everything if finding.ident.startswith(ident)]
@@ -293,7 +294,7 @@ def locate(ident: str, root: Path | None = None) -> tuple[Path, Finding]:
 
 
 def close(run: Path, finding: Finding, reason: str) -> Finding:
-    """Close a finding; it still explains failures like it. Raises InputError without a reason."""
+    """Close a finding. It still explains failures like it. Raises InputError if the reason is empty."""
     reason = " ".join(reason.split())
     if not reason:
         raise InputError("a finding is closed with --reason TEXT: what it was, or where it is reported")
@@ -303,7 +304,7 @@ def close(run: Path, finding: Finding, reason: str) -> Finding:
 
 
 def discard_parts(run: Path) -> None:
-    """Remove what a killed run had not finished writing. Only while nobody writes."""
+    """Remove the folders that a killed run did not finish writing. No driver may write meanwhile."""
     root = run / _FOLDER
     for path in root.glob(".*.part") if root.is_dir() else ():
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""What an example comes to, and how the test of Hypothesis that ran it ends."""
+"""The verdict on an example, and the exceptions that end the Hypothesis test that ran it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from flexconf.verdict.outcome import Outcome, Stage, Symptom
 
 @dataclass(frozen=True)
 class Judged:
-    """What an example came to; `family` and `traits` of a failure."""
+    """The verdict on an example: "ok", "failed", "duplicate", "discarded" or "stale" (left out, not run).
+
+    `why` gives the message of a failure, the id of the finding that explains a duplicate, or the reason to discard.
+    `family` and `traits` describe a failure or a duplicate; they are empty otherwise.
+    """
 
     outcome: Outcome
     verdict: str
@@ -22,7 +26,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Failure:
-    """A failing example, and where it is recorded."""
+    """A failing example. `record` is its record; `examples` and `seconds` say how much its driver had run by then."""
 
     case: Case
     width: int
@@ -34,7 +38,7 @@ class Failure:
 
 
 def discarded(outcome: Outcome) -> str:
-    """Why an example proves nothing; "" when it does. A result that is certainly wrong always proves something."""
+    """Why the outcome of an example proves nothing. Returns "" if it proves something, as every wrong result does."""
     if outcome.open:
         return outcome.open
     if outcome.symptom is Symptom.REFUSED and outcome.stage is Stage.ELIGIBILITY:
@@ -43,19 +47,19 @@ def discarded(outcome: Outcome) -> str:
 
 
 class Defect(AssertionError):
-    """What the test raises for a failure; every family of failures has a subclass."""
+    """The exception that the Hypothesis test raises for a failure. Every family of failures has a subclass."""
 
 
 @functools.cache
 def defect_type(family: str) -> type[Defect]:
-    """The exception of a family of failures."""
+    """The exception class of a family of failures."""
     name = "".join(word.capitalize() for word in "".join(c if c.isalnum() else " " for c in family).split())
     return type(f"{name}Defect", (Defect,), {})
 
 
 class OutOfTime(BaseException):
-    """The run is over. No Exception, so that Hypothesis does not take it for a failure of the test."""
+    """Generation or shrinking is to end. As a BaseException, Hypothesis does not take it for a failure of the test."""
 
 
 class Broken(BaseException):
-    """The harness failed, and says why; no failure of the test either."""
+    """The harness failed; the message says why. Hypothesis does not take it for a failure of the test either."""

@@ -1,4 +1,4 @@
-"""The files of a finding: what its folder holds besides the case."""
+"""The files in the folder of a finding, except the case and the facts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _REPRO_LIMIT = 300.0
 
 
 def examine(case: Case, width: int, run: Callable[[Case, int, Path | None], Outcome]) -> tuple[Outcome, dict[str, str]]:
-    """Run a failing case once more, keeping its result; (outcome, files by name)."""
+    """Run a failing case once more and keep its result. Returns (outcome, text of each file by name)."""
     with tempfile.TemporaryDirectory(prefix="flexconf-") as folder:
         outcome = run(case, width, Path(folder))
         files = {"environment.json": _environment(width), "kernel.py": _kernel(case)}
@@ -31,7 +31,11 @@ def examine(case: Case, width: int, run: Callable[[Case, int, Path | None], Outc
 
 
 def repro(case: Case, width: int, outcome: Outcome, run: bool) -> tuple[str, str]:
-    """(text, what running it showed). Where simple inputs do not show the defect, the case's own are written out."""
+    """(text of repro.py, what it showed when it ran).
+
+    The first script has simple inputs. If it runs and does not show the defect, the second has the case's own values.
+    Without `run`, the first script is returned and not run.
+    """
     said = "not run"
     text = ""
     for exact in (False, True):
@@ -48,7 +52,7 @@ def repro(case: Case, width: int, outcome: Outcome, run: bool) -> tuple[str, str
 
 
 def run_script(text: str) -> tuple[int, str]:
-    """(exit code, a few words) of a repro, in a process of its own."""
+    """Run a repro in a process of its own. Returns (exit code, its meaning in words)."""
     with tempfile.TemporaryDirectory(prefix="flexconf-") as folder:
         path = Path(folder) / "repro.py"
         path.write_text(text, encoding="utf-8")
@@ -74,7 +78,7 @@ def _environment(width: int) -> str:
 
 
 def _kernel(case: Case) -> str:
-    """The text of the reference lowering; rendering compiles nothing, so that this process may do it."""
+    """The kernel that the reference lowering renders. Rendering compiles nothing, so this process can do it."""
     import flexflash
 
     try:
@@ -95,7 +99,7 @@ def _mismatch(case: Case, outcome: Outcome, folder: Path, width: int) -> dict[st
             try:
                 certified = trial.certify(inputs.materialize(case), trial.Options(vector_width=width))
                 found = mismatch.of(observed, certified)
-            except Exception as error:  # where the oracle is what failed, the finding is about it, and has to be kept
+            except Exception as error:  # if the oracle itself fails, the finding is about the oracle and must be kept
                 return {"mismatch.json": json.dumps(facts, indent=1) + "\n", "mismatch.txt": _no_map(error)}
             facts, picture = {**facts, **found.to_json()}, found.picture
     return {"mismatch.json": json.dumps(facts, indent=1) + "\n", "mismatch.txt": picture}

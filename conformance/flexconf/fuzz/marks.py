@@ -1,10 +1,10 @@
-"""What a lowering takes for something else and counts of operations and captures do not show, as keys of coverage.
+"""Coverage keys for distinctions that a lowering can confuse, and that operations and captures alone do not show.
 
-`form:NAME:ARGUMENTS`          an operation called in one way: `softplus:x, beta=default, threshold=int`
-`promotion:KIND:DTYPE:DTYPE`   a 0-dim capture (`zero`) or a Python number (`number`) beside a tensor of another dtype
-`lanes:NAME:PLACES`            in an index, an operation of which only these arguments differ within a vector
-`permutation:RANK:PLACES`      a capture read twice, at the same indices but in these places in another order
-`views:HOW:WHERE`              two captures on one storage: how they differ, in one mod or in both
+`form:NAME:ARGUMENTS`          a way to call an operation: `softplus:x, beta=default, threshold=int`
+`promotion:KIND:DTYPE:DTYPE`   a 0-dim capture (`zero`) or a Python number (`number`) beside a tensor
+`lanes:NAME:PLACES`            in an index, an operation where only these arguments differ within a vector
+`permutation:RANK:PLACES`      two reads of a capture with the same indices, in another order in these places
+`views:HOW:WHERE`              two captures on one storage: how they differ, and whether one mod or both read them
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PLACED: Mapping[str, tuple[str, ...]] = {
     "elu": ("", "alpha"),
     "softplus": ("", "beta", "threshold"),
 }
-"""Which arguments may be written by place as well as by keyword; "" is the operand."""
+"""The keywords of the arguments that may also be given by position, in order; "" stands for the operand."""
 
 DEFAULTS: Mapping[tuple[str, str], int | float | str | None] = {
     ("add", "alpha"): 1,
@@ -42,18 +42,18 @@ DEFAULTS: Mapping[tuple[str, str], int | float | str | None] = {
     ("hardtanh", "min_val"): -1.0,
     ("hardtanh", "max_val"): 1.0,
 }
-"""What PyTorch takes for a keyword that is not written; `min`, `max` and `dtype` have no value that says the same."""
+"""PyTorch's default of each (function, keyword). For `min`, `max` and `dtype`, no value equals leaving them out."""
 
 
 def is_word(node: ast.expr) -> TypeGuard[ast.expr]:
-    """Whether a keyword's value is no expression of the grammar: a word, None, or a dtype."""
+    """Whether a keyword's value is a string, None or a dtype, which are not expressions of the mod grammar."""
     if isinstance(node, ast.Constant):
         return node.value is None or isinstance(node.value, str)
     return isinstance(node, ast.Attribute)
 
 
 def form(name: str, arguments: Sequence[Value], keywords: Mapping[str, Value | ast.expr]) -> set[str]:
-    """The form that a call has, if it has a number or a keyword; of tensors alone every call is alike."""
+    """The mark of a call's form. Except for functions in `PLACED`, a call with tensors alone has no mark."""
     places = PLACED.get(name, ())
     written = [_sort(name, places[i] if i < len(places) else "", a) for i, a in enumerate(arguments)]
     written += [f"{word}={_sort(name, word, given)}" for word, given in sorted(keywords.items())]
@@ -63,7 +63,7 @@ def form(name: str, arguments: Sequence[Value], keywords: Mapping[str, Value | a
 
 
 def _sort(name: str, word: str, given: Value | ast.expr) -> str:
-    """A tensor, the default, a word, or a sort of number."""
+    """The sort of an argument: "x" for a tensor, "default", a word, or a sort of number such as "-int"."""
     if isinstance(given, ast.expr):
         value = given.value if isinstance(given, ast.Constant) else ast.unparse(given).removeprefix("torch.")
         return "default" if (name, word) in DEFAULTS and DEFAULTS[name, word] == value else str(value)
@@ -81,7 +81,7 @@ def _sort(name: str, word: str, given: Value | ast.expr) -> str:
 
 
 def promotions(operands: Sequence[Value]) -> set[str]:
-    """The pairs of a 0-dim capture, or a Python number, and a tensor of another dtype or place."""
+    """The marks of each pair of operands: a 0-dim capture or a Python number, and another operand that is a tensor."""
     found = set()
     for one, other in itertools.permutations(operands, 2):
         if other.dtype is None:
@@ -94,7 +94,7 @@ def promotions(operands: Sequence[Value]) -> set[str]:
 
 
 def lanes(name: str, arguments: Sequence[Value]) -> set[str]:
-    """The arguments that differ within a vector, where others do not."""
+    """The mark of an operation where some arguments differ within a vector and some do not. Otherwise an empty set."""
     differ = [i for i, a in enumerate(arguments) if a.lane]
     if not differ or len(differ) == len(arguments):
         return set()
@@ -102,7 +102,7 @@ def lanes(name: str, arguments: Sequence[Value]) -> set[str]:
 
 
 def permutations(reads: Iterable[tuple[str, tuple[str, ...]]]) -> set[str]:
-    """The places in which two reads of one capture have the same indices in another order."""
+    """The marks of two reads of one capture whose indices are permuted: the places in which they differ."""
     by_capture: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for capture, places in reads:
         by_capture[capture].add(places)
@@ -116,11 +116,11 @@ def permutations(reads: Iterable[tuple[str, tuple[str, ...]]]) -> set[str]:
 
 
 VIEWS = ("same", "strides", "offset", "slice")
-"""How two tensors on one storage differ: in nothing, their strides, their offset alone, or their shape."""
+"""How two tensors on one storage differ: not at all, in their strides, in their offset only, or in their shape."""
 
 
 def views(captures: Sequence[Capture], used: Sequence[Set[str]]) -> set[str]:
-    """The pairs of captures on one storage that the mods read."""
+    """The marks of each pair of captures on one storage that the mods read. `used` has the captures of each mod."""
     on: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for c in captures:
         layout = layouts.parse(c.layout)

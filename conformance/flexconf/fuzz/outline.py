@@ -1,7 +1,7 @@
-"""What a case says, read from its text and captures without running anything: operations with dtypes, reads, shape.
+"""Reads the outline of a case from its text and captures, without running it: operations with dtypes, reads, shape.
 
-The walk assigns every expression PyTorch's dtype (L7.2, for scalars) and an interval for whole numbers, so that it can
-tell which operation works on what, and which index may be negative.
+The walk gives every expression its PyTorch dtype (L7.2, for scalars), and an interval if it is an integer. So it knows
+the dtype on which an operation works, and which index may be negative.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FLOATING = frozenset(
 _BOOLEAN = frozenset("eq ne lt le gt ge logical_and logical_or logical_xor logical_not isnan isinf isfinite".split())
 _LIKE = frozenset({"full_like", "zeros_like", "ones_like"})
 SPELLINGS = {"true_divide": "div"}
-"""Two names of one operation."""
+"""Other names of an operation -> the name used here."""
 _BINARY: Mapping[type[ast.operator], str] = {
     ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.FloorDiv: "floor_divide",
     ast.Mod: "remainder", ast.Pow: "pow", ast.LShift: "bitwise_left_shift", ast.RShift: "bitwise_right_shift",
@@ -44,7 +44,7 @@ _EVERYTHING = (-math.inf, math.inf)
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation of a mod and the dtype that its tensor operands promote to."""
+    """One operation of a mod. `dtype` is the promoted dtype of its tensor operands, "number" if it has none."""
 
     name: str
     dtype: str
@@ -55,9 +55,9 @@ class Operation:
 
 @dataclass(frozen=True)
 class Read:
-    """One read of a capture; `kinds` says how each index comes about: constant, variable, computed, loaded, negative.
+    """One read of a capture. `kinds` of its indices: constant, variable, computed, loaded, negative.
 
-    A read of rank 0 has the kind "none". `places` are the indices as they are written.
+    A read of a 0-dim capture has the kind "none". `places` are the indices as text.
     """
 
     capture: str
@@ -67,11 +67,12 @@ class Read:
 
 @dataclass(frozen=True)
 class Outline:
-    """A case's mods. `operations` in the order of evaluation, score_mod first; `reads` likewise.
+    """The outline of a case's mods.
 
-    `graph` is the same for cases whose mods differ in names and constants only, and whose captures have the same ranks
-    and dtypes. `shared` are captures that both mods read, `repeated` those read more than once. `marks` name what
-    `flexconf.fuzz.marks` tells apart: argument forms, promotions, lanes, reads in another order, views.
+    `operations` and `reads` are in the order of evaluation, score_mod first. `graph` is a hash: it is the same for
+    cases whose mods differ in names and constants only, if their captures have the same ranks and dtypes. `shared` are
+    the captures that both mods read, and `repeated` are the captures read more than once. `marks` are the keys of
+    `flexconf.fuzz.marks`: argument forms, promotions, lanes, permuted reads, views.
     """
 
     operations: tuple[Operation, ...]
@@ -90,7 +91,7 @@ class _Seen:
 
 
 def of_case(case: Case) -> Outline:
-    """The outline of a case. Its text has been checked when the case was made."""
+    """The outline of a case. The constructor of the case has checked the text already."""
     symbols = case.problem.symbols()
     dtypes = {c.name: (c.dtype, len(c.shape)) for c in case.captures}
     renaming: dict[str, str] = {}
@@ -127,14 +128,14 @@ def of_case(case: Case) -> Outline:
 
 
 def of_text(text: str, captures: Mapping[str, tuple[str, int]]) -> tuple[tuple[Operation, ...], frozenset[str]]:
-    """(operations, marks) of a score_mod's text over captures of (dtype, rank)."""
+    """(operations, marks) of the text of a score_mod. `captures` gives (dtype, rank) by name."""
     seen = _Seen()
     _Walk("score", dict.fromkeys(("B", "H", "Hkv", "M", "N", "D", "Dv"), 8), captures, seen).module(ast.parse(text))
     return tuple(seen.operations), frozenset(seen.marks)
 
 
 def tokens(case: Case) -> int:
-    """The number of tokens of a case's mods, as Python counts them, without line ends."""
+    """The number of Python tokens in a case's mods, without line ends and indentation."""
     ends = (tokenize.NEWLINE, tokenize.NL, tokenize.ENDMARKER, tokenize.INDENT, tokenize.DEDENT)
     texts = [text for text in (case.score_mod, case.mask_mod) if text is not None]
     return sum(
@@ -145,13 +146,13 @@ def tokens(case: Case) -> int:
 
 
 class _Walk:
-    """Walks a mod's statements in order."""
+    """Walks the statements of a mod in order, and collects what it finds in `seen`."""
 
     def __init__(
         self, kind: str, symbols: Mapping[str, int], captures: Mapping[str, tuple[str, int]], seen: _Seen
     ) -> None:
         self.seen = seen
-        self.depth = 0  # of indices around what is walked
+        self.depth = 0  # the number of subscripts around the current expression
         self.captures = captures
         ranges = {"b": symbols["B"], "h": symbols["H"], "q": symbols["M"], "kv": symbols["N"]}
         self.names: dict[str, Value] = {
@@ -165,7 +166,7 @@ class _Walk:
     def module(self, tree: ast.Module) -> None:
         for statement in tree.body:
             if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-                # A name for an index is still computed, unless it only renames.
+                # An index that is given a name is still a computed one, unless the name renames an index variable.
                 self.names[statement.targets[0].id] = self.value(statement.value)
             elif isinstance(statement, ast.Expr):
                 self.value(statement.value)
@@ -229,7 +230,7 @@ class _Walk:
         arguments = [self.value(argument) for argument in node.args]
         named = {k: v if marks.is_word(v) else self.value(v) for k, v in keywords.items()}
         self.seen.marks |= marks.form(name, arguments, named)
-        # Their values count: the bounds of a clamp may be tensors.
+        # These keywords are operands too: the bounds of a clamp may be tensors.
         arguments += [v for k, v in named.items() if k in ("min", "max", "alpha") and isinstance(v, Value)]
         mode = keywords.get("rounding_mode")
         if name == "div" and isinstance(mode, ast.Constant) and mode.value is not None:
@@ -265,7 +266,10 @@ class _Walk:
 
 
 def _normal(tree: ast.Module, renaming: dict[str, str], captures: Mapping[str, tuple[str, int]]) -> str:
-    """The text with captures, locals and constants replaced by what they are."""
+    """The text with numbered names for captures and variables, and the type's name for every constant.
+
+    `renaming` numbers the captures of both mods. Strings stay.
+    """
     local: dict[str, str] = {}
 
     class Renamed(ast.NodeTransformer):

@@ -1,4 +1,4 @@
-"""What a fuzzing run is asked to do."""
+"""The settings of a fuzzing run."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ if TYPE_CHECKING:
 
 SHRINK_SECONDS = 60.0
 EXAMPLES = 11
-"""Of one round. After its first ten, Hypothesis makes five variations of each example, which rarely reach anything new:
-rounds of 11 give three times as many distinct graphs an hour as rounds of 250."""
+"""Examples per round. After the first ten, Hypothesis makes five variations of each example, which rarely reach
+anything new: rounds of 11 give three times as many distinct graphs per hour as rounds of 250."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A fuzzing run.
+    """The settings of a fuzzing run.
 
-    `seconds` of generation, `workers` drivers; `time_limit` seconds an example, None for the subject's own.
-    `shrink_seconds`: what making one failure smaller may take. `examples` a round. `stop_after`: end when the drivers
-    together have so many new findings, None for never. `drawn`: strategies of cases and of vector widths, as
-    "module:function", which tests put in the place of the subject's. `task` is what a worker runs. `check_repro`: run
-    a finding's repro.py before it is kept. `refusals`: whether what is refused, other than by the eligibility rules, is
-    a failure; None for "on the reference, which has to take all of L7".
+    `seconds` limits generation. `workers` is the number of drivers. `time_limit` is in seconds per example; None takes
+    the subject's limit. `shrink_seconds` limits the shrinking of one failure. `examples` are per round. The run ends
+    early when the drivers together have `stop_after` new findings; None means never. `drawn` names strategies of cases
+    and of vector widths as "module:function"; tests use it to replace the subject's strategies. `task` is the function
+    that a worker runs. With `check_repro`, a finding's repro.py is run before the finding is kept. `refusals` says
+    whether a refusal counts as a failure, except one by the eligibility rules. None means: on reference subjects only
+    (`counts_refusal`), because they must take everything in L7.
     """
 
     subject: str
@@ -51,7 +52,8 @@ class Plan:
     def counts_refusal(self, stage: Stage) -> bool:
         """Whether a refusal at `stage` counts as a failure.
 
-        It does for the reference, except at compile or launch where the backend rejects some kernels, as flash-attn-4.
+        It does for reference subjects, except at compile or launch of a subject whose backend rejects some kernels,
+        such as flash-attn-4. `refusals`, if set, overrides this.
         """
         if self.refusals is not None:
             return self.refusals
@@ -60,11 +62,11 @@ class Plan:
 
 
 def round_seed(seed: int, driver: int, turn: int) -> int:
-    """The seed of a round, of (seed, driver, round)."""
+    """The seed of round `turn` of a driver."""
     return random.Random(f"flexconf {seed}/{driver}/{turn}").getrandbits(64) ^ zlib.crc32(b"round")
 
 
 class Runs(Protocol):
-    """Where an example is run: an `Isolated`, or a stand-in in tests."""
+    """Runs an example: an `Isolated`, or a stand-in in tests."""
 
     def run(self, case: Case, subject: str, options: Any = None, keep: Path | None = None) -> Outcome: ...

@@ -1,4 +1,4 @@
-"""One round: a run of the test of Hypothesis, which failure it is after, and the smallest example of that."""
+"""One round: one run of the Hypothesis test. It shrinks the first failure that no finding explains."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from flexconf.fuzz.judged import Defect, Failure, Judged, OutOfTime, defect_type
 from flexconf.fuzz.plan import Plan
 
 _HYPOTHESIS = 0.5
-"""The part of the time for shrinking that Hypothesis may take. The rest is for cuts, of which few make much."""
+"""The share of the shrinking time that Hypothesis may take. The rest is for cuts: a few of them remove a lot."""
 
 
 class Judging(Protocol):
-    """What a round asks of its driver."""
+    """The part of a driver that a round uses."""
 
     plan: Plan
     known: list[Finding]
@@ -31,24 +31,28 @@ class Judging(Protocol):
         ...
 
     def over(self) -> bool:
-        """Whether nothing more is to be generated."""
+        """Whether generation is to end."""
         ...
 
     def judge(self, case: Case, width: int, shrinking: bool, cutting: str = "") -> Judged:
-        """Run an example, unless it has been, and put it on record."""
+        """Run an example and write its record. An example that has run already is not run again."""
         ...
 
     def failure(self, case: Case, width: int, found: Judged) -> Failure:
-        """A failing example with what is known of it."""
+        """The `Failure` of a failing example."""
         ...
 
     def explained(self, found: Judged) -> bool:
-        """Whether a finding explains a failure."""
+        """Whether a finding explains the failure `found`."""
         ...
 
 
 class Round:
-    """The body of one run of the test: which failure it is after, and the smallest example of it."""
+    """The body of the Hypothesis test in one round.
+
+    `family` is the family of the failure that the round shrinks, "" before there is one. `best` is its smallest example
+    and `least` the size of that.
+    """
 
     def __init__(self, driver: Judging) -> None:
         self.driver = driver
@@ -62,13 +66,13 @@ class Round:
         self.cutting = False
 
     def example(self, case: Case, width: int) -> None:
-        """One example. Raises a Defect for the failure that this round is after."""
+        """Run one example. Raises a Defect if it shows the failure that this round shrinks, OutOfTime at the end."""
         driver = self.driver
         after = self.best is not None
         if not after and driver.over():
             raise OutOfTime
         if after and (case.digest(), width) not in driver.seen and self._out_of_time():
-            raise OutOfTime  # without it, Hypothesis would go on drawing for as long again
+            raise OutOfTime  # otherwise Hypothesis would go on drawing for as long again
         found = driver.judge(case, width, shrinking=after, cutting=self.family if self.cutting else "")
         if found.verdict not in ("failed", "duplicate"):
             return
@@ -92,11 +96,11 @@ class Round:
         raise defect_type(self.family)(found.outcome.message)
 
     def _out_of_time(self) -> bool:
-        """Whether the part of the time for shrinking that is now spent is over."""
+        """Whether the current share (`part`) of the shrinking time is used up."""
         return time.monotonic() > self.began + self.part * self.driver.plan.shrink_seconds
 
     def cut(self) -> None:
-        """Cut out of the smallest example what it fails without, until there is nothing more, or no more time."""
+        """Cut parts out of the smallest example, until no cut leaves a failing case or the time is over."""
         self.part, self.cutting, cut = 1.0, True, True
         while cut and self.finished:
             cut = False
@@ -105,7 +109,7 @@ class Round:
                     cut = True
 
     def _cut(self, cuts_of: Callable[[Case], Iterable[Case]]) -> bool:
-        """Whether one of the cuts leaves a smaller case that fails."""
+        """Try the cuts of one pass. Returns True at the first smaller case that fails, False if there is none."""
         assert self.best is not None
         width = self.best.width
         for case in cuts_of(self.best.case):

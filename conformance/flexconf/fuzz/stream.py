@@ -1,8 +1,7 @@
-"""What a fuzzing run has done, on disk: `run.json` says what it is a run of, one JSON line an example says the rest.
+"""The records of a fuzzing run on disk: `run.json` identifies the run, and every example is one line of JSON.
 
-Every driver appends to a file of its own, a record in one write: whatever is killed, whenever, the records that were
-written stay, and at most the last line of a file is cut. A full disk ends the run, and leaves no half of a record.
-Nothing is ever rewritten.
+Every driver appends to a file of its own. If a process is killed, the records written so far stay, and at most the last
+line of a file is incomplete. A full disk ends the run and leaves no half record. Records are never rewritten.
 """
 
 from __future__ import annotations
@@ -35,12 +34,14 @@ Verdict = Literal["ok", "failed", "duplicate", "discarded"]
 
 @dataclass(frozen=True)
 class Record:
-    """One executed example.
+    """One example that ran.
 
-    `ident` is driver/round/index, `graph` that of its outline, `ratio` its largest error over its bound (None when
-    nothing was compared). A verdict "discarded" has its reason in `why`, "duplicate" the finding that explains it,
-    "failed" what was observed; a failed one also carries its case as TOML. `shrinking`: it was tried to make a failure
-    smaller. `mute`: what was compared of it, if anything, had to be 0, NaN or infinite.
+    `ident` is driver/round/index. `case` is the digest of the case. `graph` comes from its outline. `keys` are its
+    coverage keys, empty if it is discarded. `ratio` is the largest error over its bound, None if nothing was compared
+    or the ratio is not finite. `why` is the reason of "discarded", the id of the finding that explains a "duplicate",
+    or the observation of "failed". `toml` is the case as TOML, if it failed, is a duplicate, or came close to its
+    bound. `shrinking` means that the example was run to shrink a failure. `mute` means that every compared result, if
+    any, had to be 0, NaN or infinite.
     """
 
     ident: str
@@ -59,13 +60,13 @@ class Record:
     mute: bool = False
 
     def to_line(self) -> bytes:
-        """One line of JSON."""
+        """The record as one line of JSON, without empty optional fields."""
         plain = {k: v for k, v in asdict(self).items() if not (k in ("why", "shrinking", "toml", "mute") and not v)}
         return json.dumps(plain, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Record:
-        """The inverse of `to_line`, of what the line says. Raises KeyError or TypeError."""
+        """The record of a parsed line. Raises KeyError or TypeError if a field is missing or unknown."""
         return cls(**{**data, "keys": tuple(data["keys"])})
 
     @property
@@ -83,7 +84,7 @@ class Writer:
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
 
     def write(self, record: Record) -> None:
-        """Append one record. Raises InputError where the disk does not take it."""
+        """Append one record. Raises InputError if it cannot be written."""
         append(self._file, record.to_line(), self._path, "make room; the same command goes on")
 
     def close(self) -> None:
@@ -92,16 +93,16 @@ class Writer:
 
 
 class Reader:
-    """Reads what drivers append, in pieces, as often as asked."""
+    """Reads the records that the drivers append, a piece at a time."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._read: dict[str, tuple[int, int]] = {}  # bytes and lines of each file
 
     def new(self) -> Iterator[Record]:
-        """The records that were not read before; a line that is being written is left for the next time.
+        """The records that were not read before. An incomplete last line is left for the next call.
 
-        Raises InputError, which names the file and the line, for a damaged record.
+        Raises InputError for a damaged record; the message names the file and the line.
         """
         for path in files(self._folder):
             offset, lines = self._read.get(path.name, (0, 0))
@@ -118,12 +119,12 @@ class Reader:
 
 
 def files(folder: Path) -> list[Path]:
-    """The files of records, by driver."""
+    """The files of records, sorted by driver."""
     return sorted(path for path in folder.glob("records-*.jsonl") if _FILES.fullmatch(path.name))
 
 
 def repair(folder: Path) -> None:
-    """Cut off a last line that was not written whole. Only while nobody writes."""
+    """Cut off the incomplete last line of each file. No driver may write meanwhile."""
     for path in files(folder):
         text = path.read_bytes()
         whole = text.rfind(b"\n") + 1
@@ -132,7 +133,7 @@ def repair(folder: Path) -> None:
 
 
 def next_rounds(records: Iterator[Record]) -> dict[int, int]:
-    """By driver, the first round of which nothing is recorded."""
+    """The round after the last one on record, by driver."""
     rounds: dict[int, int] = {}
     for record in records:
         driver, turn, _ = record.place
@@ -142,9 +143,10 @@ def next_rounds(records: Iterator[Record]) -> dict[int, int]:
 
 @dataclass(frozen=True)
 class Identity:
-    """What the records of a folder are about; records of another are never mixed with them.
+    """Identifies the run of a folder: a folder never mixes records of different identities.
 
-    `plant` names a planted fault, "" for none.
+    `packages` are the versions of the subject's packages. `gpus` are the GPUs with their drivers, () for a CPU subject.
+    `plant` names a planted fault, "" if there is none. `facts` describe the machine; they are not compared.
     """
 
     subject: str
@@ -174,7 +176,7 @@ class Identity:
         )
 
     def differs(self, other: Identity) -> str:
-        """What of `other`, which is on disk, stands against this; "" for nothing."""
+        """How `other`, the identity on disk, differs from this one. Returns "" if they are equal."""
         if other.format != self.format:
             return f"was written in format {other.format}, not {self.format}"
         if other.subject != self.subject:
@@ -192,7 +194,10 @@ class Identity:
 
 
 def claim(folder: Path, identity: Identity) -> None:
-    """Make the folder one of `identity`, or see that it is. Raises InputError for another's, or one that is damaged."""
+    """Make a folder for `identity`, or check that an existing folder has this identity.
+
+    Raises InputError if the folder has another identity, is damaged, or cannot be used.
+    """
     path = folder / _RUN
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -211,7 +216,7 @@ def claim(folder: Path, identity: Identity) -> None:
 
 
 def read_identity(folder: Path) -> Identity:
-    """What the folder is a run of. Raises InputError."""
+    """The identity of the run in a folder. Raises InputError if there is none or it is damaged."""
     path = folder / _RUN
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -224,7 +229,7 @@ def read_identity(folder: Path) -> Identity:
 
 @contextlib.contextmanager
 def exclusively(folder: Path) -> Iterator[None]:
-    """No other run writes here meanwhile. Raises InputError when one does."""
+    """Hold the lock of a folder, so that no other run writes to it. Raises InputError if another run holds it."""
     with (folder / _LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

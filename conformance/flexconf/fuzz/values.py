@@ -1,4 +1,4 @@
-"""What the walk over a mod's text (`outline`) knows of an expression: dtype, range, and what it depends on."""
+"""The facts that the walk over a mod's text (`outline`) tracks for an expression: dtype, range, dependences."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ _EVERYTHING = (-math.inf, math.inf)
 
 @dataclass(frozen=True)
 class Value:
-    """An expression: a tensor of `dtype`, or a Python number (dtype None); what is known of its range.
+    """An expression: a tensor of `dtype`, or the Python number `number` (dtype None).
 
-    `rank` are the dimensions still to be indexed. `variable`: it is b, h, q or kv itself. `loaded`: it depends on a
-    capture. `lane`: it differs within a vector, since it depends on kv or the score. `zero`: it is a 0-dim capture.
+    Its values lie in [low, high]; the ends are infinite if unknown. `rank` counts the dimensions still to be indexed.
+    `capture` names the capture that is read, `places` are its indices as text, and `kinds` are their kinds.
+    `variable`: it is b, h, q or kv itself. `loaded`: it depends on a capture. `lane`: it differs within a vector,
+    because it depends on kv or the score. `zero`: it is a 0-dim capture.
     """
 
     dtype: str | None
@@ -45,7 +47,7 @@ def operand(arguments: Sequence[Value]) -> str:
 
 
 def interval(name: str, arguments: Sequence[Value]) -> tuple[float, float]:
-    """Bounds of a whole number, as far as they are easily known."""
+    """Bounds of the integer result of an operation, where they are easy to know. Otherwise they are infinite."""
     a = arguments[0]
     b = arguments[1] if len(arguments) > 1 else a
     match name:
@@ -87,7 +89,10 @@ def interval(name: str, arguments: Sequence[Value]) -> tuple[float, float]:
 
 
 def folded(name: str, numbers: Sequence[bool | int | float | None]) -> Value:
-    """A Python number that Python computes; only its type and, for the usual operators, its value matter here."""
+    """The result of an operation on Python numbers, which Python computes.
+
+    The value is right for the usual operators only. Otherwise it is the first operand.
+    """
     a, b = (number if number is not None else 0 for number in (*numbers, 0)[:2])
     value: bool | int | float = a
     try:
@@ -120,7 +125,7 @@ def promoted(operands: Sequence[tuple[str | None, str]]) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _promote(operands: tuple[tuple[str | None, str], ...]) -> str:
-    """PyTorch's promotion of scalar tensors (dtype, "") and Python numbers (None, type)."""
+    """PyTorch's type promotion of scalar tensors (dtype, "") and Python numbers (None, name of their type)."""
     result: torch.dtype | None = None
     for dtype, _ in operands:
         if dtype is not None:
@@ -137,11 +142,11 @@ def _promote(operands: tuple[tuple[str | None, str], ...]) -> str:
 
 
 def kinds(index: Value) -> tuple[str, ...]:
-    """How an index comes about; a loaded or computed one that may be negative is counted as both."""
+    """The kinds of an index. A loaded or computed index that may be negative has two: its own, and "negative"."""
     if index.number is not None:
         return ("negative",) if index.low < 0 else ("constant",)
     if index.variable:
         return ("variable",)
     kind = "loaded" if index.loaded else "computed"
-    # Of a loaded index nothing is known; it is not called negative for that.
+    # The range of a loaded index is unknown, and so infinite. That alone does not make it negative.
     return (kind, "negative") if index.low < 0 and math.isfinite(index.low) else (kind,)

@@ -1,7 +1,8 @@
-"""A finding as a standalone script: only torch and the library at fault, ready to be pasted into an issue.
+"""Renders a finding as a standalone script, ready to be pasted into an issue.
 
-The script computes float64 attention itself, one score at a time, with the same source of the mods, and compares with
-a bound that the oracle gave. It exits 1 while the defect is there, 0 when it is gone, 2 when it cannot be run.
+If possible, the script needs only torch and the library at fault. It then computes the float64 reference itself, one
+score at a time, from the same source of the mods, and compares with a bound from the oracle. Otherwise it runs the case
+through this project. It exits with 1 while the defect is there, 0 when it is gone, 2 when it cannot run.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ TEMPLATES: Mapping[str, Template] = {
     "torch-codegen": production.codegen,
     "reference.fa4": reference.fa4,
 }
-"""By subject; for any other the script runs the case through the project."""
+"""The templates by subject. For any other subject, the script runs the case through this project."""
 
 
 def render(case: Case, subject: str, outcome: Outcome, *, width: int | None = None, exact: bool = False) -> str:
-    """The text of the script for what `outcome` says of `case` on `subject`.
+    """The text of a script that shows the failure `outcome` of `case` on `subject`.
 
-    With `exact`, tensors hold the case's own values; otherwise values of simple arithmetic in the same range take their
-    place where those are many. `width` is the vector width of a subject that can be told. Raises InputError.
+    With `exact`, the tensors hold the case's own values. Otherwise large tensors hold values in the same range that
+    short arithmetic makes. `width` is the vector width, for subjects that can be given one. Raises InputError if the
+    inputs of the case cannot be made.
     """
     return TEMPLATES.get(subject, reference.project)(case, subject, outcome, width, exact)

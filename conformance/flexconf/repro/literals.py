@@ -1,6 +1,6 @@
-"""Tensors as the text of a script: short where that will do, bit for bit where it must.
+"""Writes tensors as expressions of a script: short expressions where possible, every bit where the values matter.
 
-Every expression comes with the tensor that it makes, so that an oracle can be asked about what a script will see.
+Every expression comes with the tensor that it makes, so that the oracle can bound the results of the script's inputs.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from flexconf.language import layouts
 
 __all__ = ["captures", "nested", "number", "qkv"]
 
-_LITERAL = {True: 4, False: 16}  # elements of a tensor that are written out as they are; of floats fewer
-_LISTED = 64  # the same, where the values must be the case's own
+_LITERAL = {True: 4, False: 16}  # whether floats -> the most elements of a tensor that are written one by one
+_LISTED = 64  # the same with `exact`
 _PACKED_WIDTH = 96
 
 
@@ -38,14 +38,14 @@ def _dtype(tensor: Tensor) -> str:
 
 
 def number(value: bool | int | float) -> str:
-    """A number, where `inf` and `nan` are names."""
+    """A number as text. Infinities and NaN are written with the names `inf` and `nan`, which the script defines."""
     if isinstance(value, float) and not math.isfinite(value):
         return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
     return repr(value)
 
 
 def nested(values: object) -> str:
-    """Lists of lists of numbers."""
+    """Nested lists of numbers as text."""
     return f"[{', '.join(map(nested, values))}]" if isinstance(values, list) else number(values)  # type: ignore[arg-type]
 
 
@@ -54,7 +54,7 @@ def _literal(tensor: Tensor) -> _Written:
 
 
 def _packed(tensor: Tensor) -> _Written:
-    """Every bit, compressed."""
+    """The bytes of `tensor`, compressed, as an argument of the script's function `unpacked`."""
     raw = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     code = base64.b64encode(zlib.compress(raw, 9)).decode()
     lines = [code[i : i + _PACKED_WIDTH] for i in range(0, len(code), _PACKED_WIDTH)]
@@ -63,7 +63,10 @@ def _packed(tensor: Tensor) -> _Written:
 
 
 def _written(tensor: Tensor, place: int, exact: bool) -> _Written:
-    """`tensor` or, unless `exact`, one like it; `place` tells the tensors of a script apart."""
+    """`tensor` as an expression. Unless `exact`, other values may stand in for many elements.
+
+    `place` is the number of the tensor in the script. Tensors with different numbers get different values.
+    """
     plain = tensor.detach().cpu().contiguous()
     shape = tuple(plain.shape)
     if plain.numel() == 0:
@@ -86,7 +89,7 @@ def _written(tensor: Tensor, place: int, exact: bool) -> _Written:
 
 
 def _simple(plain: Tensor, place: int) -> _Written | None:
-    """Other values in the same range, by whole numbers."""
+    """Values in the range of `plain` that integer arithmetic makes. Returns None if there is no such expression."""
     shape, count = tuple(plain.shape), plain.numel()
     step, start = 37 + 2 * place, 11 * place
     counting = f"torch.arange({count})"
@@ -106,7 +109,8 @@ def _simple(plain: Tensor, place: int) -> _Written | None:
     finite = plain[plain.isfinite()].double()
     if not finite.numel():
         return None
-    # Multiples of 1/16 from -2 to 2, exact in every float dtype, times a power of two; only positive if those were.
+    # Multiples of 1/16 from -2 to 2, times a power of two. They are exact in every float dtype. If `plain` holds no
+    # negative values, they are positive.
     largest = float(finite.abs().max())
     factor = 2.0 ** round(math.log2(largest / 2)) if largest else 1.0
     low = 1 if float(finite.min()) >= 0 else -32
@@ -123,7 +127,10 @@ def _simple(plain: Tensor, place: int) -> _Written | None:
 
 
 def _laid_out(name: str, capture: Capture, values: Tensor) -> tuple[str, Tensor]:
-    """(statement that lays `name` out as the capture is, its values afterwards); "" for what is contiguous."""
+    """(statement that gives `name` the layout of the capture, its values afterwards).
+
+    The statement is "" if the layout is contiguous. Layouts with stride 0 repeat values, so the values may change.
+    """
     layout = layouts.parse(capture.layout)
     rank, shape = values.dim(), tuple(values.shape)
     match layout.kind:
@@ -172,7 +179,7 @@ _PACK = "[x.transpose(1, 2) for x in torch.cat([x.transpose(1, 2) for x in ({})]
 
 
 def qkv(case: Case, given: Inputs, exact: bool) -> tuple[list[str], dict[str, Tensor]]:
-    """(statements that make q, k and v, laid out as the case says, their values)."""
+    """(statements that make q, k and v in the layout of the problem, their values by name)."""
     lines: list[str] = []
     tensors: dict[str, Tensor] = {}
     layout = case.problem.layout
@@ -194,7 +201,7 @@ def qkv(case: Case, given: Inputs, exact: bool) -> tuple[list[str], dict[str, Te
 
 
 def captures(case: Case, given: Inputs, exact: bool) -> tuple[list[str], dict[str, Tensor]]:
-    """(statements that make the captures, laid out as they are, their values by name)."""
+    """(statements that make the captures in their layouts, their values by name)."""
     lines: list[str] = []
     tensors: dict[str, Tensor] = {}
     for place, capture in enumerate(case.captures, 3):

@@ -1,4 +1,4 @@
-"""What a script is made of: inputs as text, the source of the mods, the block mask."""
+"""The parts of a script: its inputs as text, the source of the mods, the block mask."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from flexconf.repro import literals
 
 
 def _mod_source(mod: Callable[..., Tensor], kind: str) -> tuple[str, tuple[str, ...]]:
-    """(source of a factory `make_<kind>_mod`, its parameters), as `modtext.compile_mod` wrote it."""
+    """(source of the factory `make_<kind>_mod`, names of its parameters), from the source by `modtext.compile_mod`."""
     lines = linecache.getlines(mod.__code__.co_filename)
     source = "".join(lines)
     found = re.match(r"def make_mod\((.*)\):", source)
@@ -29,7 +29,11 @@ def _mod_source(mod: Callable[..., Tensor], kind: str) -> tuple[str, tuple[str, 
 
 @dataclass(frozen=True)
 class Parts:
-    """What the template is filled with."""
+    """The parts that fill the template.
+
+    `given` are the inputs as the script makes them. `qkv` and `captures` are statements. `mods` holds (source of the
+    factory, names of its parameters) by kind, "score" or "mask".
+    """
 
     given: Inputs
     qkv: list[str]
@@ -38,7 +42,7 @@ class Parts:
 
 
 def parts(case: Case, exact: bool) -> Parts:
-    """The pieces of the script, and inputs that hold what the script makes."""
+    """The parts of the script for `case`. With `exact`, the tensors hold the case's own values."""
     original = inputs.materialize(case)
     qkv, tensors = literals.qkv(case, original, exact)
     captured, captures = literals.captures(case, original, exact)
@@ -83,7 +87,7 @@ def block_lines(case: Case, given: Inputs) -> list[str]:
 
 
 def attended_lines(case: Case, given: Inputs) -> list[str]:
-    """The body of `attended(b, h, m, n)`: block lists first, then the mask_mod."""
+    """The body of the script's `attended(b, h, m, n)`: it looks at the block lists first, then at the mask_mod."""
     asked = "bool(mask_mod(*at(b, h, m, n)))" if case.mask_mod is not None else "True"
     if given.block_mask is None or case.block.kind == "from_mask":
         return [f"return {asked}"]

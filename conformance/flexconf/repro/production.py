@@ -1,4 +1,4 @@
-"""PyTorch's own flex_attention: what its user writes."""
+"""Scripts that call PyTorch's flex_attention as a user does."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def eager(case: Case, subject: str, outcome: Outcome, width: int | None, exact: 
 
 
 def codegen(case: Case, subject: str, outcome: Outcome, width: int | None, exact: bool) -> str:
-    """With a GPU, what a user does; without one, the project runs what torch generates."""
+    """With a GPU, the script calls flex_attention. Without one, this project runs the text that torch generates."""
     device = '"cuda" if torch.cuda.is_available() else "cpu"'
     fallback = _THROUGH_THE_PROJECT.format(subject=subject, toml=case.to_toml(), width=width)
     guard = GUARD.format(more="")

@@ -1,4 +1,4 @@
-"""The reference lowering: in flash-attn-4 without this project, elsewhere through it."""
+"""Scripts for the reference lowering. The script for flash-attn-4 does not need this project; the others do."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def through_flash_attention():
 
 
 def fa4(case: Case, subject: str, outcome: Outcome, width: int | None, exact: bool) -> str:
-    """The rendered text and flash-attn-4, without this project: what fails there is not the harness."""
+    """The script runs the rendered text with flash-attn-4 only: a failure there is not the fault of the harness."""
     kernel, names = _rendered(case, exact, width)
     held = ("kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices")
     if kernel.block_lists:
@@ -72,7 +72,10 @@ def fa4(case: Case, subject: str, outcome: Outcome, width: int | None, exact: bo
 
 
 def _rendered(case: Case, exact: bool, width: int | None) -> tuple[flexflash.RenderedKernel, dict[str, str]]:
-    """The kernel, which is the same text on a CPU; and for each of its captures the script's name."""
+    """(kernel, the script's name of each capture by the kernel's parameter). The text is the same on CPU and GPU.
+
+    Raises InputError if the kernel reads a tensor that is not a capture of the case.
+    """
     given = parts(case, exact).given
     options: dict[str, object] = {} if width is None else {"SCORE_MOD_VEC_SIZE": width}
     kernel = flexflash.lower(given.q, given.k, given.v, given.score_mod, given.block_mask, given.scale, options)

@@ -1,4 +1,4 @@
-"""The standalone script: its template, its bounds, its title."""
+"""The template of the standalone script, its bounds and its title."""
 
 from __future__ import annotations
 
@@ -169,7 +169,12 @@ def standalone(
     first: str = "",
     standard: frozenset[str] = frozenset(),
 ) -> str:
-    """The script. `functions` are what `call`, or `first`, which `main` begins with, calls; `standard` they import."""
+    """The text of the script.
+
+    `device` is the expression for DEVICE. `guard` are the imports and checks that exit with 2 if the script cannot run.
+    `call` is the body of `observed`. `first` are the first lines of `main`. `functions` define functions that `call` or
+    `first` call, and `standard` names the modules of the standard library that these functions use.
+    """
     parts = parts_of(case, exact)
     p = case.problem
     raises = outcome.symptom in (Symptom.REFUSED, Symptom.CRASH, *_DEADLY)
@@ -222,7 +227,7 @@ def standalone(
 
 
 def _widened(name: str, case: Case) -> str:
-    """A cell of a mod for the reference: on the CPU, a float in float64."""
+    """A cell of a mod as an expression for the reference: captures move to the CPU, float captures become float64."""
     capture = next((c for c in case.captures if c.name == name), None)
     if capture is None:
         return name
@@ -234,7 +239,8 @@ def _bounds(
 ) -> tuple[dict[str, float], tuple[str, tuple[int, ...]] | None, list[tuple[int, ...]]]:
     """(bound by tensor, the one element to look at, rows to leave out) for the inputs of the script.
 
-    Of the case's own values the worst element and its bound are known; of others the largest bound serves for all.
+    With `exact`, the script looks at the worst element of `outcome`, with that element's bound. Otherwise, or if there
+    is no worst element, the element is None and the largest bound of a tensor serves for all its elements.
     """
     certified = trial.certify(given, trial.Options())
     worst = (outcome.comparison or {}).get("worst")
@@ -247,7 +253,7 @@ def _bounds(
     if exact and worst is not None and worst["tensor"] in bounds and isinstance(worst["bound"], float):
         bounds[worst["tensor"]] = max(worst["bound"], 1e-300)
         return bounds, (worst["tensor"], tuple(worst["index"])), skipped
-    # An error over a bound of 0 asks for equality; 0 / 0 is no number.
+    # The script divides errors by the bound. A bound of 0 becomes 1e-300: it still asks for equality, without 0 / 0.
     return {name: max(bound, 1e-300) for name, bound in bounds.items()}, None, skipped
 
 
@@ -274,7 +280,7 @@ def about_of(outcome: Outcome) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Text that may stand in a docstring."""
+    """`text` without backslashes and triple quotes, so that it can stand in a docstring."""
     return text.replace("\\", "/").replace('"""', "'''")
 
 

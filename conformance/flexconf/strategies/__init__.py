@@ -1,7 +1,7 @@
 """Hypothesis strategies for cases: mods as text, the tensors that they read, the problem and its block mask.
 
-Everything that is drawn is legal: a case constructs, its mods are accepted, every index is within its dimension.
-What shrinks, shrinks to what a person would have written: `score`, one head, a few keys, no capture.
+Every case drawn is legal: it can be constructed, its mods are accepted, and every index lies within its dimension.
+Hypothesis shrinks a case towards one that a person would write: `score`, one head, a few keys, no capture.
 """
 
 from flexconf.strategies.cases import cases, for_subject, narrow_widths, tiled_cases, vector_widths

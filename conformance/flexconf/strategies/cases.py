@@ -1,4 +1,4 @@
-"""Whole cases."""
+"""Draws whole cases."""
 
 from __future__ import annotations
 
@@ -25,35 +25,34 @@ if TYPE_CHECKING:
     from flexconf.subjects import Subject
 
 _DEPTHS = (1, 2, 3, 4)
-_FAR = (("-300.0",), ("200.0",))  # what moves a whole row away from 0, where a softmax without its maximum breaks down
-# Where a row's scores are far apart, its largest is all that the result depends on, and all that can be seen wrong.
+_FAR = (("-300.0",), ("200.0",))  # offsets of a whole row from 0: without subtracting its maximum, the softmax fails
+# If the scores of a row are far apart, the result depends on the largest only, and faults in the others stay unseen.
 _FACTORS = (None, 0.0625, 0.015625, 0.0625)
-_ROWS = ("q & 2 == 2", "q >= 0", "(q < 2) & (kv & 1 == 0)")  # whose scores are all as low, or some of them
+_ROWS = ("q & 2 == 2", "q >= 0", "(q < 2) & (kv & 1 == 0)")  # the scores that become _LOWEST: whole rows or parts
 _LOWEST = -(2.0**127) * 1.75  # float32 holds it, but not its product with log2(e)
 _KINDS = (*[None] * 5, *["focus"] * 28, "far")
-_LONG = 700  # characters of a score_mod, from which on no terms of one operation each are added
+_LONG = 700  # characters of a score_mod above which no terms of one operation each are added
 
 
 def vector_widths() -> SearchStrategy[int]:
-    """Keys that a mod sees at once."""
+    """The vector widths: keys that a mod processes at once."""
     return st.sampled_from((1, 2, 4, 8))
 
 
 def narrow_widths() -> SearchStrategy[int]:
-    """Those that flash-attn-4 takes on compute capability 9.x."""
+    """The vector widths that flash-attn-4 takes on compute capability 9.x."""
     return st.sampled_from((1, 2))
 
 
 def for_subject(subject: Subject) -> tuple[SearchStrategy[Case], SearchStrategy[int]]:
-    """The cases and the vector widths that `subject` is asked for by fuzzing."""
+    """The strategies of cases and of vector widths with which fuzzing tests `subject`."""
     return tiled_cases() if subject.tiled else cases(), narrow_widths() if subject.narrow else vector_widths()
 
 
 def tiled_cases() -> SearchStrategy[Case]:
-    """Cases that flash-attn-4 is made for.
+    """Cases that flash-attn-4 supports.
 
-    Blocks that it can walk: parts of its tile of 128 queries by 128 keys, or several tiles high. Values at most
-    twice as wide as queries and keys.
+    Their blocks are parts of its tile of 128 queries by 128 keys, or are several tiles high. Dv is at most twice D.
     """
     return cases(queries=(128, 64, 256), keys=(128, 64, 32, 16)).map(_narrowed)
 
@@ -72,9 +71,9 @@ def cases(
     queries: Sequence[int] = masks.BLOCKS,
     keys: Sequence[int] = masks.BLOCKS,
 ) -> Case:
-    """A legal case of the given features; of a random subset of them when none are given (swarm testing).
+    """A legal case with the given features, or with a random subset of all features (swarm testing).
 
-    `queries` and `keys` are the sizes that its blocks may have. Named "fuzz-" and the first twelve digits of its
+    `queries` and `keys` are the sizes that its blocks may have. Its name is "fuzz-" and the first twelve digits of its
     digest.
     """
     f = features if features is not None else draw(switches.features())
@@ -84,7 +83,7 @@ def cases(
     score = _score(draw, scope) if not bare else None
     around = Scope(f, problem, "mask", scope.captures, scope.values)
     mask = written(masks.mask(draw, around)) if f.mask else None
-    # Operands that are read twice at every level can outgrow what a mod may have.
+    # Texts that read an operand twice at every level can exceed the limits of a mod.
     assume(all(_within_limits(text) for text in (score, mask) if text is not None))
     block = masks.block(draw, around, mask, queries, keys)
     case = Case(
@@ -109,7 +108,7 @@ def _named(case: Case) -> Case:
 
 
 def _score(draw: Draw, scope: Scope) -> str:
-    """A score_mod's text: a float."""
+    """The text of a score_mod, whose value is a float."""
     depth = one(draw, _DEPTHS)
     lines = []
     if draw(st.booleans()) and scope.features.variables:
@@ -135,9 +134,9 @@ def _score(draw: Draw, scope: Scope) -> str:
 
 @st.composite
 def _foci(draw: Draw, scope: Scope) -> tuple[str, ...] | None:
-    """Terms of one operation each, which share their operands; None for the last.
+    """Terms of one operation each that share their operands. Returns None if no more terms are to follow.
 
-    They are drawn together with whether there are any, so that Hypothesis can take them out when it shrinks.
+    The decision to stop is part of the same draw, so that Hypothesis can remove single draws when it shrinks.
     """
     kind = one(draw, _KINDS)
     if kind is None:
@@ -153,13 +152,13 @@ def _described(term: Term) -> tuple[str, float, float, bool]:
 
 
 def _sum(x: Term, y: Term) -> Term:
-    """`x + y`, or `x` where they are bools."""
+    """`x + y`."""
     dtype = result_dtype("x + y", x.dtype, y.dtype)
     return Term(f"{x.text} + ({y.text})", dtype, x.lo + y.lo, x.hi + y.hi, x.special or y.special)
 
 
 def _as_score(draw: Draw, x: Term) -> str:
-    """`x` as a score: itself if it is a float, otherwise beside the score."""
+    """The text of a score made of `x`: a bool chooses the score, an integer is added to it, a float may stand alone."""
     if x.dtype == "bool":
         return f"torch.where({x.text}, score, {one(draw, ('score * 0.5', '0.0', 'score * 2', '-inf'))})"
     if not x.is_float:

@@ -1,4 +1,4 @@
-"""Drawing one of several things, of which there are the same again and again."""
+"""Draws one of several options; the strategies are cached, because the same options are drawn again and again."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 
 def one(draw: Draw, among: Iterable[T]) -> T:
-    """One of them, the first where Hypothesis shrinks; they can be hashed."""
+    """One of the options, which must be hashable. Hypothesis shrinks towards the first."""
     options = tuple(among)
-    found: T = draw(_sampled(options, tuple(map(type, options))))  # 1 and True are equal
+    found: T = draw(_sampled(options, tuple(map(type, options))))  # types tell 1 from True
     return found
 
 
 @functools.lru_cache(maxsize=4096)
 def _sampled(among: tuple[T, ...], types: tuple[type, ...]) -> st.SearchStrategy[T]:
-    # Hypothesis looks at every strategy that it meets for the first time, which takes longer than to draw from it.
+    # Hypothesis validates every new strategy, which takes longer than drawing from it.
     return st.sampled_from(among)

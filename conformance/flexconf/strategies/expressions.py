@@ -1,4 +1,4 @@
-"""Well-typed expressions whose values are known to stay where every operation is defined."""
+"""Draws well-typed expressions whose values stay in the domain of every operation."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Form = Callable[[Draw, Scope, int], Term]
 
 _NUMBERS = (2, 3, 1, 5, 7, 16, -1, -3)
 _FRACTIONS = (0.5, 2.0, 0.1, -1.0, 0.25, 1.5, -0.7)
-_WIDE = 2**33 + 3  # what makes a position need more than 32 bits
-_MULTIPLIER = 1103515245  # of a well-known linear congruential generator
-_NICE = 1e4  # what a sum or product may grow to before it is brought back
+_WIDE = 2**33 + 3  # a factor that makes a position need more than 32 bits
+_MULTIPLIER = 1103515245  # from a well-known linear congruential generator
+_NICE = 1e4  # the largest magnitude of a score
 
 
 def term(draw: Draw, scope: Scope, depth: int) -> Term:
     """Any term: a float, an integer or a bool.
 
-    Drawn as a strategy of its own, and beginning with the same choice at every depth: so Hypothesis can put a part of
-    an expression in the place of the whole when it shrinks.
+    It is drawn by a strategy of its own that starts with the same choice at every depth. So Hypothesis can replace an
+    expression by a part of it when it shrinks.
     """
     found: Term = draw(_terms(scope, depth))
     return found
@@ -49,7 +49,7 @@ def _terms(draw: Draw, scope: Scope, depth: int) -> Term:
 
 
 def leaf(draw: Draw, scope: Scope, depth: int) -> Term:
-    """The score, an index variable, a variable, or an element of a capture."""
+    """The score, an index variable, a local variable, or an element of a capture."""
     plain = scope.leaves()
     kinds = len(plain) + (4 if scope.features.captures else 0)
     place = draw(st.integers(0, kinds - 1))
@@ -81,7 +81,7 @@ def number(draw: Draw, scope: Scope, depth: int) -> Term:
 
 
 def hashed(x: Term, size: int) -> Term:
-    """What pseudo-random mods are made of: a product that wraps around, as PyTorch's integers do, and a remainder."""
+    """A hash of `x`, as in pseudo-random mods: a product that wraps around like PyTorch integers, then a remainder."""
     return Term(f"((({x.text}) * {_MULTIPLIER} + 12345) % {size})", x.dtype, 0, size - 1)
 
 
@@ -114,9 +114,10 @@ _DIVISIONS = {"x // y": "//", "x % y": "%"}
 
 
 def focus(draw: Draw, scope: Scope) -> Term | None:
-    """One operation on one dtype, any pair as likely as any other, on operands that it is likely to be wrong at.
+    """One operation on one dtype, on operands that are likely to show faults. `_weight` gives the weight of a pair.
 
-    What a random expression holds is mostly sums; this sees every operation often. None where the draw gives nothing.
+    Random expressions are mostly sums; this draw takes every operation often. Returns None if there is no such pair, or
+    no term for it.
     """
     wanted = _wanted_pairs(dtypes(scope), scope.features)
     if not wanted:
@@ -137,7 +138,7 @@ def focus(draw: Draw, scope: Scope) -> Term | None:
 
 
 def _shifted(draw: Draw, chosen: Operation, x: Term) -> Term | None:
-    """`x << 3`; by as much as the type is wide, or more, too, which moves everything out."""
+    """A shift of `x` by 3 or another number, which may be the width of its dtype or more: then no bit of x is left."""
     return operations.shifted(chosen.text.split()[1], x, one(draw, (3, 1, 33, 32, 9, 40)))
 
 
@@ -147,7 +148,7 @@ _OFTEN = frozenset("div floor_divide remainder fmod bitwise_left_shift bitwise_r
 
 @functools.cache
 def _pairs(among: tuple[str, ...]) -> tuple[tuple[Operation, str], ...]:
-    """Every operation with every dtype; several times where few arguments tell whether it is right."""
+    """Every pair of an operation and a dtype. Pairs with a weight occur several times."""
     return tuple((o, d) for d in among for o in operations.catalogue(d) for _ in range(_weight(o.name, d)))
 
 
@@ -159,13 +160,13 @@ def _wanted_pairs(among: tuple[str, ...], features: Features) -> tuple[tuple[Ope
 def _weight(name: str, dtype: str) -> int:
     if name in _ROUNDING:
         return 5 if dtype in FLOATS else 1
-    if name == "gelu":  # of two forms, which differ by 5e-4 at most
+    if name == "gelu":  # its two forms differ by 5e-4 at most, so few arguments tell them apart
         return 4
     return 2 if name in _OFTEN else 1
 
 
 def dtypes(scope: Scope) -> tuple[str, ...]:
-    """The dtypes that an operand can have here."""
+    """The dtypes that operands can have with the features of the scope."""
     f = scope.features
     plain = ("float32", "int32", "bool") if f.booleans else ("float32", "int32")
     if not (f.dtypes and (f.casts or f.captures)):
@@ -173,11 +174,11 @@ def dtypes(scope: Scope) -> tuple[str, ...]:
     return (*plain, *(d for d in (*FLOATS, *INTEGER_RANGES, "bool") if d not in plain))
 
 
-_OF_NO_CAPTURE = ("float32", "int32", "bool")  # what the score, positions and comparisons are
+_OF_NO_CAPTURE = ("float32", "int32", "bool")  # the dtypes of the score, of positions and of comparisons
 
 
 def operand(draw: Draw, scope: Scope, dtype: str, between: bool = False) -> Term:
-    """A term of that dtype whose values differ: negatives, zeros and halves among them, most often when `between`."""
+    """A term of the given dtype with various values. With `between`, floats are mostly halves between integers."""
     q, kv = scope.parameters()[1], scope.parameters()[0]
     difference = Term("(q - kv)", "int32", q.lo - kv.hi, q.hi - kv.lo)
     if scope.features.captures and not between and draw(st.integers(0, 3)) > (2 if dtype in _OF_NO_CAPTURE else 1):
@@ -233,14 +234,14 @@ def choice(draw: Draw, scope: Scope, depth: int) -> Term:
 
 
 def cast(draw: Draw, scope: Scope, depth: int) -> Term:
-    """`x.to(torch.int64)`; floats to integers and halves only where the value exists there."""
+    """A cast such as `x.to(torch.int64)`. `x` is first kept in the range of an integer or float16 target."""
     x = term(draw, scope, depth - 1)
     targets = [*FLOATS, *INTEGER_RANGES, "bool"] if scope.features.dtypes else ["float32", "int32", "int64"]
     return cast_to(draw, x, one(draw, targets))
 
 
 def cast_to(draw: Draw, x: Term, target: str) -> Term:
-    """`x` as another dtype, kept where it has a value there."""
+    """`x` cast to another dtype, kept in its range first. Returns `x` without the cast if it cannot be kept there."""
     if target == x.dtype:
         return x
     if target == "bool":
@@ -261,7 +262,7 @@ def cast_to(draw: Draw, x: Term, target: str) -> Term:
 
 
 def condition(draw: Draw, scope: Scope, depth: int) -> Term:
-    """A bool: a comparison with a number or between terms, one of them inverted, or two of them together."""
+    """A bool: a comparison with a number, `q` compared with `kv`, an inverted condition, or two conditions combined."""
     form = draw(st.integers(0, 5 if depth > 0 else 1))
     if form == 0:
         return compared(draw, integer(draw, scope, min(depth, 1)))
@@ -282,18 +283,18 @@ _COMPARISONS = st.sampled_from((">=", "<", "==", "!=", ">", "<="))
 
 
 def compared(draw: Draw, x: Term) -> Term:
-    """`x` compared with a number; a bool as it is."""
+    """`x` compared with a number. A bool is returned as it is."""
     if x.dtype == "bool":
         return x
     constant = one(draw, (0.5, 0.0, -1.0) if x.is_float else (0, 1, 3, 8, -2, 0.5))
     if x.dtype == "uint8" and constant < 0:
-        constant = 0  # PyTorch would wrap it around, the lowering refuses it (L7.7): not a question for this generator
+        constant = 0  # PyTorch wraps a negative number around, and the lowering refuses it (L7.7): do not generate it
     symbols = st.sampled_from((">", "<")) if x.is_float else _COMPARISONS
     return Term(f"(({x.text}) {draw(symbols)} {constant})", "bool", 0, 1)
 
 
 def integer(draw: Draw, scope: Scope, depth: int) -> Term:
-    """A term of an integer dtype; an index variable where the draw gives none."""
+    """A term of an integer dtype. If the draw gives another dtype, an index variable or `q - kv`."""
     if depth > 0 and (scope.features.integers or scope.features.captures):
         found = number(draw, scope, depth) if draw(st.booleans()) else term(draw, scope, depth)
         if found.is_integer:
@@ -305,7 +306,7 @@ def integer(draw: Draw, scope: Scope, depth: int) -> Term:
 
 
 def index(draw: Draw, scope: Scope, depth: int) -> Term:
-    """An index: an int32 or int64 term, most often a plain variable."""
+    """An index: a literal, or an int32 or int64 term, most often an index variable."""
     kv, q, h, b = scope.parameters()
     forms = [kv, q, h, b]
     form = draw(st.integers(0, len(forms) + (4 if scope.features.indices else 0)))
@@ -329,7 +330,7 @@ def index(draw: Draw, scope: Scope, depth: int) -> Term:
 
 
 def kept(draw: Draw, x: Term, where: Range) -> Term:
-    """`x`, brought into a range by what people use for it."""
+    """`x`, brought into the range `where` by clamp, tanh, sigmoid or a factor. A bool is returned as it is."""
     lo, hi = where
     if x.within(lo, hi) or x.dtype == "bool":
         return x
@@ -363,7 +364,7 @@ def _kept_integer(x: Term, lo: float, hi: float) -> Term:
     own = INTEGER_RANGES[x.dtype]
     least, most = max(math.ceil(max(lo, own[0])), own[0]), min(math.floor(min(hi, own[1])), own[1])
     first, last = (min(max(end, least), most) for end in (x.lo, x.hi))
-    if x.dtype == "uint8":  # which torch.clamp does not take with every bound
+    if x.dtype == "uint8":  # torch.clamp does not take uint8 with every bound
         found = operations.with_number("%", x, most - least + 1)
         moved = operations.with_number("+", found, least) if found is not None and least else found
         return moved if moved is not None and moved.dtype == x.dtype else x
@@ -371,19 +372,19 @@ def _kept_integer(x: Term, lo: float, hi: float) -> Term:
 
 
 def small(draw: Draw, x: Term) -> Term:
-    """`x` kept where it can be added to a score without drowning it: an integer by its lowest digits.
+    """`x`, kept small enough that it does not hide a score to which it is added. An integer becomes a remainder.
 
-    What is a hundred times as small beside it is drowned all the same, so most often that is the limit.
+    The limit is 100 in two of three draws, because a term of the other limit's size still hides a score.
     """
     most = one(draw, (100, 100, _NICE))
     if x.is_integer and not x.within(-most, most):
         return operations.with_number("%", x, 1000 if most > 100 and x.dtype not in ("int8", "uint8") else 100) or x
     if not x.is_float or x.within(-most, most):
         return x
-    # A tangent would hide a difference of numbers that are not small.
+    # tanh would hide the differences between numbers that are not small.
     return Term(f"torch.clamp({x.text}, {-most:g}, {most:g})", x.dtype, max(x.lo, -most), min(x.hi, most), x.special)
 
 
 def moderate(draw: Draw, x: Term) -> Term:
-    """A float kept where a score may be."""
+    """`x`, kept in the range of a score if it is a float."""
     return kept(draw, x, (-_NICE, _NICE)) if x.is_float else x

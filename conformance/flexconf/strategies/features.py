@@ -1,6 +1,7 @@
-"""What may occur in an example. Swarm testing: each example switches a random subset of it off.
+"""The features that an example may have. Swarm testing: every example switches a random subset of them off.
 
-Groce et al., "Swarm Testing", ISSTA 2012: what every example may contain crowds out what shows only without it.
+Groce et al., "Swarm Testing", ISSTA 2012: a feature that every example may contain hides faults that show only without
+it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from hypothesis.strategies import SearchStrategy
 
 @dataclass(frozen=True)
 class Features:
-    """Switches. With all of them off a case is a float32 expression of score and constants on one head."""
+    """Switches. With all of them off, a case has a float32 expression of the score and constants, and one head."""
 
     captures: bool = False
     dtypes: bool = False
@@ -39,19 +40,19 @@ class Features:
 
     @classmethod
     def every(cls) -> Features:
-        """All of them on."""
+        """All features on."""
         return cls(**{f.name: True for f in fields(cls)})
 
 
 _OFTEN = frozenset({"captures", "dtypes", "functions"})
-"""On in three of four examples: what L7 asks for is mostly combinations of these."""
+"""On in three of four examples: L7 mostly asks for combinations of these features."""
 
 _SELDOM = frozenset({"empty"})
-"""On in one of four: an empty problem has nothing to compare."""
+"""On in one of four examples: an empty problem has nothing to compare."""
 
 
 def features() -> SearchStrategy[Features]:
-    """A random subset; fewer is simpler."""
+    """A random subset of the features. Hypothesis shrinks towards fewer features."""
     often, seldom = st.sampled_from((False, True, True, True)), st.sampled_from((False, False, False, True))
     chosen = dict.fromkeys(_OFTEN, often) | dict.fromkeys(_SELDOM, seldom)
     return st.builds(Features, **{f.name: chosen.get(f.name, st.booleans()) for f in fields(Features)})

@@ -1,4 +1,4 @@
-"""Terms of one thing each, all of which an example sees often: an operation, an argument form, a promotion, a read."""
+"""Draws terms with one focus each, so that every focus occurs often: an operation, a form, a promotion, a read."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _KINDS = tuple(kind for kind, (_, often) in _FOCI.items() for _ in range(often))
 
 
 def focus(draw: Draw, scope: Scope) -> tuple[Term, ...]:
-    """One of them, as often as its kind needs; several terms where they share their operands, none where a draw fails.
+    """The terms of one focus, drawn by the weights in `_FOCI`: several if they share operands, () if the draw fails.
 
-    Each is kept where it does not drown what it is added to.
+    The terms are kept small enough that they do not hide the expression to which they are added.
     """
     found = _FOCI[one(draw, _KINDS)][0](draw, scope)
     terms = () if found is None else (found,) if isinstance(found, Term) else found

@@ -1,7 +1,7 @@
-"""Argument forms: every keyword, each default written out, numbers on either side of an operator, bounds of every sort.
+"""Argument forms: all keywords, defaults written out, numbers on both sides of an operator, bounds of every sort.
 
-An operation's own text (`flexconf.checks.opcheck`) says one way to call it. A lowering takes each way apart for itself:
-an overload of its own for a number, a default for what is not written, a promotion for each sort of number.
+The text of an operation (`flexconf.language.operations`) shows one way to call it. A lowering handles each way
+separately: it has an overload for a number, a default for an omitted argument, a promotion for each sort of number.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _table() -> Iterator[Operation]:
     yield from _each("mul", NUMBERS, "x * 3", "3 * x", "x * 0.5", "x * True")
     yield from _each("mul", ("bool",), "x * 3", "5 * x", "x * 0.5", "x * 5000000000")
     yield from _each("add", ("bool",), "x + 3", "x + 0.5", "x + 5000000000")
-    # What the dtype does not hold wraps around.
+    # Values outside the dtype wrap around.
     yield from _each("add", ("int8", "uint8"), "x + 300", "x * 300")
     yield from _each(
         "add",
@@ -55,7 +55,7 @@ def _table() -> Iterator[Operation]:
     )
     for mode in ("None", "'floor'", "'trunc'"):
         texts = [f"torch.div({pair}, rounding_mode={mode})" for pair in ("x, y", "x, 7", "x, 2.5", "7, y")]
-        # A number has no method of a tensor, and torch.div takes a tensor first.
+        # The first argument of torch.div must be a tensor, so the pair "7, y" is left out.
         yield from _each("div", SIGNED, *texts[:3], y="nonzero")
         yield from _each("div", FLOATS, *texts[:3], y="close")
         yield from _each("div", SIGNED, f"torch.div(x, -3, rounding_mode={mode})")
@@ -81,7 +81,7 @@ def _table() -> Iterator[Operation]:
     yield from _each(
         "clamp_max", SIGNED, "torch.clamp_max(x, 2.5)", "torch.clamp_max(x, -0.5)", "torch.clamp(x, max=3.5)"
     )
-    # A lower bound above the upper one gives the upper one.
+    # If the lower bound is above the upper bound, the result is the upper bound.
     yield from _each("clamp", (*FLOATS, *SIGNED), "torch.clamp(x, min=4, max=0)", "torch.clamp(x, 1.5, -1)")
     tensors = ("(x, y)", "(x, min=y)", "(x, max=y)", "(x, y, x)", "(x, min=y, max=x)")
     yield from _each("clamp", NUMBERS, *(f"torch.clamp{form}" for form in tensors))
@@ -109,7 +109,7 @@ def _table() -> Iterator[Operation]:
         "beta=2, threshold=-1",
     )
     yield from _each("softplus", FLOATS, *(f"{_NN}softplus(x, {form})" for form in betas))
-    # The two forms of gelu differ by 5e-4 at most, so that few arguments tell them apart.
+    # The two forms of gelu differ by 5e-4 at most, so few arguments tell them apart.
     yield from _each(
         "gelu", FLOATS, *(f"{_NN}gelu(x, approximate='{form}') * {n}" for form in ("none", "tanh") for n in (1, 9, 50))
     )
@@ -121,7 +121,7 @@ def _table() -> Iterator[Operation]:
         yield from _each("like", NUMBERS, f"torch.zeros_like(x, dtype=torch.{dtype})")
     yield from _each("like", ALL, "torch.full_like(x, 2.7)", "torch.full_like(x, 1)", "torch.full_like(x, True)")
     yield from _each("like", SIGNED, "torch.full_like(x, -2.7)", "torch.full_like(x, -1)")
-    # No half holds these numbers, which a product in float32 shows.
+    # float16 and bfloat16 do not hold these numbers exactly. A product in float32 shows their rounding.
     for factor in ("(q - kv)", "kv", "(q + kv)"):
         filled = (f"torch.full_like(x, {n}) * {factor}.to(torch.float32)" for n in (0.1, -0.3, 1.7))
         yield from _each("like", ("float16", "bfloat16"), *filled)
@@ -130,7 +130,7 @@ def _table() -> Iterator[Operation]:
     )
     yield from _each("pow", FLOATS, "x ** 1.5", "x ** -2", "torch.pow(x, -1)", "x ** y", y="close")
     yield from _each("pow", FLOATS, "2 ** y", "0.5 ** y", "3.0 ** y", y="close")
-    # Integers by squaring, a step a bit of their dtype, which the compiler takes long for.
+    # Integer powers are computed by squaring, one step per bit of the dtype. Wide ones take long to compile.
     yield from _each("pow", _NARROW, "2 ** y", "x ** y", "0.5 ** y", y="power")
     yield from _each("pow", ("int8", "int16"), "(-2) ** y", y="power")
     yield from _each("pow", ("int8", "uint8"), "torch.pow(x, y)", "torch.pow(2, y)", y="exponent")
@@ -159,7 +159,7 @@ def _table() -> Iterator[Operation]:
 
 
 def _taken(form: Operation) -> Operation:
-    """With the dtypes for which PyTorch takes it."""
+    """The form with only the dtypes for which PyTorch takes it."""
     both = operations.takes_two(form)
     good = tuple(d for d in form.dtypes if result_dtype(form.text, d, d if both else None))
     return replace(form, dtypes=good)
@@ -167,21 +167,21 @@ def _taken(form: Operation) -> Operation:
 
 @functools.cache
 def table() -> tuple[Operation, ...]:
-    """Every form, each once."""
+    """All forms, each once, with the dtypes for which PyTorch takes them."""
     return tuple(form for form in map(_taken, dict.fromkeys(_table())) if form.dtypes)
 
 
 @functools.cache
 def _of(dtypes: tuple[str, ...]) -> tuple[tuple[Operation, tuple[str, ...]], ...]:
-    """The forms that take one of the dtypes, with those of them that they take."""
+    """(form, those of `dtypes` that it takes) of every form that takes at least one of them."""
     found = ((form, tuple(d for d in dtypes if d in form.dtypes)) for form in table())
     return tuple((form, taken) for form, taken in found if taken)
 
 
 def forms(draw: Draw, scope: Scope) -> tuple[Term, ...]:
-    """Up to four argument forms of the same operands, any as likely as any other; empty where the draw gives nothing.
+    """Up to four argument forms of the same operands. All forms are equally likely. Returns () if the draw gives none.
 
-    A form costs a fraction of what its operands cost, and there are hundreds of them.
+    The operands are shared because a form costs a fraction of its operands, and there are hundreds of forms.
     """
     chosen, taken = one(draw, _of(expressions.dtypes(scope)))
     dtype = one(draw, taken)
@@ -196,13 +196,16 @@ _MORE = 3
 
 @functools.cache
 def _cheap(dtype: str) -> tuple[Operation, ...]:
-    """The forms that take a dtype, without the powers of wide integers, each of which the compiler takes long for."""
+    """The forms that take a dtype, without powers of wide integers: each of those takes long to compile."""
     wide = dtype in INTEGERS and dtype not in ("int8", "uint8")
     return tuple(f for f in table() if dtype in f.dtypes and not (f.name == "pow" and wide))
 
 
 def _applied(draw: Draw, scope: Scope, chosen: Operation, dtype: str, operands: list[Term]) -> Term | None:
-    """A form of the operands, the second of which is drawn when first it is needed."""
+    """A form applied to the operands. The second operand is drawn, and appended, when a form first needs it.
+
+    Returns None if the operands are outside its domain, or the operation may overflow.
+    """
     reads_x, reads_y = _reads(chosen.text)
     x_range, y_range = _domains(chosen, dtype, draw(st.booleans()))
     x = expressions.kept(draw, operands[0], x_range)
@@ -221,8 +224,10 @@ def _reads(text: str) -> tuple[bool, bool]:
 
 
 def _domains(chosen: Operation, dtype: str, negative: bool) -> tuple[Range, Range]:
-    """Where x and y have to lie. A divisor is all positive, or all `negative`, and never -1: of the least integer
-    that is no quotient."""
+    """The ranges in which x and y must lie. A divisor is positive or, with `negative`, negative.
+
+    An integer divisor is never -1: the quotient of the least integer by -1 overflows.
+    """
     whole = dtype in INTEGERS
     least = 0 if dtype == "uint8" else -3
     if chosen.name == "pow":

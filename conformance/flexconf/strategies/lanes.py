@@ -1,7 +1,8 @@
-"""Indices of which one operand is the same for all keys of a vector and another is not.
+"""Draws indices with one operand that is the same for all keys of a vector, and another operand that differs.
 
-Whoever loads once for a vector has to look at all of them: `table[torch.where(kv % 2 == 0, h, b)]` differs by lane
-though both branches are the same, `table[q % (kv + 1)]` though the dividend is.
+A lowering that loads once per vector must look at all operands. The index in `table[torch.where(kv % 2 == 0, h, b)]`
+differs by lane, although both branches are the same in all lanes. So does the index in `table[q % (kv + 1)]`, although
+the dividend is the same.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from flexconf.strategies.draws import Draw, one
 from flexconf.strategies.scope import Scope
 from flexconf.strategies.terms import Term
 
-# u: the same in all lanes, from 0 to 15; l: it differs; d: a divisor, m: a shift, c: a condition of either sort.
+# u and v are the same in all lanes, from 0 to 15; l differs by lane. lc is a condition that differs by lane, and uc one
+# that does not.
 FORMS = (
     *["torch.where({lc}, {u}, {v})"] * 4,
     *["torch.where({uc}, {l}, {v})", "torch.where({uc}, {u}, {l})"] * 2,
@@ -39,14 +41,14 @@ _NUMBERS = ("3", "0", "11")
 _LANE_CONDITIONS = ("kv % 2 == 0", "kv & 2 == 2", "kv < q", "kv % 3 != 1", "(kv % 2).to(torch.bool)", "q - kv > 1")
 _SAME_CONDITIONS = ("q % 2 == 0", "q > 1", "(q & 1).to(torch.bool)", "h < 1")
 _MOST = 16
-_READS = 3  # of one table: an index costs little beside a capture, and each has one form
+_READS = 3  # the most reads of one table: an index costs little compared with a capture, and each has one form only
 
 TABLE = "t"
-"""The table of `examples`."""
+"""The name of the table in `examples`."""
 
 
 def examples() -> Iterator[str]:
-    """Every form over every sort of operand, as an index of a table."""
+    """Reads of a table at every form of an index, over every sort of operand."""
     for form in dict.fromkeys(FORMS):
         for u, v in ((_SAME[0], _SAME[1]), *([("3", "0")] if form.startswith("torch.where") else [])):
             for lane, same in itertools.product(_LANE_CONDITIONS[:2], _SAME_CONDITIONS[:2]):
@@ -54,13 +56,13 @@ def examples() -> Iterator[str]:
 
 
 def laned(draw: Draw, scope: Scope) -> Term | None:
-    """Elements of one table at up to three such indices, added up; None where there are captures enough."""
+    """The sum of the elements of a table at up to three such indices. Returns None if no more captures are allowed."""
     if not scope.features.captures or scope.free_name() is None:
         return None
     indices = [_index(draw, scope) for _ in range(draw(st.integers(1, _READS)))]
     name = scope.free_name()
     assert name is not None
-    # Every element differs from its neighbours by more than the bound of a score.
+    # Every element differs from its neighbours by more than the error bound of a score.
     values, ends = one(draw, (("arange(-4, 0.5)", (-4.0, 4.0)), ("normal", (-3.5, 3.5))))
     dtype = one(draw, ("float32", "float32", "float16", "int32"))
     if dtype == "int32":
@@ -79,7 +81,7 @@ def _index(draw: Draw, scope: Scope) -> str:
         conditions.append("score > 0")
     same = [*_SAME, *(t.text for t in scope.parameters()[2:] if 0 < t.hi < _MOST), *_loaded(scope)]
     if form.startswith("torch.where") or "torch." not in form:
-        same += _NUMBERS  # which the other functions of tensors do not take
+        same += _NUMBERS  # the other functions take no Python number
     u, v = draw(st.lists(st.sampled_from(same), min_size=2, max_size=2, unique=True))
     one_head = scope.problem.H == 1
     same_conditions = [c for c in _SAME_CONDITIONS if not (one_head and c.startswith("h "))]
@@ -89,7 +91,7 @@ def _index(draw: Draw, scope: Scope) -> str:
 
 
 def _loaded(scope: Scope) -> list[str]:
-    """Elements of old captures that can be indices and depend on no key."""
+    """The old 0-dim integer captures whose values can be indices: they are the same for all keys."""
     found = []
     for c in scope.captures:
         lo, hi, special = scope.values[c.name]

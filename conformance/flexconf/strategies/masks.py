@@ -1,4 +1,4 @@
-"""mask_mods: the families that people use, and free boolean expressions; and the block masks around them."""
+"""Draws mask_mods, of the common families and as free boolean expressions, and the block masks around them."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _FAMILIES = (
     "(q * 1103515245 + kv * 12345) % 100 < {n} * 6",
     "torch.ones_like(kv, dtype=torch.bool)",
 )
-_NOTHING = "torch.zeros_like(q, dtype=torch.bool)"  # says something only beside lists with full blocks
-_OF_THE_BATCH = ("b < 1", "kv >= {n} * b", "b % 2 == kv % 2")  # more of them where there are several
+_NOTHING = "torch.zeros_like(q, dtype=torch.bool)"  # only block lists with full blocks leave any keys
+_OF_THE_BATCH = ("b < 1", "kv >= {n} * b", "b % 2 == kv % 2")  # drawn more often if B > 1
 _OF_THE_HEAD = ("h < 1", "(q + kv + h) % {n} != 0", "kv >= 2 * h")
 _WITH_CAPTURES = ("document", "lengths", "keep")
 _SIZES = (4, 16, 3, 64, 7)
@@ -37,7 +37,7 @@ BLOCKS = (128, 64, 32, 16, 256, 12, 5)
 
 
 def mask(draw: Draw, scope: Scope) -> str:
-    """A mask_mod's text; `scope` is of kind "mask" and receives its captures."""
+    """The text of a mask_mod. `scope` is of kind "mask" and receives the new captures."""
     common = ["common"] * (6 if scope.captures else 0)
     names = [*_FAMILIES, *(_WITH_CAPTURES if scope.features.captures else ()), *common, *["free"] * 4, *["focus"] * 5]
     names += [_NOTHING] * (2 if scope.features.lists else 0)
@@ -51,7 +51,7 @@ def mask(draw: Draw, scope: Scope) -> str:
     text = _MADE[family](draw, scope)
     if text is None:
         return _FAMILIES[0]
-    # What is made of anything is often false everywhere, and then there is nothing to compare but zeros.
+    # A random condition is often false everywhere, and then all results are zero.
     return text if draw(st.integers(0, 2)) == 0 else f"({text}) | (kv % {size} == 0)"
 
 
@@ -65,10 +65,13 @@ def _focus(draw: Draw, scope: Scope) -> str | None:
 
 
 def _common(draw: Draw, scope: Scope) -> str | None:
-    """A condition on a capture that the score_mod may read as well, or on another tensor on its storage."""
+    """A condition on a capture that the score_mod may read too, or on another tensor on the same storage.
+
+    Returns None if no read is surely within bounds.
+    """
     other, found = scope.free_name(), None
     if draw(st.booleans()) and scope.features.shared_storage and other is not None:
-        # Most of what there is to confuse takes two dimensions.
+        # Most confusions of two tensors need two dimensions.
         base = one(draw, [c for c in scope.captures if len(c.shape) > 1] or scope.captures)
         found = tables.shared(draw, scope, other, base, 1, expressions.index)
     if found is None:
@@ -103,7 +106,7 @@ def _captured(scope: Scope, family: str) -> str | None:
 def block(
     draw: Draw, scope: Scope, text: str | None, queries: Sequence[int] = BLOCKS, keys: Sequence[int] = BLOCKS
 ) -> BlockSpec:
-    """How the block mask comes about; the default where nothing else is on."""
+    """The spec of the block mask, for the mask_mod `text`. It is the default if the features allow no other."""
     f, p = scope.features, scope.problem
     q, kv = one(draw, queries), one(draw, keys)
     by_hand, by_pattern = draw(st.booleans()), draw(st.integers(0, 3)) == 3
@@ -112,12 +115,13 @@ def block(
     elif f.lists and by_hand:
         q, kv = _several(draw, q, queries, p.M), _several(draw, kv, keys, p.N)
     rows, columns = -(-p.M // q), -(-p.N // kv)
-    constant = text is not None and "_like(" in text  # says something only beside lists that say otherwise
+    constant = text is not None and "_like(" in text  # a constant mask_mod tests something only beside block lists
     listed = (by_hand or constant) and f.lists and 0 < rows * columns <= 40 and p.B * p.H > 0
     if not listed:
         if text is None:
             return BlockSpec(kind="none") if by_pattern and f.lists else BlockSpec()
-        # A broadcast block mask is made for b = h = 0, and holds for all, whatever the mask_mod says in partial blocks.
+        # A broadcast block mask is computed for b = h = 0 and used for all b and h. In partial blocks, the mask_mod
+        # still applies to every b and h.
         return BlockSpec(q=q, kv=kv, broadcast=f.block_sizes and draw(st.booleans()))
     if by_pattern:
         return BlockSpec(q=q, kv=kv, kind="lists", pattern=one(draw, _patterns(rows, columns)))
@@ -131,13 +135,13 @@ def block(
 
 
 def _patterns(rows: int, columns: int) -> list[str]:
-    """Those that leave something, twice, and "nothing"."""
+    """The patterns that leave some blocks, each twice, and the pattern "nothing" once."""
     empty = {"nothing", *(["empty_rows"] if rows < 2 else []), *(["first_empty"] if columns < 2 else [])}
     return [*(name for name in PATTERNS if name not in empty for _ in range(2)), "nothing"]
 
 
 def _several(draw: Draw, size: int, sizes: Sequence[int], length: int) -> int:
-    """A block size of which two to six make up the length, where there is one: the order of one row says little."""
+    """A block size that splits the length into two to six blocks, else `size`: one block has no order to get wrong."""
     fitting = [n for n in sizes if n < length <= 6 * n]
     return one(draw, fitting) if fitting else size
 
@@ -145,9 +149,10 @@ def _several(draw: Draw, size: int, sizes: Sequence[int], length: int) -> int:
 def _rows(
     draw: Draw, rows: int, columns: int, kinds: str
 ) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
-    """(partial, full): for each row of query blocks, the key blocks in any order, each in one list or in none.
+    """(partial, full): for each row of query blocks, its key blocks in any order. A block is in one list or in none.
 
-    `kinds`: partial, full, not listed; in the place of the last, the first where a row would be the only one and empty.
+    `kinds` are the states of a block in the order of shrinking: p (partial), f (full), n (not listed). If there is only
+    one block, it is never left out: its state is `kinds[0]` instead.
     """
     partial, full = [], []
     for _ in range(rows):

@@ -1,4 +1,4 @@
-"""Operations as the generator knows them: where an argument may lie, and where the result then lies.
+"""The operations for the generator: the range in which an argument may lie, and the range of the result.
 
 The operations, their texts and their dtypes are those that `flexconf ops` checks one by one.
 """
@@ -18,7 +18,8 @@ _COMPARED: Range = (0, 1)
 _LONGEST = 600
 _UNKNOWN: Range = (-math.inf, math.inf)
 
-# Where the argument of a function of floats is kept, and what comes out. Away from poles and overflow, in float16 too.
+# The range in which the argument of a float function is kept, and the range of the result. Both stay away from poles
+# and overflow, in float16 too.
 _FUNCTIONS: Mapping[str, tuple[Range, Range]] = {
     "exp": ((-20, 5), (0, 149)),
     "exp2": ((-20, 7), (0, 128)),
@@ -77,7 +78,7 @@ def catalogue(dtype: str) -> tuple[Operation, ...]:
     return _BY_DTYPE[dtype]
 
 
-# What does not depend on the value of x is nothing that `flexconf ops` could check.
+# `flexconf ops` cannot check these operations, because their result does not depend on x. The generator uses them.
 _MORE = (
     Operation("full_like", "torch.full_like(x, 3)", ALL),
     Operation("zeros_like", "torch.zeros_like(x)", ALL),
@@ -87,7 +88,7 @@ _BY_DTYPE = {d: tuple(o for o in (*OPERATIONS, *_MORE) if d in o.dtypes) for d i
 
 
 def takes_two(operation: Operation) -> bool:
-    """Whether its text reads y."""
+    """Whether the text of the operation reads y."""
     return _reads_y(operation.text)
 
 
@@ -97,7 +98,7 @@ def _reads_y(text: str) -> bool:
 
 
 def domain(operation: Operation, dtype: str) -> Range:
-    """Where its argument x has to lie."""
+    """The range in which the argument x must lie."""
     if dtype == "bool":
         return (0, 1)
     if operation.text in ("x ** 0.5", "x ** -0.5", "x ** -1"):
@@ -118,11 +119,11 @@ def domain(operation: Operation, dtype: str) -> Range:
 
 
 def partner(operation: Operation, dtype: str) -> Range:
-    """Where its second argument y has to lie."""
+    """The range in which the second argument y must lie."""
     if operation.y == "shift":
         return (0, 3)
     if operation.y == "power":
-        return (0, INTEGER_RANGES[dtype][1])  # a power that outgrows its dtype wraps around
+        return (0, INTEGER_RANGES[dtype][1])  # a power outside its dtype wraps around
     if operation.text.startswith("torch.pow("):
         return (-2, 3)
     if operation.name == "xlogy":
@@ -139,7 +140,11 @@ def partner(operation: Operation, dtype: str) -> Range:
 
 
 def apply(operation: Operation, x: Term, y: Term | None) -> Term | None:
-    """The operation on terms that lie where they have to; None where PyTorch refuses it or it might overflow."""
+    """The operation applied to terms in its domain.
+
+    Returns None if PyTorch refuses it, if it might overflow, if an integer result may be NaN or infinite, or if the
+    text gets too long.
+    """
     text = operation.text
     dtype = result_dtype(text, x.dtype, y.dtype if y is not None else None)
     if not dtype:
@@ -148,18 +153,18 @@ def apply(operation: Operation, x: Term, y: Term | None) -> Term | None:
     if math.isnan(lo) or math.isnan(hi):
         lo, hi = _UNKNOWN
     if dtype == "uint8" and lo < 0 and operation.name in ("neg", "sub", "rsub"):
-        lo, hi = INTEGER_RANGES[dtype]  # below 0 it wraps around, which is what is known of it
+        lo, hi = INTEGER_RANGES[dtype]  # values below 0 wrap around
     special = (x.special or (y is not None and y.special)) and dtype != "bool"
     found = Term(substitute(text, x, y), dtype, lo, hi, special)
     if special and found.is_integer:
-        return None  # NaN and infinity have no value there, and an index may be made of it
+        return None  # NaN and infinity have no integer value, and an index may be computed from it
     if len(found.text) > _LONGEST:
-        return None  # an operand that a text reads twice doubles it, and a mod has a limit
+        return None  # a text that reads an operand twice doubles in length, and the length of a mod is limited
     return found if found.fits() or (found.is_float and math.isinf(found.size)) else None
 
 
 def with_number(symbol: str, x: Term, number: float) -> Term | None:
-    """`x symbol number`, such as `x % -3`; None where PyTorch refuses it or it might overflow."""
+    """`x symbol number`, such as `x % -3`. Returns None if PyTorch refuses it or it might overflow."""
     text = f"x {symbol} {number!r}"
     dtype = result_dtype(text, x.dtype)
     if not dtype:
@@ -184,7 +189,7 @@ def with_number(symbol: str, x: Term, number: float) -> Term | None:
 
 
 def shifted(symbol: str, x: Term, number: int) -> Term | None:
-    """`x << number` or `x >> number`; by the width of the type or more, nothing of x is left."""
+    """`x << number` or `x >> number`. A shift by the width of the dtype or more leaves 0, or -1 for `>>` of x < 0."""
     least, most = INTEGER_RANGES[x.dtype]
     if 2**number <= most - least:
         return with_number(symbol, x, number)
@@ -233,7 +238,7 @@ def _integer_power(x: Term, y: Term) -> Range:
 
 
 def _bits(x: Term, y: Term) -> Range:
-    """Of `&`, `|` and `^`: no bit is set above the highest of both operands, but for the sign's."""
+    """The range of `&`, `|` and `^`: except for the sign, no bit is set above the highest bit of both operands."""
     end = 1 << max(int(max(t.hi, -t.lo - 1)).bit_length() for t in (x, y))
     return (-end if x.lo < 0 or y.lo < 0 else 0, end - 1)
 
@@ -243,7 +248,7 @@ def _magnitude(x: Term, y: Term) -> Range:
 
 
 def _remainder(x: Term, y: Term) -> Range:
-    """Of a divisor above 0; whole when both are."""
+    """The range of `x % y` for y > 0. If both are integers, the remainder is at most y - 1."""
     return (0, y.hi - 1 if x.is_integer and y.is_integer else y.hi)
 
 

@@ -1,4 +1,4 @@
-"""Sizes, layouts, scales and inputs: small, and often at the boundaries of tiles, blocks and vectors."""
+"""Draws sizes, layouts, scales and input values. Sizes are small, and often at the edges of tiles, blocks, vectors."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _MOST = 60_000  # score elements
 def problem(draw: Draw, features: Features) -> Problem:
     """A problem of at most 60,000 scores.
 
-    Everything is drawn, whatever the features say: so that a feature can be switched off, when Hypothesis shrinks,
-    without another meaning for what is drawn after it.
+    The function makes the same draws for all features. So Hypothesis can switch off a feature when it shrinks, without
+    changing the meaning of later draws.
     """
     batch = one(draw, (1, 2, 3))
     kv_heads = one(draw, (1, 2, 3))

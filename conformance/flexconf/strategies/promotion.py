@@ -1,8 +1,8 @@
-"""Two operands of any two dtypes, one of them a 0-dim capture, a Python number, or what divides.
+"""Draws operations on two operands of any two dtypes: one is a 0-dim capture, a Python number, or a divisor.
 
-PyTorch promotes a Python number by its category alone, a tensor by its dtype; in a mod every tensor is a scalar, a
-0-dim capture like an element of a table. The values are such that another promotion gives another result: integers
-that the narrower dtype does not hold, floats of 25 bits.
+PyTorch promotes a Python number by its category only, and a tensor by its dtype. In a mod every tensor is a scalar: a
+0-dim capture is promoted like an element of a table. The values are chosen so that a wrong promotion gives a wrong
+result: integers that the narrower dtype does not hold, and floats of 25 bits.
 """
 
 from __future__ import annotations
@@ -18,23 +18,26 @@ from flexconf.strategies.terms import FLOATS, INTEGER_RANGES, LARGEST, Term, res
 
 Range = tuple[float, float]
 
-_OFFSET = 2**24  # float32 has every whole number up to here, and float64 many more
+_OFFSET = 2**24  # float32 holds every integer up to here, float64 many more
 _SYMBOLS = ("+", "-", "*", "//", "%", "/", "<", "==", ">=", "&", "|", "^")
 _CALLS = ("torch.minimum({}, {})", "torch.maximum({}, {})", "torch.clamp_max({}, {})", "torch.clamp({}, min={})")
 _NUMBERS: tuple[int | float, ...] = (5, -3, 2, 100, 0.5, 2.5, -1.5, True, 70_000, 5_000_000_000)
 
 
 def promoted(draw: Draw, scope: Scope) -> Term | None:
-    """`x op y`, one of them a 0-dim capture or a Python number; None where the draw gives nothing."""
+    """An operation on two operands, at least one of them a 0-dim capture or a Python number.
+
+    Returns None if the draw fails.
+    """
     among = expressions.dtypes(scope)
     dtype, other = one(draw, among), one(draw, among)
-    against = draw(st.integers(0, 3))  # a Python number, or 0 to 2 of the operands are 0-dim captures
+    against = draw(st.integers(0, 3))  # 0: one is a Python number; 1: y, 2: both, 3: x is surely 0-dim
     form: str = one(draw, _forms())
     turned = draw(st.booleans())
     if against == 0 or not scope.features.captures:
         return _with_number(draw, scope, form, dtype, turned)
     if other == "bool" and ("//" in form or "%" in form):
-        form = "({} * {})"  # which False does not divide by
+        form = "({} * {})"  # no division by False
     divides = "//" in form or "%" in form
     x = _operand(draw, scope, dtype, zero=against > 1)
     y = _operand(draw, scope, other, zero=against < 3, divisor=divides)
@@ -55,9 +58,9 @@ def _with_number(draw: Draw, scope: Scope, form: str, dtype: str, turned: bool) 
     if not isinstance(number, float) and dtype in INTEGER_RANGES:
         least, most = INTEGER_RANGES[dtype]
         if not least <= number <= most:
-            number = 7  # what the dtype does not hold has no one meaning
+            number = 7  # a number outside the dtype has no unique meaning
     if form.startswith(("torch.minimum", "torch.maximum")):
-        form = "({} * {})"  # which take no number
+        form = "({} * {})"  # these functions take no Python number
     if form.startswith("torch.clamp") or (form == "({} ** {})" and dtype == "bool"):
         turned = False
     divides = "//" in form or "%" in form
@@ -85,12 +88,12 @@ def _joined(form: str, x: Term, y: Term) -> Term | None:
     if dtype == "bool":
         return Term(found, dtype, 0, 1)
     if dtype == "float16" and max(x.size, y.size) > LARGEST[dtype]:
-        return None  # infinite there, which has no bound
+        return None  # it may overflow to infinity, which has no bound
     if dtype in INTEGER_RANGES:
         return None if special else Term(found, dtype, *INTEGER_RANGES[dtype])  # it may wrap around
     large = [t for t in (x, y) if _OFFSET < t.size < 2 * _OFFSET and dtype == "float64"]
     if len(large) == 1 and min(x.size, y.size) < 1e4 and form in ("({} + {})", "({} - {})"):
-        # What float32 loses shows beside a score once most of the rest is taken away.
+        # Subtracting most of the large operand leaves the digits that float32 would lose. Beside a score they show.
         turned = form == "({} - {})" and large[0] is y
         symbol = "+" if (large[0].lo > 0) == turned else "-"
         return Term(f"({found} {symbol} {_OFFSET}.0)", dtype, -2e4, 2e4, special)
@@ -101,7 +104,10 @@ _TENSORS = frozenset((*FLOATS, *INTEGER_RANGES, "bool"))
 
 
 def _operand(draw: Draw, scope: Scope, dtype: str, *, zero: bool, divisor: bool = False) -> Term | None:
-    """A 0-dim capture, or one that differs by place."""
+    """An operand of a dtype: a 0-dim capture if `zero`, else an element of a table or another term.
+
+    A `divisor` is never 0, and an integer divisor is never -1. Returns None if the draw fails.
+    """
     if not scope.features.captures or (not zero and not draw(st.booleans())):
         found = expressions.operand(draw, scope, dtype)
         if not divisor:
@@ -113,7 +119,11 @@ def _operand(draw: Draw, scope: Scope, dtype: str, *, zero: bool, divisor: bool 
 
 
 def _values(draw: Draw, dtype: str, divisor: bool) -> tuple[str, float, float]:
-    """(values, least, largest): near the ends of the dtype, or where a divisor may be."""
+    """(distribution of the values, least, largest) of a capture.
+
+    A divisor is small and not 0, and as an integer not -1. Other integers are near the limits of their dtype, or near
+    2**40 for int64.
+    """
     if dtype == "bool":
         return "bool(0.5)", 0, 1
     if divisor:
@@ -134,7 +144,10 @@ def _values(draw: Draw, dtype: str, divisor: bool) -> tuple[str, float, float]:
 
 
 def wide(draw: Draw, scope: Scope) -> Term | None:
-    """A float64 capture that no float32 holds, and an operand of any dtype, added and subtracted."""
+    """The sum or difference of an operand of any dtype and a float64 capture that float32 does not hold exactly.
+
+    Returns None if the draw fails.
+    """
     among = expressions.dtypes(scope)
     if not scope.features.captures or "float64" not in among:
         return None
@@ -148,13 +161,16 @@ def wide(draw: Draw, scope: Scope) -> Term | None:
 
 
 def _large(sign: int) -> tuple[str, Range]:
-    """Whole numbers of which float32 has every other one."""
+    """(values, (least, largest)): integers of the given sign of which float32 holds every second one only."""
     ends = sorted((sign * (_OFFSET + 1), sign * (_OFFSET + 61)))
     return f"integers({ends[0]}, {ends[1]})", (ends[0], ends[1])
 
 
 def divided(draw: Draw, scope: Scope) -> Term | None:
-    """An integer by an integer capture as it is, 0-dim or read: `q // size`, `kv % size[h]`, `q / size`."""
+    """An integer divided by an integer capture, 0-dim or read: `q // size`, `kv % size[h]`, `q / size`.
+
+    Returns None if the draw fails.
+    """
     if not scope.features.captures:
         return None
     among = [d for d in expressions.dtypes(scope) if d in INTEGER_RANGES]
@@ -166,7 +182,10 @@ def divided(draw: Draw, scope: Scope) -> Term | None:
 
 
 def compared(draw: Draw, scope: Scope) -> Term | None:
-    """A float and an integer that lie close together, compared: a cast of either to the other's dtype shows."""
+    """A comparison of a float and an integer that are close together. It shows a cast of one to the other's dtype.
+
+    Returns None if the draw fails.
+    """
     among = expressions.dtypes(scope)
     x = expressions.operand(draw, scope, one(draw, [d for d in FLOATS if d in among]), between=True)
     y = expressions.operand(draw, scope, one(draw, ("int32", *(d for d in INTEGER_RANGES if d in among))))

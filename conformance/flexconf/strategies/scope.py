@@ -1,4 +1,4 @@
-"""What an expression may read: the parameters of the mod, the captures so far, the variables so far."""
+"""The names that an expression may read: the parameters of the mod, and its captures and variables so far."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from flexconf.strategies.terms import Term
 
 NAMES = ("bias", "table", "weight", "offset", "extra", "more", "scale", "slope", "bound", "other")
 _DEVIATIONS = 12
-"""Sums of products of normal numbers lie within this many deviations: one in 10^11 does not."""
+"""Sums of products of normal numbers lie within this many standard deviations: one in 10^11 does not."""
 _SPREAD = {"normal": 1, "large": 3, "tiny": 2**-10, "infinite": 1}
 
 
 @dataclass
 class Scope:
-    """The surroundings of one mod; captures are common to both mods of a case.
+    """The surroundings of one mod of the given kind, "score" or "mask". Both mods of a case share their captures.
 
-    `values` are the least and largest value of what each capture holds, `special` whether it may hold infinities.
+    `values` gives (least value, largest value, whether there may be infinities) of each capture by name.
     """
 
     features: Features
@@ -36,13 +36,13 @@ class Scope:
         return [Term(name, "int32", 0, max(size - 1, 0)) for name, size in sizes.items()]
 
     def leaves(self) -> list[Term]:
-        """What an expression is made of; a head or batch that is the only one says little."""
+        """The leaves of expressions. The index h or b is left out if there is only one head or batch."""
         positions = self.parameters()
         found = [t for t in positions if t.hi > 0 or t.text in ("kv", "q")]
         return [*([self.score()] * 2 if self.kind == "score" else []), *self.variables, *found]
 
     def score(self) -> Term:
-        """The score; in integers made of it, an index may depend on its range."""
+        """The score. Its range has a wide margin, because an index may be computed from the score."""
         p = self.problem
         if p.qkv in _SPREAD:
             most = _DEVIATIONS * math.sqrt(p.D) * _SPREAD[p.qkv] ** 2
@@ -52,16 +52,16 @@ class Scope:
         return Term("score", "float32", -most, most, special=p.qkv == "infinite")
 
     def free_name(self) -> str | None:
-        """A name for another capture; None when there are enough."""
+        """A name for another capture. Returns None if all names are taken."""
         return next(iter(self.free_names(1)), None)
 
     def free_names(self, count: int) -> list[str]:
-        """Names for `count` more captures, or fewer when there are enough."""
+        """Names for `count` more captures, or fewer if the other names are taken."""
         taken = {c.name for c in self.captures}
         return [name for name in NAMES if name not in taken][:count]
 
     def symbol(self, size: int) -> int | str:
-        """The problem's symbol for a size, where one has just this value."""
+        """The symbol of the problem that has the value `size`, or `size` itself if there is none."""
         p = self.problem
         named = {"N": p.N, "M": p.M, "H": p.H, "B": p.B}
         return next((name for name, value in named.items() if value == size and size > 1), size)

@@ -1,4 +1,4 @@
-"""Reads that are easily taken for one: a table at indices in another order, two tensors on one storage."""
+"""Draws pairs of reads that a lowering can confuse: a table at permuted indices, or two tensors on one storage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ _LAYOUTS = ("contiguous", "contiguous", "transposed", "padded", "offset", "permu
 
 
 def permuted(draw: Draw, scope: Scope) -> Term | None:
-    """A table at the same indices twice, in another order: `t[q, kv] - t[kv, q]`, with any rank from 2 to 4."""
+    """Two reads of a table at the same indices in another order, such as `t[q, kv] - t[kv, q]`, of rank 2 to 4.
+
+    Returns None if no more captures are allowed.
+    """
     name = scope.free_name()
     if not scope.features.captures or name is None:
         return None
@@ -38,7 +41,11 @@ _SIDES = {2: 64, 3: 24, 4: 9}
 
 
 def sliced(draw: Draw, scope: Scope) -> Term | None:
-    """Two tensors on one storage at the same indices: slices that differ by their offset alone, or a slice and all."""
+    """Reads of two tensors on one storage at the same indices.
+
+    They are two slices that differ in their offset only, or a slice or view and the whole tensor. Returns None if no
+    more captures are allowed.
+    """
     names = scope.free_names(3)
     if not (scope.features.captures and scope.features.shared_storage) or len(names) < 3:
         return None
@@ -73,7 +80,7 @@ def _capture(draw: Draw, scope: Scope, name: str, shape: tuple[int, ...]) -> tup
 
 
 def _within(x: Term, size: int) -> Term:
-    """An index brought within a dimension; a head or batch that is the only one becomes another position."""
+    """An index brought within a dimension. An index that can be 0 only becomes one computed from q or kv."""
     if x.hi == 0:
         x = Term("(q // 2)" if x.text == "h" else "(kv // 3)", "int32", 0, 1e9)
     return x if x.hi < size else Term(f"({x.text} % {size})", "int32", 0, size - 1)

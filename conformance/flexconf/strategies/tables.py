@@ -1,4 +1,4 @@
-"""Captures: tensors of any rank, dtype, values and strides, and reads of them that are always within bounds."""
+"""Draws captures, of any rank, dtype, values and strides, and reads of captures that are always within bounds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ _SLICES = {"first_of": "last_of", "last_of": "first_of"}
 
 
 def load(draw: Draw, scope: Scope, depth: int, index: Index, whole: bool = False) -> Term:
-    """An element of a capture, an old one or a new one; of an integer dtype that can be an index if `whole`."""
+    """An element of an old or a new capture. With `whole`, its dtype is int32 or int64, so that it can be an index.
+
+    If no capture can be read, the result is the index variable kv.
+    """
     old = [c for c in scope.captures if not whole or c.dtype in ("int32", "int64")]
     if old and draw(st.booleans()):
         chosen = one(draw, old)
@@ -56,7 +59,7 @@ def load(draw: Draw, scope: Scope, depth: int, index: Index, whole: bool = False
             found, needed = Term("0", "literal", 0, 0), 1
         elements *= needed
         subscripts.append(found)
-    # Reading the index may have brought captures of its own.
+    # The indices may have added captures, so the name may be taken now.
     name = scope.free_name()
     if name is None:
         return scope.parameters()[0]
@@ -69,9 +72,10 @@ def load(draw: Draw, scope: Scope, depth: int, index: Index, whole: bool = False
 
 
 def _less_transposed(draw: Draw, scope: Scope, name: str) -> Term | None:
-    """An element of a square capture less the same one of its transpose, a tensor of its own; or None.
+    """An element of a square capture minus the element of its transpose at the same indices. Returns None if it fails.
 
-    Of one memory, one dtype and one shape, the two differ in their strides alone.
+    The transpose is a second capture on the same storage. The two have equal dtypes and shapes, and differ in their
+    strides only.
     """
     p = scope.problem
     size = min(max(p.M, p.N), _SQUARE)
@@ -96,7 +100,10 @@ def _less_transposed(draw: Draw, scope: Scope, name: str) -> Term | None:
 
 
 def load_of(draw: Draw, scope: Scope, dtype: str, index: Index) -> Term | None:
-    """An element of a new capture of that dtype, of rank 1 or 2; None where there are captures enough."""
+    """An element of a new capture of the given dtype, of rank 1 or 2.
+
+    Returns None if no more captures are allowed, or the capture would be too large.
+    """
     subscripts = [index(draw, scope, 0) for _ in range(one(draw, (1, 2)))]
     name = scope.free_name()
     sizes = tuple(scope.symbol(_size(s)) for s in subscripts)
@@ -116,9 +123,9 @@ def load_of(draw: Draw, scope: Scope, dtype: str, index: Index) -> Term | None:
 def of_values(
     draw: Draw, scope: Scope, dtype: str, values: str, ends: tuple[float, float], zero: bool, index: Index
 ) -> Term | None:
-    """A new capture of these values, from `ends[0]` to `ends[1]`: 0-dim if `zero`, or else an element of a vector.
+    """A new capture with the given values, from `ends[0]` to `ends[1]`: 0-dim if `zero`, else an element of a vector.
 
-    None where there are captures enough.
+    Returns None if no more captures are allowed.
     """
     subscripts = [] if zero else [index(draw, scope, 0)]
     name = scope.free_name()
@@ -130,7 +137,7 @@ def of_values(
 
 
 def made(scope: Scope, capture: Capture, ends: tuple[float, float], subscripts: list[Term]) -> Term:
-    """An element of a capture of values from `ends[0]` to `ends[1]`, which is put among those of the scope."""
+    """An element of `capture`, whose values lie from `ends[0]` to `ends[1]`. The capture is added to the scope."""
     scope.captures.append(capture)
     scope.values[capture.name] = (*ends, False)
     text = f"{capture.name}[{', '.join(s.text for s in subscripts)}]" if subscripts else capture.name
@@ -138,7 +145,7 @@ def made(scope: Scope, capture: Capture, ends: tuple[float, float], subscripts: 
 
 
 def _size(subscript: Term) -> int:
-    """The least size of a dimension for which every index is legal."""
+    """The least size of a dimension in which every value of the index is legal."""
     return max(int(subscript.hi) + 1, -int(subscript.lo), 1)
 
 
@@ -153,7 +160,7 @@ def _new(
 
 
 def _layout(kind: str, number: int, rank: int) -> str:
-    """A layout of that kind, where the rank allows it; `number`, from 0 to 23, says which."""
+    """A layout of the given kind, or "contiguous" if the rank does not allow it. `number` (0 to 23) selects one."""
     if (rank == 0 and kind != "offset") or (rank == 1 and kind == "transposed"):
         return "contiguous"
     match kind:
@@ -169,7 +176,7 @@ def _layout(kind: str, number: int, rank: int) -> str:
 
 
 def _values(draw: Draw, scope: Scope, dtype: str, rank: int) -> tuple[str, float, float, bool]:
-    """(values, least, largest, whether there are infinities)."""
+    """(distribution of the values, least, largest, whether there may be infinities)."""
     if dtype == "bool":
         return "bool(0.5)", 0, 1, False
     if dtype in INTEGER_RANGES:
@@ -185,7 +192,7 @@ def _values(draw: Draw, scope: Scope, dtype: str, rank: int) -> tuple[str, float
         ("constant(0.5)", 0.5, 0.5, False),
     ]
     if rank:
-        forms.append(("arange(-4, 0.25)", -4, 2100 * 0.25 - 4, False))  # halves, on either side of 0
+        forms.append(("arange(-4, 0.25)", -4, 2100 * 0.25 - 4, False))  # steps of a quarter, on both sides of 0
     if scope.features.specials and dtype in FLOATS:
         forms.append(("sprinkle(-inf, 0.1)", -3.5, 3.5, True))
     found: tuple[str, float, float, bool] = one(draw, forms)
@@ -193,11 +200,11 @@ def _values(draw: Draw, scope: Scope, dtype: str, rank: int) -> tuple[str, float
 
 
 def shared(draw: Draw, scope: Scope, name: str, other: Capture, depth: int, index: Index) -> Term | None:
-    """A read of the storage of `other` through another tensor; None where no index is sure to be within it."""
+    """A read of the storage of `other` through a new capture. Returns None if no index is surely within bounds."""
     given = layouts.parse(other.layout)
     if given.of is not None and given.kind not in _SLICES:
         return None
-    if given.of is not None:  # the other slice of the same tensor, which differs by its offset alone
+    if given.of is not None:  # the other slice of the same tensor: the two differ in their offset only
         kind, base, shape = _SLICES[given.kind], given.of, other.shape
     else:
         kinds = {0: ("view_of",), 1: ("view_of", *_SLICES)}.get(len(other.shape), (*layouts.SHARED, "transpose_of"))
@@ -205,7 +212,7 @@ def shared(draw: Draw, scope: Scope, name: str, other: Capture, depth: int, inde
         shape = {"view_of": other.shape, "transpose_of": other.shape[::-1]}.get(kind, other.shape[1:])
     capture = Capture(name, shape, other.dtype, other.values, f"{kind}({base})")
     scope.values[name] = scope.values[other.name]
-    scope.captures.append(capture)  # reading the index may bring captures of its own, which then have other names
+    scope.captures.append(capture)  # now, since the indices may add captures, which then take other names
     found = reread(draw, scope, capture, depth, index)
     if found is None:
         scope.captures.remove(capture)
@@ -225,7 +232,7 @@ def _read(draw: Draw, scope: Scope, capture: Capture, subscripts: list[Term]) ->
 
 
 def reread(draw: Draw, scope: Scope, capture: Capture, depth: int, index: Index) -> Term | None:
-    """An old capture at other places, each surely within its dimension; None where there is no place."""
+    """A read of an old capture at new indices, each surely within its dimension. Returns None if there is none."""
     sizes = capture.resolve_shape(scope.problem.symbols())
     subscripts = []
     for size in sizes:
@@ -241,7 +248,7 @@ def reread(draw: Draw, scope: Scope, capture: Capture, depth: int, index: Index)
 
 
 def _brought(x: Term, size: int) -> Term:
-    """An index brought within a dimension, from its end where the remainder is negative."""
+    """An index brought within a dimension by a remainder. An index that may be negative counts from the end."""
     if -size <= x.lo and x.hi < size:
         return x
     if x.dtype == "literal" or size == 1:

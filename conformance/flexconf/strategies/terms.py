@@ -1,4 +1,4 @@
-"""Parts of a mod's text that know their dtype and the range of their values."""
+"""Terms: parts of a mod's text with their dtype and the range of their values."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ INTEGER_RANGES = {
 HALVES = ("float16", "bfloat16")
 FLOATS = (*HALVES, "float32", "float64")
 LARGEST = {"float16": 3e4, "bfloat16": 1e30, "float32": 1e30, "float64": 1e30}
-"""Floats beyond these are kept from arithmetic: an overflow has no bound."""
+"""The largest magnitude of a float term, by dtype. Larger values could overflow, and an overflow has no bound."""
 
 
 @dataclass(frozen=True)
 class Term:
-    """An expression, the dtype of its value ("bool", "int32", "float16", ...), and the least and largest value.
+    """An expression, the dtype of its value ("bool", "int32", "float16", ...), and its least and largest value.
 
-    The range of a float is where it is expected to lie, and infinite where nothing is known; that of an integer is
-    certain. `special` says that it may be infinite or NaN.
+    The range of an integer is certain. The range of a float is the expected one, infinite if it is unknown. `special`
+    means that the value may be infinite or NaN.
     """
 
     text: str
@@ -40,12 +40,12 @@ class Term:
 
     @property
     def is_float(self) -> bool:
-        """Whether its dtype is a floating one."""
+        """Whether its dtype is a floating-point dtype."""
         return self.dtype in FLOATS
 
     @property
     def is_integer(self) -> bool:
-        """Whether its dtype is an integer one, bool not included."""
+        """Whether its dtype is an integer dtype; bool is not."""
         return self.dtype in INTEGER_RANGES
 
     @property
@@ -58,7 +58,7 @@ class Term:
         return lo <= self.lo and self.hi <= hi
 
     def fits(self) -> bool:
-        """Whether its values are values of its dtype, well below overflow."""
+        """Whether its dtype holds all its values, for floats well below overflow."""
         if self.is_integer:
             least, most = INTEGER_RANGES[self.dtype]
             return self.within(least, most)
@@ -67,7 +67,7 @@ class Term:
 
 @functools.cache
 def result_dtype(text: str, x: str, y: str | None = None) -> str:
-    """The dtype that `text` over scalars `x` and `y` of these dtypes has; "" where PyTorch refuses it."""
+    """The dtype of `text` over scalars x and y of the given dtypes. Returns "" if PyTorch refuses the text."""
     operands = {name: torch.ones((), dtype=getattr(torch, d)) for name, d in (("x", x), ("y", y)) if d is not None}
     read = modtext.free_names(text)
     mod = modtext.compile_mod(text, "score", {n: t for n, t in operands.items() if n in read}, {})
@@ -80,13 +80,13 @@ def result_dtype(text: str, x: str, y: str | None = None) -> str:
 
 
 def written(text: str) -> str:
-    """The text with the brackets that it needs and no others."""
+    """The text with necessary brackets only."""
     lines = [ast.unparse(statement) for statement in ast.parse(text).body]
     return "\n".join(lines)
 
 
 def substitute(text: str, x: Term, y: Term | None = None) -> str:
-    """`text` with the operands in place of the names x and y."""
+    """`text` with the operands in the place of the names x and y."""
     tree = ast.parse(text, mode="eval")
     bodies = {"x": x.text} | ({"y": y.text} if y is not None else {})
 
@@ -98,5 +98,5 @@ def substitute(text: str, x: Term, y: Term | None = None) -> str:
 
 
 def finite(*values: float) -> bool:
-    """Whether all of them are."""
+    """Whether all values are finite."""
     return all(math.isfinite(v) for v in values)

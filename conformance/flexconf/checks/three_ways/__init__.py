@@ -1,1 +1,1 @@
-"""Eager PyTorch, the oracle and the lowering on the same points: whoever is wrong stands alone."""
+"""Compares eager PyTorch, the oracle and the lowering on the same points: the one that is wrong stands alone."""

@@ -1,4 +1,4 @@
-"""All forms of an operation three ways, what was compared, and who disagrees."""
+"""Evaluates forms of operations in three ways, and reports the compared points and the disagreements."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from flexconf.checks.three_ways.values import KEYS, QUERIES
 from flexconf.checks.three_ways.ways import GROUP, Result, eager, lowered, oracle, refused
 
 LEAST: Final = 5000
-"""As many points a check of all operations has to compare, or it has not checked."""
+"""The least number of points that a check of all operations must compare to count as a check."""
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """One form on which the three do not agree: whose fault, by the oracle or by two against one, and where."""
+    """One form on which the three ways disagree. `who` says which ways and how, `detail` gives the first point."""
 
     form: Form
     who: str
@@ -32,11 +32,11 @@ class Disagreement:
 
 @dataclass
 class Tally:
-    """What became of an operation's forms.
+    """The results for the forms of one operation.
 
-    `compared`: points at which eager, the oracle and the lowering at every width were held against each other.
-    `excluded`: points that the oracle leaves open. `refused`: forms that eager and the lowering both refuse.
-    `excused`: points or forms that a reason of `reasons.REASONS` covers, by that reason's key.
+    `forms` counts them. `compared` counts the points at which eager, the oracle and the lowering at every width were
+    compared. `excluded` counts the points that the oracle leaves open. `refused` counts the forms that both eager and
+    the lowering refuse. `excused` counts the forms that a reason in `reasons.REASONS` covers, by the key of the reason.
     """
 
     forms: int = 0
@@ -55,9 +55,9 @@ class Tally:
 
 
 def check(forms: Sequence[Form]) -> dict[str, Tally]:
-    """Hold every form's values against each other: integers and booleans must be equal, floats within the bound.
+    """Compare the results of every form: integers and bools must be equal, floats must lie within the bound.
 
-    The tallies are by operation. Several operations share a kernel, so the more forms at once the less time.
+    Returns the tallies by operation. Several operations share a kernel, so many forms in one call take less time.
     """
     tallies = {form.operation: Tally() for form in forms}
     for form in forms:
@@ -83,7 +83,7 @@ def check(forms: Sequence[Form]) -> dict[str, Tally]:
 
 
 def _refused(form: Form, first: Result, tally: Tally) -> None:
-    """PyTorch refuses the form, or a reason has it that the lowering does: so the lowering must."""
+    """Tally a form that the lowering must refuse: PyTorch refuses it, or a reason says that the lowering does."""
     refusal = refused(form)
     if refusal and first.value is None:
         tally.refused += 1
@@ -96,7 +96,10 @@ def _refused(form: Form, first: Result, tally: Tally) -> None:
 
 
 def compare(form: Form, first: Result, certain: Result, seen: dict[int, Result], tally: Tally) -> None:
-    """Hold the three results of a form that all should take against each other; `seen` is by vector width."""
+    """Compare the three results of a form that all ways should take.
+
+    `first` is eager PyTorch's, `certain` the oracle's, `seen` the lowering's by vector width.
+    """
     if certain.value is None or certain.bound is None:
         return _report(form, "oracle refuses", certain.refusal, tally)
     refusal = next((s.refusal for s in seen.values() if s.value is None), "")
@@ -130,7 +133,10 @@ def compare(form: Form, first: Result, certain: Result, seen: dict[int, Result],
 
 
 def outside(value: Tensor, centre: Tensor, bound: Tensor) -> Tensor:
-    """Where `value` is not within `bound` of `centre`; a certain zero has its sign, an infinity or NaN is matched."""
+    """The points at which `value` is not within `bound` of `centre`.
+
+    Infinities and NaN must be equal. A zero with bound 0 must have the right sign.
+    """
     if not centre.dtype.is_floating_point:
         return (value != centre) & (bound == 0) | ((value.double() - centre.double()).abs() > bound)
     same = (value == centre) | (value.isnan() & centre.isnan())
@@ -140,7 +146,7 @@ def outside(value: Tensor, centre: Tensor, bound: Tensor) -> Tensor:
 
 
 def _distinct(form: Form) -> Tensor:
-    """Of the (M, N) points those that differ in what the form reads."""
+    """A mask of the (M, N) points. Of the points at which the form reads the same values, it keeps one."""
     rows = torch.ones(QUERIES, 1, dtype=torch.bool) if form.over_queries else torch.arange(QUERIES).view(-1, 1) == 0
     columns = torch.ones(KEYS, dtype=torch.bool) if form.over_keys else torch.arange(KEYS) == 0
     return rows & columns

@@ -1,8 +1,8 @@
-"""The forms in which every operation of the vocabulary is called: operands, dtypes, numbers and keywords.
+"""The forms in which the check calls every operation of the vocabulary: operands, dtypes, numbers and keywords.
 
-A form is one expression. Its operands are an element of a table read at `kv` or `q`, a zero-dimensional capture, the
-score, an index, or a Python number; together the forms hold every pair of dtypes in every pair of positions. An
-operation that is new in the vocabulary has forms at once, from its signature; a new keyword needs its values here.
+A form is one expression. An operand is an element of a table read at `kv` or `q`, a 0-dim capture, the score, an index,
+or a Python number. Together the forms cover every pair of dtypes in every pair of positions. A new operation of the
+vocabulary gets its forms from its signature. A new keyword needs an entry with its values here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from flexconf.language.modtext.vocabulary import Signature
 SYMBOLS: Final = ("+", "-", "*", "/", "//", "%", "**", "<<", ">>", "&", "|", "^", "==", "!=", "<", "<=", ">", ">=")
 UNARY_SYMBOLS: Final = ("-", "+", "~")
 UNCOVERED: Final = ("torch.cumsum", "torch.sum", "torch.sort", "torch.rand_like")
-"""Of the vocabulary only so that a case can expect their refusal (L7.7)."""
+"""The vocabulary has these functions only so that a case can expect their refusal (L7.7)."""
 
 _WORDS: Final[dict[str, tuple[str, ...]]] = {
     "alpha": ("1", "1.0", "True", "3", "-2", "0.5", "-0.7", "0"),
@@ -43,7 +43,7 @@ _WORDS: Final[dict[str, tuple[str, ...]]] = {
     "lambd": ("0.5", "0.1", "2"),
     "dtype": tuple(f"torch.{d}" for d in DTYPES),
 }
-"""The values of each keyword: the default written out first, then others."""
+"""The values of each keyword: first the default, then others."""
 _POSITIONS: Final[dict[str, tuple[str, ...]]] = {
     "torch.nn.functional.softplus": ("beta", "threshold"),
     "torch.nn.functional.hardtanh": ("min_val", "max_val"),
@@ -52,12 +52,12 @@ _POSITIONS: Final[dict[str, tuple[str, ...]]] = {
     "torch.nn.functional.celu": ("alpha",),
     "torch.nan_to_num": ("nan", "posinf", "neginf"),
 }
-"""The keywords that may also stand by position after the operands."""
+"""The keyword arguments that may also be given by position, after the operands."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """One way of calling `operation`: `text`, an expression of the mod grammar over captures of `values.capture`."""
+    """One way to call `operation`. `text` is an expression of the mod grammar over captures of `values.capture`."""
 
     operation: str
     text: str
@@ -69,14 +69,16 @@ class Form:
 
     @property
     def over_keys(self) -> bool:
-        """Whether the value depends on kv, be it through the score."""
+        """Whether the value depends on kv, directly or through the score."""
         return re.search(r"\b(kv|score)\b", self.text) is not None
 
 
 @functools.cache
 def plan(full: bool = False) -> dict[str, tuple[Form, ...]]:
-    """All forms by operation. `full` takes every pair of dtypes in every pair of positions for every operation; without
-    it each operation has a quarter of the pairs, in positions that turn from one operation to the next.
+    """All forms by operation.
+
+    With `full`, every operation has every pair of dtypes in every pair of positions. Otherwise it has a quarter of the
+    pairs, in positions that rotate from one operation to the next.
     """
     found: dict[str, tuple[Form, ...]] = {}
     turn = itertools.count()
@@ -85,7 +87,7 @@ def plan(full: bool = False) -> dict[str, tuple[Form, ...]]:
     for symbol in SYMBOLS:
         name, n = f"x {symbol} y", next(turn)
         indices = itertools.islice(_of_indices(symbol), 0 if full else n % 3, None, 1 if full else 3)
-        step = 3 if symbol == "**" and not full else 1  # torch.pow has others
+        step = 3 if symbol == "**" and not full else 1  # torch.pow has more of them
         found[name] = _forms(name, [*[*_binary(symbol, f"{{a}} {symbol} {{b}}", n, full)][::step], *indices])
     for symbol in UNARY_SYMBOLS:
         found[f"{symbol}x"] = _forms(f"{symbol}x", _unary(f"{symbol}{{a}}", next(turn), full))
@@ -98,7 +100,10 @@ FAMILY: Final = 320
 
 
 def families() -> dict[str, tuple[Form, ...]]:
-    """The plan in parts that take about the same time: whole operations, by the first and last of them."""
+    """The plan in parts of about `FAMILY` forms, so that they take about the same time. An operation is never split.
+
+    The key of a part names its first and its last operation.
+    """
     parts: dict[str, tuple[Form, ...]] = {}
     names: list[str] = []
     forms: list[Form] = []
@@ -140,7 +145,7 @@ def _of_call(name: str, signature: Signature, turn: int, full: bool) -> Iterator
 
 
 def _extras(name: str, signature: Signature) -> Iterator[str]:
-    """What may follow the operands: each keyword with each of its values, by name and by position, and two at once."""
+    """Texts that may follow the operands: each keyword with each value, by name or position, or several keywords."""
     words = sorted(word for word in signature.keywords if word in _WORDS)
     for word in words:
         yield from (f"{word}={value}" for value in _WORDS[word] if _spelled(word, value))
@@ -154,7 +159,7 @@ def _extras(name: str, signature: Signature) -> Iterator[str]:
 
 
 def _spelled(word: str, value: str) -> bool:
-    """Whether the grammar has this value of a keyword."""
+    """Whether the grammar allows this value of a keyword."""
     from flexconf.language.modtext.vocabulary import STRING_CHOICES
 
     choices = STRING_CHOICES.get(word)
@@ -169,7 +174,7 @@ def _operands(name: str, template: str, count: int, turn: int, full: bool, plain
     elif count == 2 and plain:
         yield from _alike(name, template, turn, full)
     elif count == 2:
-        # An integer power takes long to compile.
+        # Integer powers take long to compile.
         step = 2 if name == "torch.pow" and not full else 1
         yield from itertools.islice(_binary(name, template, turn, full), 0, None, step)
     else:
@@ -187,7 +192,10 @@ def _unary(template: str, turn: int, full: bool) -> Iterator[str]:
 
 
 def _some_of_unary(template: str, turn: int) -> Iterator[str]:
-    """A keyword's forms: two floats and an integer, one of them zero-dimensional, in turn."""
+    """Three forms with a keyword: a float element or the score, a 0-dim float, and an integer, bool or index.
+
+    Their dtypes rotate with `turn`.
+    """
     yield template.format(a=("score", f"x_{FLOATS[turn % 4]}[kv]")[turn % 5 > 0])
     yield template.format(a=f"z_{FLOATS[(turn + 1) % 4]}_any_{turn}")
     whole = (*INTEGERS, "bool")[turn % 6]
@@ -195,7 +203,11 @@ def _some_of_unary(template: str, turn: int) -> Iterator[str]:
 
 
 def _alike(name: str, template: str, turn: int, full: bool) -> Iterator[str]:
-    """A keyword's forms: an operand of each dtype, the other alike, zero-dimensional or a number in turn."""
+    """Forms with a keyword and two operands: four for each dtype with `full`, else one of the four in turn.
+
+    The four are: two elements of the dtype; an element and a 0-dim capture of another dtype; such a capture and an
+    element; an element and a number.
+    """
     kind = kind_of(name)
     for n, dtype in enumerate(DTYPES):
         other = DTYPES[(3 * n + turn) % len(DTYPES)]
@@ -227,7 +239,7 @@ def _binary(name: str, template: str, turn: int, full: bool) -> Iterator[str]:
 def _with_numbers(name: str, template: str, dtype: str, kind: str, n: int, full: bool) -> Iterator[str]:
     operands = (f"x_{dtype}[kv]", f"z_{dtype}_any_{n}")
     rights, lefts = numbers(name, dtype)
-    if not full:  # a few will do to see that they are refused
+    if not full:  # if PyTorch takes no number here, a few forms show that they are refused
         rights = rights if takes(name, 1) else rights[: int(n % 4 == 0)]
         lefts = lefts if takes(name, 0) else lefts[: int(n % 4 == 1)]
     for position, number in enumerate(some(rights, n, full)):
@@ -238,7 +250,7 @@ def _with_numbers(name: str, template: str, dtype: str, kind: str, n: int, full:
 
 
 def _of_indices(symbol: str) -> Iterator[str]:
-    """Of indices more is known than of other integers: no sign, a limit, a difference of two."""
+    """Forms of indices and their sums and differences. Unlike for other integers, sign and limit are known for them."""
     if symbol in ("<<", ">>"):
         yield from (f"kv {symbol} {n}" for n in (0, 1, 5, 31))
         yield f"1 {symbol} (kv % 8)"
@@ -252,7 +264,7 @@ def _of_indices(symbol: str) -> Iterator[str]:
 
 
 def _ternary(template: str, turn: int, one_way: bool) -> Iterator[str]:
-    """Every dtype in four ways; in one of them, in turn, for `one_way`."""
+    """Forms of every dtype in four positions or, with `one_way`, in one of them that rotates."""
     for n, dtype in enumerate(DTYPES):
         second, third = DTYPES[(n + turn) % 10], DTYPES[(n * 3 + turn) % 10]
         ways = (
@@ -266,7 +278,7 @@ def _ternary(template: str, turn: int, one_way: bool) -> Iterator[str]:
 
 
 def _heaviside(turn: int, full: bool) -> Iterator[str]:
-    """PyTorch takes two operands of one dtype."""
+    """Forms of torch.heaviside with two operands of one dtype, and one form with two dtypes, which PyTorch refuses."""
     yield "torch.heaviside(score, y_float32_any[q])"
     yield "torch.heaviside(x_float32[kv], y_float16_any[q])"
     for n, dtype in enumerate(DTYPES):
@@ -276,7 +288,7 @@ def _heaviside(turn: int, full: bool) -> Iterator[str]:
 
 
 def _threshold(turn: int, full: bool) -> Iterator[str]:
-    """PyTorch takes the threshold and the value as numbers alone."""
+    """Forms of threshold. PyTorch takes only numbers as the threshold and the value."""
     numbers = ("1, 7", "-0.5, 2.5", "0.1, 0.7", "0, -1", "-1, True", "-2.5, -3.9", "inf, 0.0", "0.0, -inf", "nan, 1")
     for n, dtype in enumerate(DTYPES):
         for m, given in enumerate(numbers):
@@ -286,7 +298,7 @@ def _threshold(turn: int, full: bool) -> Iterator[str]:
 
 
 def _clamp(turn: int, full: bool) -> Iterator[str]:
-    """Without NaN as the only bound, a number: torch 2.11 takes no notice of it, torch 2.13 makes NaN of everything."""
+    """Forms of clamp, without those whose only bound is the number nan: torch 2.11 ignores it, 2.13 returns NaN."""
     return (text for text in _clamps(turn, full) if not _ONE_NAN.match(text))
 
 

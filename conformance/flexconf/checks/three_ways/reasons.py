@@ -1,4 +1,4 @@
-"""What may legally differ between the three ways, each with its reason."""
+"""The differences between the three ways that are allowed, each with its reason."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ LOWERING_REFUSES: Final = "lowering refuses"
 
 @dataclass(frozen=True)
 class Reason:
-    """Forms on which one way may stand apart.
+    """An allowed disagreement.
 
-    `who`: the kind of disagreement, as `check` says it. `operations` and `text`, a pattern, say which forms; `why` is
-    the reason.
+    `who` is the kind of disagreement, in the words of `check`. It is allowed for the forms of `operations` whose text
+    matches the pattern `text`. `why` is the reason.
     """
 
     key: str
@@ -27,7 +27,7 @@ class Reason:
     why: str
 
     def covers(self, form: Form) -> bool:
-        """Whether the reason is about this form."""
+        """Whether the reason applies to this form."""
         return form.operation in self.operations and re.search(self.text, form.text) is not None
 
 

@@ -1,7 +1,7 @@
-"""The operands of the three-way check: tables and scalars of hard values, made from their names alone.
+"""The operands of the three-way check: tables and scalars of difficult values, made from their names alone.
 
-`x_<dtype>` and `y_<dtype>_<kind>` are tables of one dimension, read at `kv` and at `q`; `z_<dtype>_<kind>_<n>` is a
-zero-dimensional tensor that holds value n. `kind` says what an operation may meet without being undefined.
+`x_<dtype>` and `y_<dtype>_<kind>` are one-dimensional tables, read at `kv` and at `q`. `z_<dtype>_<kind>_<n>` is a
+0-dim tensor that holds value n. `kind` restricts the values to those for which an operation is defined.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _WIDE: Final = (255, 256, 32767, -32768, 65537, 16777217, 2**31 - 1, -(2**31), 2
 
 @functools.cache
 def capture(name: str) -> Tensor:
-    """The tensor that `name` says. Raises KeyError for a name of another form."""
+    """The tensor with this name. Raises KeyError if the role is not x, y or z."""
     role, dtype, *rest = name.split("_")
     if role == "x":
         return table(dtype, "any", KEYS)
@@ -46,9 +46,9 @@ def capture(name: str) -> Tensor:
 
 
 def table(dtype: str, kind: str, length: int) -> Tensor:
-    """`length` values of `dtype` that `kind` allows, the hardest first, repeated from the start where there are few."""
+    """`length` values of `dtype` that `kind` allows. If there are fewer, they repeat from the start."""
     chosen = _values(dtype, kind)
-    if length < len(chosen):  # from both ends of the list, so that no table holds only the tame half
+    if length < len(chosen):  # spread over the whole list, so that no table holds its easy half only
         step = len(chosen) / length
         chosen = [chosen[int(i * step)] for i in range(length)]
     return torch.tensor([chosen[i % len(chosen)] for i in range(length)], dtype=getattr(torch, dtype))
@@ -63,7 +63,7 @@ def _values(dtype: str, kind: str) -> list[float] | list[int] | list[bool]:
     held = [v for v in (*_SMALL, *_WIDE, limits.max, limits.min, limits.max - 1) if limits.min <= v <= limits.max]
     held = list(dict.fromkeys(held))
     if kind == "divisor":
-        # A quotient by 0, and the lowest value's by -1, end a process on a CPU.
+        # On a CPU, an integer division by 0, or of the lowest value by -1, ends the process.
         return [v for v in held if v not in (0, -1)]
     if kind == "shift":
         return [v for v in (0, 1, 2, 3, 7, 8, 15, 31, 32, 63, 64, 100) if v <= limits.max]

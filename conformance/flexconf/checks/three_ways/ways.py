@@ -1,7 +1,7 @@
-"""One form three ways: PyTorch eagerly, the oracle, and the lowering's rendered mods.
+"""Evaluates a form in three ways: eager PyTorch, the oracle, and the rendered mods of the lowering.
 
-They share the form's own function and nothing else. Eager execution gets real zero-dimensional tensors, an element at a
-time, and indexes plainly: no vmap, no meta tensors, of which the oracle and the lowering take their promotion.
+The three share only the function of the form. Eager PyTorch gets real 0-dim tensors, one element at a time, and indexes
+them directly. It uses no vmap and no meta tensors, from which the oracle and the lowering take their type promotion.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ Mod = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Result:
-    """What one way makes of a form: `value` (M, N), in float64, int64 or bool, or the reason of a refusal.
+    """The result of one way: `value` (M, N) in float64, int64 or bool, or None and the reason in `refusal`.
 
-    `dtype`: PyTorch's, of the value. `bound`: the oracle's, float64 (M, N); inf where any value is legal.
+    `dtype` is the PyTorch dtype of the value. `bound` is the oracle's, float64 (M, N), inf where any value is legal.
     """
 
     value: Tensor | None
@@ -45,18 +45,21 @@ class Result:
 
 @functools.cache
 def function(form: Form) -> Mod:
-    """The form as a score_mod that returns its value as it is."""
+    """The form as a score_mod that returns its value unchanged."""
     captures = {name: capture(name) for name in modtext.free_names(form.text)}
     return modtext.compile_mod(form.text, "score", captures, {}, "form")
 
 
 def scores() -> Tensor:
-    """The scores (M, N) float32 of one head: hard values, the same in every row."""
+    """The scores (M, N) of one head in float32: difficult values, the same in every row."""
     return capture("x_float32").expand(QUERIES, KEYS).contiguous()
 
 
 def eager(form: Form) -> Result:
-    """PyTorch on real zero-dimensional tensors, one call an element. A refusal is PyTorch's own, its first line."""
+    """The result of PyTorch on real 0-dim tensors, with one call per element.
+
+    A refusal is the first line of PyTorch's error. If the dtype depends on the value, that is a refusal too.
+    """
     mod = function(form)
     rows = QUERIES if form.over_queries else 1
     columns = KEYS if form.over_keys else 1
@@ -82,7 +85,7 @@ def eager(form: Form) -> Result:
 
 
 def oracle(forms: Sequence[Form]) -> list[Result]:
-    """Value and bound of each form, by the oracle; what it has no model for is a refusal."""
+    """The oracle's value and bound of each form. An operation without a model is a refusal."""
     given = scores().view(1, 1, QUERIES, KEYS).double()
 
     def all_of_them(*arguments: Tensor) -> tuple[Tensor, ...]:
@@ -106,9 +109,10 @@ def _certified(result: Tensor, shadow: Shadow) -> Result:
 
 
 def lowered(forms: Sequence[Form], first: Sequence[Result]) -> list[dict[int, Result]]:
-    """What the rendered mods give at each of `WIDTHS`, several forms to a kernel.
+    """The results of the rendered mods at each of `WIDTHS`. The forms share a kernel.
 
-    `first`: for each form PyTorch's result, around which a float64 is told in full; the score alone has 24 bits.
+    `first` has PyTorch's result of each form. A score holds 24 bits only, so a float64 value is scaled by the magnitude
+    of that result and split into several scores.
     """
     mods = [function(form) for form in forms]
     scales = [_scale(r.value) if r.dtype is torch.float64 and r.value is not None else None for r in first]
@@ -126,7 +130,7 @@ def lowered(forms: Sequence[Form], first: Sequence[Result]) -> list[dict[int, Re
     try:
         kernel = _kernel(together, guessed)
         count = sum(map(len, parts))
-        if count != guessed:  # the lowering takes a dtype for another than PyTorch
+        if count != guessed:  # the lowering's dtypes differ from PyTorch's
             kernel = _kernel(together, count)
     except flexflash.FlexFlashError as error:
         if len(forms) == 1:
@@ -149,7 +153,7 @@ def lowered(forms: Sequence[Form], first: Sequence[Result]) -> list[dict[int, Re
 
 
 def refused(form: Form) -> str:
-    """Why the lowering refuses the form before anything is compiled (L7.7); empty where it does not."""
+    """Why the lowering refuses the form before anything is compiled (L7.7). Returns "" if it does not."""
     try:
         _kernel(function(form), 1)
     except flexflash.FlexFlashError as error:
@@ -164,7 +168,7 @@ def _kernel(mod: Mod, heads: int) -> flexflash.RenderedKernel:
 
 
 def _of_the_head(values: Sequence[Tensor], h: Tensor) -> Tensor:
-    """The value whose number is `h`, chosen bit by bit: as few comparisons as there are bits, which are costly."""
+    """The value with number `h`, chosen bit by bit: comparisons are costly, and this needs only one per bit of h."""
     bit = 1
     while len(values) > 1:
         odd = (h & bit) != 0
@@ -175,10 +179,13 @@ def _of_the_head(values: Sequence[Tensor], h: Tensor) -> Tensor:
 
 
 def _without_refused(forms: Sequence[Form], first: Sequence[Result]) -> list[dict[int, Result]]:
-    """The forms of a kernel that was refused: those that are refused alone as such, the others together."""
+    """The results of forms whose shared kernel was refused: forms that are refused alone are taken out of it.
+
+    Raises RuntimeError if none of them is refused alone.
+    """
     refusals = {form: refusal for form in forms if (refusal := refused(form))}
     kept = [n for n, form in enumerate(forms) if form not in refusals]
-    if len(kept) == len(forms):  # nothing but being together is refused
+    if len(kept) == len(forms):
         raise RuntimeError(f"{len(forms)} forms are refused together, and none of them alone: {forms[0].text}, ...")
     seen = dict(zip(kept, lowered([forms[n] for n in kept], [first[n] for n in kept]) if kept else [], strict=True))
     return [
@@ -187,7 +194,7 @@ def _without_refused(forms: Sequence[Form], first: Sequence[Result]) -> list[dic
 
 
 def _told(result: Tensor, scale: Tensor | None) -> list[Tensor]:
-    """A value of any dtype as float32 numbers that hold every bit of it."""
+    """A value of any dtype as float32 numbers that together hold all its bits."""
     dtype = result.dtype
     if dtype is torch.float64:
         rest = result if scale is None else result * scale
@@ -206,12 +213,12 @@ def _told(result: Tensor, scale: Tensor | None) -> list[Tensor]:
 
 
 def _parts(dtype: torch.dtype | None) -> int:
-    """How many numbers `_told` makes of a value."""
+    """The number of float32 numbers that `_told` makes of a value."""
     return {torch.float64: 3, torch.int64: 3, torch.int32: 2}.get(dtype or torch.float32, 1)
 
 
 def _joined(parts: Tensor, dtype: torch.dtype, scale: Tensor | None) -> Tensor:
-    """`_told` undone, from (parts, M, N) float64: float64, int64 or bool (M, N)."""
+    """The inverse of `_told`, from (parts, M, N) in float64 to (M, N) in float64, int64 or bool."""
     if dtype is torch.float64:
         whole = torch.where(parts[0].isfinite(), parts.sum(0), parts[0])
         whole = torch.where(whole == 0, parts[0], whole)  # keeps the sign of zero
@@ -227,7 +234,7 @@ def _joined(parts: Tensor, dtype: torch.dtype, scale: Tensor | None) -> Tensor:
 
 
 def _scale(value: Tensor) -> Tensor:
-    """A power of two for each element, by which it comes near 1: float64 (M, N)."""
+    """A power of two for each element, float64 (M, N), that brings its magnitude near 1."""
     exponent = torch.frexp(torch.where(value.isfinite() & (value != 0), value, 1.0)).exponent
     return torch.ldexp(torch.ones_like(value), -exponent.clamp(-1000, 1000))
 

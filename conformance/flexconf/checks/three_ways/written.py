@@ -1,4 +1,4 @@
-"""The Python numbers that are written in forms, and beside which operands they may stand."""
+"""The Python numbers in forms, and the operands beside which they may stand."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _BASES: Final = (2, 2.0, 0, 1, -1, 3, True, 0.5, -2.0, 10.0, 0.0, math.inf)
 
 @functools.cache
 def takes(name: str, place: int) -> bool:
-    """Whether PyTorch takes a Python number as the first or second argument of this operation."""
+    """Whether PyTorch takes a Python number as the first (`place` 0) or second (1) argument of this operation."""
     if not name.startswith("torch.") or name in ("torch.where", "torch.clamp"):
         return True
     call = operator.attrgetter(name.removeprefix("torch."))(torch)
@@ -48,7 +48,7 @@ def takes(name: str, place: int) -> bool:
 
 
 def numbers(name: str, dtype: str) -> tuple[tuple[Number, ...], tuple[Number, ...]]:
-    """The numbers that may stand on the right, and on the left."""
+    """(the numbers that may stand on the right, those that may stand on the left) of an operand of `dtype`."""
     general = (*BOOLS, *INTS, *WRITTEN_FLOATS)
     if name in _SHIFTS:
         return (*_AMOUNTS, True), (1, 3, -1, 255, True, 2**40)
@@ -60,7 +60,11 @@ def numbers(name: str, dtype: str) -> tuple[tuple[Number, ...], tuple[Number, ..
 
 
 def _divides(number: Number, dtype: str) -> bool:
-    """Whether an integer of `dtype` may be divided by it: not by 0 nor -1, be it by wrapping around."""
+    """Whether an operand of `dtype` may be divided by `number`.
+
+    The integers 0 and -1 are left out, and the integers that wrap around to them in an integer dtype. The float 0.0 is
+    left out if the dtype is an integer dtype.
+    """
     if isinstance(number, float):
         return dtype not in INTEGERS or number != 0
     if dtype in INTEGERS:
@@ -69,7 +73,7 @@ def _divides(number: Number, dtype: str) -> bool:
 
 
 def some(numbers: Sequence[Number], n: int, full: bool) -> list[Number]:
-    """Of each kind of number some, in turn, so that all dtypes together see all of them; with `full` all."""
+    """Some numbers of each type, selected by `n`, so that all dtypes together cover all numbers. With `full`, all."""
     if full:
         return list(numbers)
     chosen: list[Number] = []
@@ -80,7 +84,7 @@ def some(numbers: Sequence[Number], n: int, full: bool) -> list[Number]:
 
 
 def kind_of(name: str) -> str:
-    """What the second operand may be."""
+    """The kind of the second operand's values, one of `values.KINDS`."""
     if name in _SHIFTS:
         return "shift"
     if name in _POWERS:
