@@ -118,9 +118,9 @@ class Speed:
     """How many times as fast one provider is as another: `ratio`, with a confidence interval from `low` to `high`.
 
     `ratio` is the median of the ratios of the single rounds. The turns of two providers in one round are seconds apart,
-    so they share clocks and temperature. The interval drops as many of the smallest and of the largest ratios as it can
-    and still contains the true median with at least 95 % (binomial distribution, for any distribution of the ratios).
-    With fewer than six ratios it spans all of them, which is less than 95 %.
+    so they share clocks and temperature. The interval leaves out as many of the smallest and of the largest ratios as
+    possible, while it contains the true median with a probability of at least 95 % (binomial distribution, whatever the
+    distribution of the ratios). With fewer than six ratios it spans all of them, and the probability is lower.
 
     With several processes, the median of each process replaces the ratios of its rounds. The effects of a process on
     its providers, such as the addresses of their tensors, are the same in all of its turns.
@@ -196,7 +196,7 @@ def same_code(a: Measurement, b: Measurement) -> bool:
 
 
 def _outside(count: int) -> int:
-    """How many of `count` sorted values can be dropped at each end; the rest still span the median with 95 %."""
+    """How many of `count` sorted values can be left out at each end, while the rest span the median with 95 %."""
     cut, tail = 0, 0.5**count
     while tail + math.comb(count, cut + 1) * 0.5**count <= 0.025:
         cut += 1

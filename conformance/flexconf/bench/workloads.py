@@ -28,8 +28,8 @@ class Workload:
     """Attention over q (B, H, M, D), k and v (B, Hkv, N, D).
 
     `score` and `mask` name mods of `flexconf.bench.mods`. `own` are the arguments of flash-attn-4 for the same
-    attention, `sdpa` those of torch's scaled_dot_product_attention; None if it cannot compute it. `only` restricts the
-    providers.
+    attention, `sdpa` those of torch's scaled_dot_product_attention. Either is None if that function cannot compute the
+    attention. `only` restricts the providers.
     """
 
     name: str

@@ -28,8 +28,8 @@ def regenerate(
 ) -> None:
     """Compute every golden again, cross-check the oracles, show what changed and why it might, and write the folder.
 
-    Nothing is written if the oracles disagree. Exit code 0; 1 with `--check` if something would change; 2 for a bad
-    input or a disagreement.
+    Nothing is written if the oracles disagree. Exit code 0; 1 with `--check` if something would change, or without it
+    if the written folder has a problem; 2 for a bad input or a disagreement.
 
     Examples: `flexconf golden regenerate --check`, `flexconf golden regenerate`
     """

@@ -62,7 +62,7 @@ def attempt(what: Attempt, report: Report) -> Attempted | Last[Attempted]:
 
 
 def examined(what: Attempt, outcome: Outcome, folder: Path) -> Attempted:
-    """The attempt with this outcome. Its tensors, if it has any, are in `folder`; their rows are written out."""
+    """Write the rows of an outcome, and add the map and the worst elements. Its tensors, if any, are in `folder`."""
     case = what.task.case
     if not saved.path(folder, case.name, outcome.subject).is_file():
         return Attempted(outcome)

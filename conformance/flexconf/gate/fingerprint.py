@@ -1,7 +1,7 @@
 """Fingerprints: the digests of every output, LSE, rendered text and PTX of one environment, kept in `golden/`.
 
-The bits depend on the versions, so there is one file for each environment. A bit that changes while all versions stay
-the same is a finding.
+The bits depend on the versions, so there is one file for each environment. If a bit changes while all versions stay the
+same, something else has changed and must be found.
 """
 
 from __future__ import annotations

@@ -34,7 +34,10 @@ CHANGES = (
     *(str(c) for c in Change if c not in (Change.IDENTICAL, Change.DRIFT, Change.FIXED, Change.MISSING)),
     SLOWER,
 )
-"""The changes that can be waived. A right result needs no waiver. A missing result cannot be waived: it is unknown."""
+"""The changes that can be waived.
+
+A right result needs no waiver. A missing result cannot be waived, since nothing is known of it.
+"""
 
 _REQUIRED = ("name", "cases", "subjects", "changes", "reason", "link", "expires")
 _KEYS = (*_REQUIRED, "versions", "device", "driver")

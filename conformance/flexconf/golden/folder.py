@@ -216,7 +216,7 @@ def verify(folder: Path) -> list[str]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest. Raises InputError if it is missing, damaged or edited, or made by another format or oracle."""
+    """The manifest. Raises InputError if it is missing, damaged or edited, or has another format or oracle version."""
     path = folder / MANIFEST
     try:
         text = path.read_text(encoding="utf-8")

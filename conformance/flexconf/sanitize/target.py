@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _settle(asked.log)
         _say(asked.events, {"event": "begin", "case": name, "log": _size(asked.log)})
         outcome = trial.run_case(known[name], asked.subject, options, attend=attend)
-        broken = trial.is_broken()  # waits for the device
+        broken = trial.is_broken()  # also waits for the device
         _settle(asked.log)
         _say(
             asked.events,

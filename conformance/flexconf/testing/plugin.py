@@ -1,7 +1,7 @@
 """The pytest plugin: the `clause` marker, the report of exercised clauses, GPU tests, and counts of skips by reason.
 
-GPU tests run their cases in a worker process. Each pytest process has one worker, on a GPU chosen round robin. A broken
-CUDA context ends the worker, not the pytest process. Without a GPU these tests are skipped and counted.
+GPU tests run their cases in a worker process. Each pytest process has one worker, on a GPU chosen round robin. A case
+that breaks the CUDA context affects no other: the worker is replaced. Without a GPU, the tests are skipped and counted.
 """
 
 from __future__ import annotations
