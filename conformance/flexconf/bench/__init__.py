@@ -1,5 +1,5 @@
-"""How fast the lowering's kernels are on a GPU, beside what else computes the same attention.
+"""The speed of the lowering's kernels on a GPU, beside other implementations of the same attention.
 
-`workloads` says what is measured, `providers` by whom, `measure` how, `rows` whether what was timed is right; `run`
-runs it in a worker, `record` is the file that it leaves.
+`workloads` defines the attention problems, `providers` the implementations. `measure` times them, `rows` checks their
+results. `run` does this in a worker, and `record` defines the file with the measurements.
 """

@@ -16,24 +16,24 @@ from torch import Tensor
 Call: TypeAlias = Callable[[], tuple[Tensor, Tensor | None]]
 """One run of a provider: the output (B, H, M, Dv), and the LSE (B, H, M) or None."""
 
-_WARM_UP = 25  # ms, as triton.testing.do_bench has it
+_WARM_UP = 25  # ms, the default of triton.testing.do_bench
 _HOST_CALLS = 20
 
 
 class Timer(Protocol):
-    """How time is taken."""
+    """A way to time calls on a device."""
 
     def synchronize(self) -> None:
-        """Wait for the device. Raises what the device has met since."""
+        """Wait for the device. Raises any error that has occurred on the device."""
 
     def samples(self, call: Callable[[], object], milliseconds: float) -> list[float]:
-        """Milliseconds of single runs, for about `milliseconds` of them together."""
+        """Milliseconds of each of several runs, which together take about `milliseconds`."""
 
     def host(self, call: Call) -> float:
-        """Microseconds that a run keeps the CPU busy before it returns, the device being idle."""
+        """Microseconds from the call to its return, while the device is idle: the CPU time of one run."""
 
     def graph(self, call: Call) -> tuple[Callable[[], object], tuple[Tensor, Tensor | None]]:
-        """A replay of one run without any Python in it, and the tensors that it fills. Raises when it cannot be."""
+        """(a function that replays one run as a graph, the tensors that it fills). Raises if capture fails."""
 
 
 class DeviceTimer:
@@ -59,7 +59,7 @@ class DeviceTimer:
         return statistics.median(seconds) * 1e6
 
     def graph(self, call: Call) -> tuple[Callable[[], object], tuple[Tensor, Tensor | None]]:
-        # What is made on a first run, on a stream of its own, may not be made during the capture.
+        # The first runs are on a side stream, before the capture: they make objects that a capture does not allow.
         beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
@@ -75,10 +75,10 @@ class DeviceTimer:
 
 @contextlib.contextmanager
 def cold() -> Iterator[Callable[[], str]]:
-    """flash-attn-4 compiles anew within: providers of one process may ask it for the same kernel.
+    """A context in which flash-attn-4's compile cache starts empty, since providers of one process may share kernels.
 
-    Gives a function that says, within, what has been compiled: sha256 of the machine code, "" for none, or where
-    CuTe was not told to keep it (`keep_code`).
+    Yields a function that returns the SHA-256 of the machine code compiled in the context so far. It returns "" if
+    nothing was compiled, or if CuTe does not keep the code (see `keep_code`).
     """
     module = sys.modules.get("flash_attn.cute.interface")
     cache = getattr(getattr(module, "_flash_attn_fwd", None), "compile_cache", None)
@@ -103,5 +103,5 @@ def _digest(kernels: Iterable[object]) -> str:
 
 
 def keep_code(folder: str) -> dict[str, str]:
-    """The environment in which CuTe keeps the machine code that it compiles, and writes it to `folder` too."""
+    """The environment variables that make CuTe keep the machine code it compiles, and also write it to `folder`."""
     return {"CUTE_DSL_KEEP": "cubin", "CUTE_DSL_DUMP_DIR": folder}

@@ -1,4 +1,4 @@
-"""One workload, all its providers, in one process: compile, check, time by turns, check again."""
+"""Measure all providers of one workload in one process: compile, check, time in turns, check again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHOWN = 300
 
 
 class Poisoned(Exception):
-    """The process is no longer fit to measure in, and `provider` made it so during `phase`."""
+    """The process can no longer measure, since the device does not answer. `provider` caused that during `phase`."""
 
     def __init__(self, provider: str, phase: str, message: str) -> None:
         super().__init__(message)
@@ -28,7 +28,7 @@ class Poisoned(Exception):
 
 @dataclass(frozen=True)
 class _Facts:
-    """What all measurements of a workload share."""
+    """The facts that all measurements of a workload share."""
 
     workload: str
     flops: int
@@ -41,7 +41,7 @@ class _Facts:
 
 @dataclass
 class _Running:
-    """A provider that computes: what it is called with, and what is known of it so far."""
+    """A provider that compiled: its call, and its measurements so far."""
 
     call: Call
     compile: float
@@ -62,11 +62,12 @@ def measure(
     without_graph: Sequence[str] = (),
     other_base: Sequence[str] = (),
 ) -> list[Measurement]:
-    """Measure `providers` on one workload, in their order.
+    """Measure `providers` on one workload. Returns their measurements in the order of `providers`.
 
-    They take turns, `settings.rounds` of them, in the `order` of each round. `report` hears "<phase> <provider>"
-    as each begins; `without_graph` are providers whose run must not be captured, `other_base` those whose LSE is known
-    to have a logarithm of another base: their speed counts all the same, and the measurement says so. Raises Poisoned.
+    Every provider has one turn in each of `settings.rounds` rounds; `order` gives their order within a round. `report`
+    is called with "<phase> <provider>" when each phase begins. The runs of providers in `without_graph` are not
+    captured. The LSE of providers in `other_base` is known to have a logarithm of another base: their speed counts all
+    the same, and the measurement says so. Raises Poisoned if a provider leaves the device unusable.
     """
     report("exact rows")
     exact = checking.exact(built, settings.rows)
@@ -108,10 +109,10 @@ def measure(
 
 
 def order(names: Sequence[str], number: int) -> list[str]:
-    """Who comes when in round `number`, so that none is favoured by its place.
+    """The order of the providers in round `number`. No provider gains from its place.
 
-    Every other round is the one before backwards: in the two together all have the same middle, and a clock that drifts
-    steadily is the same to all. And each pair of rounds begins with another provider.
+    Every second round reverses the round before. Over such a pair all providers have the same mean position, so a
+    steady drift of the GPU's clock affects all of them alike. Each pair of rounds begins with another provider.
     """
     first = number // 2 % len(names) if names else 0
     turned = [*names[first:], *names[:first]]
@@ -148,7 +149,7 @@ def _graph(name: str, state: _Running, timer: Timer, settings: Settings, exact: 
 
 @contextlib.contextmanager
 def _noted(ended: dict[str, Measurement], facts: _Facts, name: str, timer: Timer) -> Iterator[None]:
-    """A provider's exception becomes its measurement."""
+    """Record an exception of a provider as its failed measurement."""
     try:
         yield
     except Exception as error:
@@ -157,7 +158,7 @@ def _noted(ended: dict[str, Measurement], facts: _Facts, name: str, timer: Timer
 
 
 def _alive(timer: Timer, name: str, phase: str, error: Exception) -> None:
-    """Raises Poisoned when the device no longer answers."""
+    """Raises Poisoned if the device no longer answers."""
     try:
         timer.synchronize()
     except Exception:

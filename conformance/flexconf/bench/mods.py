@@ -1,4 +1,4 @@
-"""The mods that are measured, as a user writes them. Indices are scalars or broadcast; captures are closed over."""
+"""The mods of the workloads, as a user writes them. Indices are scalars or broadcast; captures are in closures."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ WINDOW = 1024
 
 
 def softcap(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-    """Scores bent smoothly into (-20, 20), as in Gemma 2."""
+    """Limit scores smoothly to (-20, 20), with tanh as in Gemma 2."""
     return SOFTCAP * torch.tanh(score / SOFTCAP)
 
 
 def alibi(slopes: Tensor) -> ScoreMod:
-    """Attention with linear biases; `slopes` (H,) float32."""
+    """A score_mod of attention with linear biases. `slopes` is (H,), float32, or float64 for the exact rows."""
 
     def alibi(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
         return score + slopes[h] * (kv - q)
@@ -30,17 +30,17 @@ def alibi(slopes: Tensor) -> ScoreMod:
 
 
 def causal(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-    """Every query sees itself and what is before it."""
+    """Each query attends to its own position and to all before it."""
     return q >= kv
 
 
 def sliding_window(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-    """Every query sees itself and the 1024 keys before it."""
+    """Each query attends to its own position and to the 1024 before it."""
     return (q >= kv) & (q - kv <= WINDOW)
 
 
 def document(documents: Tensor) -> MaskMod:
-    """Causal within each of the packed documents; `documents` (S,) int32 holds every position's document."""
+    """A mask_mod that is causal within packed documents. `documents` (S,) int32 is the document of each position."""
 
     def document(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
         return (documents[q] == documents[kv]) & (q >= kv)

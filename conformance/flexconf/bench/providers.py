@@ -1,4 +1,4 @@
-"""Who computes the attention: this lowering, PyTorch's, flash-attn-4 and cuDNN, each through its public entry."""
+"""The implementations that are measured, through their public entries: this lowering, PyTorch, flash-attn-4, cuDNN."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from flexconf.bench.clock import Call
 from flexconf.bench.workloads import Built
 from flexconf.errors import InputError
 
-_DECODING = 128  # query lengths below this are what Triton's decoding kernel is for
+_DECODING = 128  # below this query length the Triton decoding kernel is used
 
 
 class Refused(Exception):
-    """A provider cannot do a workload; the message says why."""
+    """A provider does not support a workload. The message says why."""
 
 
 class Provider(Protocol):
-    """One way to compute attention. `needs` are import names that must be there, `about` says what it is."""
+    """One implementation of attention. `needs` are the modules that it imports, `about` is its description."""
 
     @property
     def name(self) -> str: ...
@@ -35,15 +35,15 @@ class Provider(Protocol):
     def needs(self) -> tuple[str, ...]: ...
 
     def prepare(self, built: Built) -> Call:
-        """What is to be timed. Its first call may compile. Raises Refused."""
+        """The call to be timed. Its first run may compile. Raises Refused if the workload is not supported."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The reference lowering: rendered once, its launches are timed, each into an output and an LSE of its own.
+    """The reference lowering. The kernel is rendered once, and its launches are timed.
 
-    They are allocated as the other providers allocate theirs: nobody saves the allocation, and the allocator gives all
-    of them the same memory.
+    Each launch allocates its output and LSE, as the other providers do. So the time of every provider includes the
+    allocation, and the allocator gives all of them the same memory.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class TorchFlex:
-    """torch.compile(flex_attention) with one of its backends. `compiler` is torch.compile's backend."""
+    """torch.compile(flex_attention) with the kernel option BACKEND. `compiler` is torch.compile's own backend."""
 
     name: str
     about: str
@@ -118,7 +118,7 @@ class TorchFlex:
 
 @dataclass(frozen=True)
 class FlashAttention:
-    """flash-attn-4 called directly, with its own arguments in the place of mods."""
+    """flash-attn-4 called directly, with its own arguments instead of mods."""
 
     name: str = "flash-attn-4"
     about: str = "flash_attn.cute with its own causal, softcap and window arguments"
@@ -133,7 +133,7 @@ class FlashAttention:
         q, k, v = (t.transpose(1, 2) for t in (built.q, built.k, built.v))
         own = dict(w.own)
         if w.M == 1 and torch.cuda.get_device_capability()[0] >= 10:
-            own["num_splits"] = 0  # its own choice; on compute capability 9 it has one split and no other
+            own["num_splits"] = 0  # flash-attn-4 chooses; on compute capability 9 it supports one split only
 
         def call() -> tuple[Tensor, Tensor]:
             with torch.no_grad():
@@ -145,7 +145,7 @@ class FlashAttention:
 
 @dataclass(frozen=True)
 class CuDnn:
-    """torch's scaled_dot_product_attention held to cuDNN; it returns no LSE."""
+    """torch's scaled_dot_product_attention, restricted to cuDNN. It returns no LSE."""
 
     name: str = "cudnn"
     about: str = "scaled_dot_product_attention on cuDNN, without LSE"
@@ -194,11 +194,11 @@ _ALL: tuple[Provider, ...] = (
 )
 PROVIDERS: dict[str, Provider] = {p.name: p for p in _ALL}
 
-_NOT_BY_DEFAULT = ("simt",)  # only where a workload asks for it: a row takes it as long as a tile takes the others
+_NOT_BY_DEFAULT = ("simt",)  # only in workloads that name it: one row takes it as long as a tile takes the others
 
 
 def select(names: Sequence[str]) -> list[str]:
-    """The providers of these names, all for none. Raises InputError."""
+    """The providers of these names, or all if `names` is empty. Raises InputError for an unknown name."""
     for name in names:
         if name not in PROVIDERS:
             close = difflib.get_close_matches(name, PROVIDERS, 1)
@@ -208,12 +208,12 @@ def select(names: Sequence[str]) -> list[str]:
 
 
 def of(built_for: tuple[str, ...], chosen: Sequence[str]) -> list[str]:
-    """Those of `chosen` that a workload with `only` = `built_for` is measured with."""
+    """The providers of `chosen` that measure a workload whose `only` is `built_for`."""
     return [name for name in chosen if (name in built_for if built_for else name not in _NOT_BY_DEFAULT)]
 
 
 def require(chosen: Sequence[str]) -> None:
-    """Raises InputError when a package that they, or the timer, need is not there."""
+    """Raises InputError if a package that the `chosen` providers or the timer need is not installed."""
     if importlib.util.find_spec("triton") is None:
         raise InputError("runs are timed with the package triton, which is not installed; pip install triton")
     for name in chosen:
@@ -226,7 +226,7 @@ def require(chosen: Sequence[str]) -> None:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether an exception is a provider's own no, rather than something that broke."""
+    """Whether an exception says that the provider does not support the workload, rather than that it failed."""
     text = " ".join(str(error).split()).lower()
     said = (
         "no available kernel",

@@ -1,4 +1,4 @@
-"""What a bench leaves: measurements, and the file that holds them. Imports nothing heavy."""
+"""The measurements of a bench, and the file that holds them. Imports no heavy package such as torch."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _NUMBERS = ("median", "low", "high", "graph", "host", "compile", "ulp", "lse")
 
 @dataclass(frozen=True)
 class Settings:
-    """How a bench measures.
+    """The settings of a bench.
 
-    `rounds` turns of `milliseconds` for every provider; `rows` of the output are checked; with `graphs`, runs are
-    also timed as CUDA graphs. `quick`: lengths of at most 2048, not comparable with those of a whole bench. All that in
-    each of `processes`, one after the other.
+    Every provider has `rounds` turns of `milliseconds` each. `rows` of the output are checked. With `graphs`, runs are
+    also timed as CUDA graphs. With `quick`, lengths are at most 2048: such times cannot be compared with those of a
+    full bench. All of this is repeated in each of `processes`, one process after the other.
     """
 
     rounds: int = 10
@@ -41,14 +41,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What became of one provider on one workload.
+    """The result of one provider on one workload.
 
-    `status` is ok, wrong, refused or failed, with a `reason`. Milliseconds of a run: `median`, and the quantiles
-    `low` (20 %) and `high` (80 %) of `samples`; `turns`, the median of each turn, of one of the `processes` after the
-    other; `graph`, the median of a CUDA graph's replay, or `graph_reason` why there is none. `host`: microseconds of
-    CPU a run. `compile`: seconds from the call to the first result. `checked` elements of the output, `ulp` and `lse`
-    the largest errors (see `rows.Check`). `flops`: useful operations of a run; `bytes`: the fewest it can move.
-    `code`: sha256 of the machine code that flash-attn-4 compiled for it, "" where that compiled none.
+    `status` is ok, wrong, refused or failed; `reason` explains it. The times of a run are in milliseconds: `median`,
+    and the quantiles `low` (20 %) and `high` (80 %) of `samples` runs; `turns` holds the median of each turn, process
+    by process; `graph` is the median of a CUDA graph's replay. If capture or replay fails, `graph` is None and
+    `graph_reason` says why. `host` is the CPU time of a run in microseconds. `compile` is the time in seconds from the
+    start of `prepare` to the first result. `checked` counts the compared elements of the output; `ulp` and `lse` are
+    the largest errors (see `rows.Check`). `flops` counts the useful operations of a run, `bytes` the fewest bytes that
+    it can move. `code` is the SHA-256 of the machine code that flash-attn-4 compiled for it, "" if there is none.
     """
 
     workload: str
@@ -74,33 +75,33 @@ class Measurement:
 
     @property
     def ranked(self) -> bool:
-        """Whether its speed counts: it ran, and it is right."""
+        """Whether its speed counts: it was timed, it was checked, and it is right."""
         return self.status == OK and bool(self.median) and self.checked > 0
 
     @property
     def tflops(self) -> float | None:
-        """Useful TFLOP/s, where the speed counts."""
+        """Useful TFLOP/s. Returns None if the speed does not count."""
         return self.flops / self.median / 1e9 if self.ranked and self.median else None
 
     @property
     def bandwidth(self) -> float | None:
-        """TB/s of the fewest bytes that a run can move, where the speed counts."""
+        """TB/s of the fewest bytes that a run can move. Returns None if the speed does not count."""
         return self.bytes / self.median / 1e9 if self.ranked and self.median else None
 
     @property
     def spread(self) -> float | None:
-        """Half of the distance between the quantiles, as a part of the median."""
+        """Half of the distance between the quantiles, divided by the median. Returns None if it was not timed."""
         if not self.median or self.low is None or self.high is None:
             return None
         return (self.high - self.low) / 2 / self.median
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; an error that is no finite number is text."""
+        """Plain JSON values. A float that is not finite becomes a string."""
         return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
 
     @classmethod
     def from_json(cls, data: Any) -> Measurement:
-        """The inverse of `to_json`. Raises InputError."""
+        """The inverse of `to_json`. Raises InputError for anything else."""
         try:
             plain: dict[str, Any] = dict(data)
             numbers = {k: float(plain[k]) for k in _NUMBERS if plain.get(k) is not None}
@@ -114,13 +115,15 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Speed:
-    """How many times as fast one provider is as another: `ratio`, and the range `low` to `high` that holds it.
+    """How many times as fast one provider is as another: `ratio`, with a confidence interval from `low` to `high`.
 
-    The median of the turns' own ratios: two providers' turns of one round lie seconds apart, and share clocks and heat.
-    The range is of those ratios without as many of the least and of the largest as leaves at least 95 % that the median
-    is inside (by the binomial distribution, whatever theirs is); all of them where there are fewer than six. Of several
-    processes each one's median takes the place of the turns' ratios: what a process does to the speed of its providers,
-    where their tensors lie for example, is the same in all of its turns.
+    `ratio` is the median of the ratios of the single rounds. The turns of two providers in one round are seconds apart,
+    so they share clocks and temperature. The interval leaves out as many of the smallest and of the largest ratios as
+    possible, while it contains the true median with a probability of at least 95 % (binomial distribution, whatever the
+    distribution of the ratios). With fewer than six ratios it spans all of them, and the probability is lower.
+
+    With several processes, the median of each process replaces the ratios of its rounds. The effects of a process on
+    its providers, such as the addresses of their tensors, are the same in all of its turns.
     """
 
     ratio: float
@@ -129,17 +132,20 @@ class Speed:
 
     @property
     def margin(self) -> float:
-        """Half of the range."""
+        """Half of the width of the interval."""
         return (self.high - self.low) / 2
 
     @property
     def equal(self) -> bool:
-        """Whether the range holds 1: no difference was seen."""
+        """Whether the interval contains 1: no difference was seen."""
         return self.low <= 1 <= self.high
 
 
 def speed(own: Measurement, rival: Measurement) -> Speed | None:
-    """How much faster `own` is than `rival`; None where one of the two does not count."""
+    """How many times as fast `own` is as `rival`. Returns None if the speed of one of them does not count.
+
+    If their turns cannot be paired, the ratio is that of the medians, and the interval has no width.
+    """
     if not (own.ranked and rival.ranked and own.median and rival.median):
         return None
     if not own.turns or (len(own.turns), own.processes) != (len(rival.turns), rival.processes):
@@ -155,7 +161,10 @@ def speed(own: Measurement, rival: Measurement) -> Speed | None:
 
 
 def merged(parts: Sequence[Measurement]) -> Measurement:
-    """One provider on one workload, measured in several processes: right only where it was in all of them."""
+    """The measurements of one provider on one workload in several processes, as one.
+
+    If one of them is not ok, the first such measurement is returned.
+    """
     first = parts[0]
     if len(parts) == 1:
         return first
@@ -182,12 +191,12 @@ def merged(parts: Sequence[Measurement]) -> Measurement:
 
 
 def same_code(a: Measurement, b: Measurement) -> bool:
-    """Whether flash-attn-4 compiled the same machine code for both, byte for byte, and it is known."""
+    """Whether flash-attn-4 compiled the same machine code for both, byte for byte. Returns False if it is unknown."""
     return bool(a.code) and a.code == b.code
 
 
 def _outside(count: int) -> int:
-    """How many of `count` values may be left out at either end, the rest holding the median with 95 %."""
+    """How many of `count` sorted values can be left out at each end, while the rest span the median with 95 %."""
     cut, tail = 0, 0.5**count
     while tail + math.comb(count, cut + 1) * 0.5**count <= 0.025:
         cut += 1
@@ -197,7 +206,7 @@ def _outside(count: int) -> int:
 
 @dataclass(frozen=True)
 class Recording:
-    """One bench. `environment` is that of `flexconf env --json`; `finished` is False while workloads are to come."""
+    """One bench. `environment` is as in `flexconf env --json`. `finished` is False until all workloads are measured."""
 
     settings: Settings
     environment: Mapping[str, Any]
@@ -208,7 +217,7 @@ class Recording:
 
     @property
     def ok(self) -> bool:
-        """Whether something was measured, and nothing was wrong or failed."""
+        """Whether at least one speed counts, and no measurement is wrong or failed."""
         statuses = {m.status for m in self.measurements}
         return any(m.ranked for m in self.measurements) and not statuses & {WRONG, FAILED}
 
@@ -227,7 +236,7 @@ class Recording:
 
     @classmethod
     def from_json(cls, data: Any, where: str) -> Recording:
-        """The inverse of `to_json`; `where` names the file in messages. Raises InputError."""
+        """The inverse of `to_json`. `where` names the file in messages. Raises InputError for anything else."""
         if not isinstance(data, dict) or data.get("kind") != _KIND:
             raise InputError(f"{where}: not a file that `flexconf bench gpu --out` has written")
         if data.get("version") != _VERSION:
@@ -247,7 +256,7 @@ class Recording:
 
 
 def read(path: Path) -> Recording:
-    """The recording of a file. Raises InputError."""
+    """The recording in a file. Raises InputError if it cannot be read or is damaged."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -258,10 +267,10 @@ def read(path: Path) -> Recording:
 
 
 class File:
-    """A new file that holds a whole recording at every moment, however the process ends."""
+    """A new file that always holds a complete recording, even if the process is killed."""
 
     def __init__(self, path: Path, first: Recording) -> None:
-        """Raises InputError when the file exists or cannot be made."""
+        """Raises InputError if the file exists or cannot be made."""
         self._path = path
         try:
             temporary = self._written(first)
@@ -275,7 +284,7 @@ class File:
             raise InputError(f"{path} cannot be written: {error.strerror}") from None
 
     def write(self, recording: Recording) -> None:
-        """Replace the content."""
+        """Replace the content atomically."""
         os.replace(self._written(recording), self._path)
 
     def _written(self, recording: Recording) -> str:
@@ -290,10 +299,10 @@ class File:
 
 @dataclass(frozen=True)
 class Change:
-    """One provider on one workload, before and after. `ratio` is the new time over the old one.
+    """One provider on one workload, before and after. `ratio` is the new time divided by the old one.
 
-    `verdict`: faster, slower, same (within noise: the ranges between the 20 % and 80 % quantiles overlap), or what
-    keeps the two from being compared.
+    `verdict` is faster, slower or same, or says why the two cannot be compared. They are the same, within noise, if the
+    ranges between their 20 % and 80 % quantiles overlap.
     """
 
     workload: str
@@ -305,7 +314,11 @@ class Change:
 
 
 def compare(before: Recording, after: Recording) -> list[Change]:
-    """What changed between two benches. Raises InputError when they have nothing in common."""
+    """The changes between two benches.
+
+    Raises InputError if only one of them is quick, if they have no workload and provider in common, or if a workload
+    has another size in each.
+    """
     if before.settings.quick != after.settings.quick:
         raise InputError("one of the two is a --quick bench, of other lengths; they cannot be compared")
     old = {(m.workload, m.provider): m for m in before.measurements}
@@ -329,7 +342,7 @@ def _change(key: tuple[str, str], a: Measurement | None, b: Measurement | None) 
 
 
 def quantile(values: Sequence[float], part: float) -> float:
-    """The `part` quantile, linear between neighbours."""
+    """The quantile at `part` (0 to 1), interpolated linearly."""
     ordered = sorted(values)
     place = part * (len(ordered) - 1)
     below = int(place)

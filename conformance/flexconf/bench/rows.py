@@ -1,4 +1,4 @@
-"""Whether what was timed is right: float64 attention for a few rows, the same ones for every provider."""
+"""Check timed results: float64 attention for a few rows, the same rows for every provider."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch import Tensor
 from flexconf.bench.workloads import Built
 
 LIMIT = 4.0
-"""Units that a right provider may be off by.
+"""The largest error of a right result, in units.
 
-A unit is an ulp of the output's dtype at the size of the row's sum of p |v|. Rounding P and the output takes about
-one; a tanh of 11 bits in a score_mod, which flash-attn-4's own softcap and fast_math have, about two more. A wrong
-mask, scale, capture or head is tens to thousands.
+A unit is one ulp of the output's dtype at the magnitude of the row's sum of p |v|. Rounding P and the output costs
+about one unit. A tanh with 11 bits in a score_mod, as in flash-attn-4's own softcap and in fast_math, costs about two
+more. A wrong mask, scale, capture or head costs tens to thousands.
 """
 
 
 @dataclass(frozen=True)
 class Rows:
-    """R sampled rows, at `b`, `h`, `q` (R,).
+    """R sampled rows at the indices `b`, `h`, `q` (R,).
 
-    float64: `out` (R, Dv), `lse` (R,), natural log, and `size` (R, Dv), the sum of p |v|.
+    In float64: `out` (R, Dv), `lse` (R,) in natural log, and `size` (R, Dv), the sum of p |v|.
     """
 
     b: Tensor
@@ -36,9 +36,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class Check:
-    """What a comparison found. `elements` of the output were compared; `ulp` is the largest error in units (see
-    `LIMIT`), `lse` that of the logsumexp in half ulps of 1 in the output's dtype, None when there is none to compare.
-    `other_base`: the LSE is near enough once it is multiplied by ln 2 or divided by it.
+    """The result of a comparison with the exact rows.
+
+    `elements` counts the compared elements of the output; `ulp` is their largest error in units (see `LIMIT`). `lse` is
+    the largest error of the LSE, in half ulps of 1 in the output's dtype; None if there is no LSE. `other_base` says
+    that the LSE is wrong, but right if multiplied or divided by ln 2.
     """
 
     elements: int
@@ -48,23 +50,23 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """Whether something was compared, and all of it is near enough. NaN is not."""
+        """Whether something was compared and all errors are within `LIMIT`. A NaN is not."""
         return self.elements > 0 and self.ulp <= LIMIT and (self.lse is None or self.lse <= LIMIT)
 
     def worse(self, other: Check) -> Check:
-        """Both together: all elements, the larger errors."""
+        """Both checks as one: the sum of the elements and the larger errors."""
         lse = [x for x in (self.lse, other.lse) if x is not None]
         largest = _largest(*lse) if lse else None
         base = self.other_base and other.other_base
         return Check(self.elements + other.elements, _largest(self.ulp, other.ulp), largest, base)
 
     def excused(self) -> Check:
-        """The same without an LSE whose logarithm has another base: for a provider of which that is known."""
+        """The same check without the LSE if its base is another. For providers with that known defect."""
         return replace(self, lse=None) if self.other_base else self
 
     @property
     def why(self) -> str:
-        """What is wrong, in a few words; "" for nothing."""
+        """What is wrong, in a few words. Returns "" if nothing is."""
         if not self.elements:
             return "nothing was compared"
         wrong = []
@@ -77,7 +79,7 @@ class Check:
 
 
 def exact(built: Built, count: int, seed: int = 0) -> Rows:
-    """Float64 attention for `count` rows on the tensors' own device: the last, the first, and others at random."""
+    """Float64 attention for `count` rows, on the device of the tensors: the last row, the first, and random others."""
     w = built.workload
     every = w.B * w.H * w.M
     others = torch.randperm(every, generator=torch.Generator().manual_seed(seed))[: min(count, every)].tolist()
@@ -111,7 +113,7 @@ def _row(built: Built, b: int, h: int, q: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def check(rows: Rows, out: Tensor, lse: Tensor | None) -> Check:
-    """Compare `out` (B, H, M, Dv) and, where there is one, `lse` (B, H, M) with the exact rows."""
+    """Compare `out` (B, H, M, Dv), and `lse` (B, H, M) if there is one, with the exact rows."""
     where = (rows.b, rows.h, rows.q)
     if not rows.out.numel():
         return Check(0, 0.0, None)

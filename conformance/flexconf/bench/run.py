@@ -1,4 +1,4 @@
-"""A bench: measured in a worker, so that no provider takes down what others have to say."""
+"""Run a bench in a worker, so that a provider that ends its process does not lose the results of the others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PHASES = ("compile", "time", "check", "graph")
 
 @dataclass(frozen=True)
 class Task:
-    """One workload with its providers, as it travels to a worker."""
+    """One workload with its providers, as it is sent to a worker."""
 
     workload: Workload
     providers: tuple[str, ...]
@@ -37,7 +37,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Broken:
-    """The process of a task is unfit for more; `provider` did it during `phase`."""
+    """The process of a task can no longer be used. `provider` caused that during `phase`."""
 
     provider: str
     phase: str
@@ -58,15 +58,16 @@ def run(
     prepare: Callable[[], None] | None = None,
     time_limit: float = TIME_LIMIT,
 ) -> Recording:
-    """Measure one task after another. `on_workload` gets each one's measurements as it ends, `on_progress` all so far.
+    """Measure the tasks one after the other. `on_workload` gets the measurements of each workload when it ends.
 
-    A provider that ends its process, or leaves it unfit, is `failed`, and the workload is measured anew without it.
-    `time_limit`: seconds of one workload. `function` and `prepare` take the place of the worker's own in tests.
+    `on_progress` gets the recording so far. A provider that ends its process, or leaves the device unusable, is
+    `failed`, and the workload is measured again without it. `time_limit` is in seconds for one workload. In tests,
+    `function` and `prepare` replace the functions that the worker runs.
     """
     recording = start(tasks, settings)
     prepare = prepare if function is not None else prepare_worker
     with tempfile.TemporaryDirectory(prefix="flexconf-bench-", ignore_cleanup_errors=True) as folder:
-        # Compile times are of compilers that have seen nothing yet.
+        # Empty caches, so that compile times are those of a cold start.
         own = {"FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED": "0", **keep_code(folder)}
         variables = caches.variables(folder) | own | devices.assign(0)
         with Crew(
@@ -85,7 +86,7 @@ def run(
 
 
 def start(tasks: Sequence[Task], settings: Settings) -> Recording:
-    """The recording in which nothing is measured yet."""
+    """A recording without measurements."""
     sizes = ("B", "H", "Hkv", "M", "N", "D", "dtype", "about")
     return Recording(
         settings=settings,
@@ -97,7 +98,7 @@ def start(tasks: Sequence[Task], settings: Settings) -> Recording:
 
 
 def _workload(task: Task, crew: Crew[Task, Any]) -> list[Measurement]:
-    """Measure one workload, again and again, each time without the provider that spoilt it."""
+    """Measure one workload. If a provider breaks the process, measure again without it, or without its CUDA graph."""
     failed: dict[str, Measurement] = {}
     while True:
         left = tuple(name for name in task.providers if name not in failed)
@@ -113,7 +114,7 @@ def _workload(task: Task, crew: Crew[Task, Any]) -> list[Measurement]:
         if broken.phase == "graph" and broken.provider not in task.without_graph:
             task = dataclasses.replace(task, without_graph=(*task.without_graph, broken.provider))
             continue
-        # Without a culprit, nobody can be left out: all have failed.
+        # If the cause is not one of the providers, all of them have failed.
         for name in (broken.provider,) if broken.provider in left else left:
             failed[name] = Measurement(task.workload.name, name, FAILED, f"{broken.phase}: {broken.message}")
 
@@ -131,7 +132,7 @@ def _blame(ended: Broken | Lost) -> Broken:
 
 
 def prepare_worker() -> None:
-    """Import all that takes long, so that it is in nobody's compile time; make the CUDA context."""
+    """Import slow modules and create the CUDA context, so that no compile time includes them."""
     import importlib.util
 
     import torch
@@ -145,14 +146,14 @@ def prepare_worker() -> None:
 
 
 def _has_another_base(provider: str) -> bool:
-    """Whether the LSE's base is a known defect of the subject of that name, here."""
+    """Whether another base of the LSE is a known defect, here, of the subject with that name."""
     if provider not in subjects.SUBJECTS:
         return False
     return any(f"{Stage.LSE}/{Symptom.WRONG_BASE}" in e.outcomes for e in expectations.in_force(provider))
 
 
 def run_task(task: Task, report: Report) -> list[Measurement] | Broken | Last[list[Measurement] | Broken]:
-    """In the worker: one workload. A process that a provider has broken is not used again."""
+    """In a worker, measure one workload. A process that a provider broke is not used again."""
     import torch
 
     from flexconf.bench.clock import DeviceTimer
@@ -161,7 +162,7 @@ def run_task(task: Task, report: Report) -> list[Measurement] | Broken | Last[li
     from flexconf.bench.workloads import build
 
     report("inputs")
-    # What was compiled for one workload must not count against the next.
+    # Kernels and memory of the last workload must not affect this one.
     torch.compiler.reset()
     gc.collect()
     torch.cuda.empty_cache()

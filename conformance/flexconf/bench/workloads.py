@@ -1,4 +1,4 @@
-"""What is measured: sizes, mods, and how much of the work is useful."""
+"""The attention problems that are measured: their sizes, their mods, and how much of the work is useful."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _SEED = 20
 class Workload:
     """Attention over q (B, H, M, D), k and v (B, Hkv, N, D).
 
-    `score` and `mask` name mods of `flexconf.bench.mods`. `own` are flash-attn-4's own arguments for the same
-    attention, `sdpa` those of torch's scaled_dot_product_attention; None where there are none. `only` restricts the
-    providers.
+    `score` and `mask` name mods of `flexconf.bench.mods`. `own` are the arguments of flash-attn-4 for the same
+    attention, `sdpa` those of torch's scaled_dot_product_attention. Either is None if that function cannot compute the
+    attention. `only` restricts the providers.
     """
 
     name: str
@@ -49,21 +49,21 @@ class Workload:
 
     @property
     def shape(self) -> str:
-        """The sizes, in one line."""
+        """The sizes and the dtype in one line."""
         heads = f"H{self.H}" if self.Hkv == self.H else f"H{self.H} Hkv{self.Hkv}"
         length = f"S{self.M}" if self.M == self.N else f"M{self.M} N{self.N}"
         return f"B{self.B} {heads} {length} D{self.D} {self.dtype}"
 
     def flops(self, pairs: int) -> int:
-        """Useful operations: Q K^T and P V, for the `pairs` (q, kv) of one head that are attended."""
+        """Useful operations of Q K^T and P V. `pairs` counts the (q, kv) pairs of one head that are attended."""
         return 4 * self.D * pairs * self.B * self.H
 
     def least_bytes(self) -> int:
-        """Each of q, k, v and the output moved once."""
+        """The bytes of q, k, v and the output, each moved once, in a dtype of 2 bytes."""
         return 2 * self.D * self.B * (2 * self.H * self.M + 2 * self.Hkv * self.N)
 
     def quick(self) -> Workload:
-        """The same with lengths of at most 2048."""
+        """The same workload with lengths of at most 2048."""
         return dataclasses.replace(self, M=min(self.M, _QUICK), N=min(self.N, _QUICK))
 
 
@@ -102,7 +102,7 @@ WORKLOADS: dict[str, Workload] = {
 
 
 def select(names: Sequence[str]) -> list[Workload]:
-    """The workloads of these names, all for none. Raises InputError."""
+    """The workloads of these names, or all if `names` is empty. Raises InputError for an unknown name."""
     for name in names:
         if name not in WORKLOADS:
             close = difflib.get_close_matches(name, WORKLOADS, 1)
@@ -113,10 +113,10 @@ def select(names: Sequence[str]) -> list[Workload]:
 
 @dataclass(frozen=True)
 class Built:
-    """A workload's tensors and mods on a device.
+    """The tensors and mods of a workload on a device.
 
-    `exact_score_mod` is the score_mod over captures in float64. `pairs` counts the (q, kv) of one head that the mask
-    leaves.
+    `exact_score_mod` is the score_mod with its captures in float64. `pairs` counts the (q, kv) pairs of one head that
+    the mask leaves.
     """
 
     workload: Workload
@@ -136,7 +136,7 @@ class Built:
 
 
 def build(workload: Workload, device: str | torch.device, block: tuple[int, int] = (128, 128)) -> Built:
-    """Standard normal q, k and v, row-major, and the mods; the block mask is in blocks of `block` (queries, keys)."""
+    """Standard normal q, k and v, contiguous, and the mods. `block` is the BlockMask's block size (queries, keys)."""
     w = workload
     generator = torch.Generator(device).manual_seed(_SEED)
     dtype: torch.dtype = getattr(torch, w.dtype)
@@ -154,7 +154,7 @@ def build(workload: Workload, device: str | torch.device, block: tuple[int, int]
 
 
 def attended(mask: MaskMod | None, M: int, N: int, device: str | torch.device, rows: int = 1024) -> int:
-    """How many of M x N (q, kv) pairs `mask` leaves; it is asked about `rows` queries at a time."""
+    """How many of the M x N (q, kv) pairs `mask` leaves. It is evaluated for `rows` queries at a time."""
     if mask is None:
         return M * N
     zero = torch.zeros((), dtype=torch.int64, device=device)
@@ -167,7 +167,7 @@ def attended(mask: MaskMod | None, M: int, N: int, device: str | torch.device, r
 
 
 def documents(length: int, device: str | torch.device) -> Tensor:
-    """The document of every position, int32: 8 of uneven length, whose ends lie off the tiles."""
+    """The document of each position, int32: 8 documents of uneven length, whose ends are not at tile boundaries."""
     bounds = [0, *(round(end * length) for end in _DOCUMENT_ENDS)]
     ids = [torch.full((end - start,), n, dtype=torch.int32) for n, (start, end) in enumerate(pairwise(bounds))]
     return torch.cat(ids).to(device)

@@ -1,1 +1,1 @@
-"""The commands and their tables."""
+"""The commands of `flexconf` and the tables that they print."""

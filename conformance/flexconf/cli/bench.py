@@ -39,10 +39,10 @@ def gpu(
     graphs: Annotated[bool, typer.Option(help="Time runs as CUDA graphs too.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Time attention with and without mods on this GPU; every provider's result is checked in the same run.
+    """Time attention with and without mods on this GPU, and check every provider's result in the same run.
 
-    Exit code 0 when all that ran is right, 1 when something is wrong, failed, or nothing was measured, 2 for a bad
-    input.
+    Exit code 0 if every result is right, 1 if a result is wrong, a provider failed or nothing was measured, 2 for a bad
+    input. A provider that does not support a workload is no failure.
 
     Examples: `flexconf bench gpu`, `flexconf bench gpu --workload softcap --provider reference --provider torch-flash`
     """
@@ -100,9 +100,9 @@ def compare(
     after: Annotated[Path, typer.Argument(help="Another.")],
     as_json: Json = False,
 ) -> None:
-    """Set two benches side by side: ratios, and whether they are more than noise.
+    """Compare two benches: the ratios of their times, and whether each is more than noise.
 
-    Exit code 0, whatever has changed; 2 when the two cannot be compared.
+    Exit code 0, whatever changed; 2 if the two cannot be compared.
 
     Example: `flexconf bench compare before.json after.json`
     """

@@ -1,4 +1,4 @@
-"""What a bench prints, as rich renderables."""
+"""The tables of `flexconf bench`, as rich renderables."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from flexconf.bench.workloads import Workload
 
 _RIVALS = ("torch-flash", "torch-triton")
-_MEMORY_BOUND = 16  # query lengths up to this are a question of bandwidth
+_MEMORY_BOUND = 16  # up to this query length the bandwidth limits the speed
 
 
 def workload(w: Workload, measurements: Sequence[Measurement]) -> RenderableType:
-    """One line a provider, and below them why one was not measured or does not count."""
+    """One line for each provider, with notes below: why one was not measured, or why its speed does not count."""
     table = _table(f"{w.name}  [not bold]{escape(w.shape)}, {escape(w.about)}[/]")
     memory = w.M <= _MEMORY_BOUND
     names = ["ms", "+- %", "TB/s" if memory else "TFLOP/s", "vs\nflash", "vs\ntriton"]
@@ -55,7 +55,7 @@ def workload(w: Workload, measurements: Sequence[Measurement]) -> RenderableType
 
 
 def summary(recording: Recording) -> RenderableType:
-    """The closing lines: how to read the tables, and whether all is well."""
+    """The closing lines: the verdict, and how to read the tables."""
     counts: dict[str, int] = {}
     for m in recording.measurements:
         counts[m.status] = counts.get(m.status, 0) + 1
@@ -78,7 +78,7 @@ def summary(recording: Recording) -> RenderableType:
 
 
 def changes(found: Iterable[Change], before: Recording, after: Recording) -> RenderableType:
-    """Two benches side by side."""
+    """One line for each provider and workload of two benches, and the differences of their environments."""
     table = _table()
     for name in ("workload", "provider"):
         table.add_column(name, style="bold", overflow="fold")
@@ -125,7 +125,7 @@ def _reasons(m: Measurement) -> list[str]:
 
 
 def _same_code(m: Measurement, measurements: Sequence[Measurement]) -> list[str]:
-    """For the reference alone: which rivals run the very machine code that it runs."""
+    """A note naming the providers with the same machine code as `m`. Returns [] unless `m` is the reference."""
     if m.provider != "reference":
         return []
     twins = [other.provider for other in measurements if other is not m and same_code(m, other)]
@@ -147,7 +147,7 @@ def _colour(status: str) -> str:
 
 
 def _figure(value: float | None, digits: int) -> str:
-    """`digits` significant digits, in plain notation as far as that is readable."""
+    """`value` with `digits` significant digits. From 1 to 1e7 without an exponent; "" for None."""
     if value is None:
         return ""
     text = f"{value:#.{digits}g}".rstrip(".")

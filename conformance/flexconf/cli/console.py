@@ -1,4 +1,4 @@
-"""The screen of the commands: tables, JSON and code on stdout, progress on stderr."""
+"""The output of the commands: tables, JSON and code on stdout, progress on stderr."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def screen() -> Console:
-    """The screen; into a pipe or file, lines of $COLUMNS or 120 characters."""
+    """The console for stdout. In a pipe or file, lines have $COLUMNS characters, by default 120."""
     fixed = not (sys.stdout.isatty() or os.environ.get("COLUMNS"))
     return Console(width=120 if fixed else None, highlight=False)
 
 
 def print_json(data: object) -> None:
-    """Print plain JSON values; NaN and infinities raise ValueError."""
+    """Print plain JSON values. Raises ValueError for a NaN or an infinity."""
     print(json.dumps(data, indent=2, allow_nan=False))
 
 
 def print_code(text: str) -> None:
-    """Print Python; in colours on a terminal, byte for byte into a pipe or file."""
+    """Print Python source: in colours on a terminal, byte for byte into a pipe or file."""
     if not sys.stdout.isatty():
         sys.stdout.write(text)
         return
@@ -36,7 +36,7 @@ def print_code(text: str) -> None:
 
 @contextmanager
 def progress(what: str, total: int | None, *, hidden: bool) -> Iterator[Any]:
-    """A progress bar on stderr; nothing when stderr is no terminal. Yields `advance(note)`."""
+    """A progress bar on stderr, hidden if stderr is no terminal. Yields `advance(note)`."""
     console = Console(stderr=True)
     columns = (
         TextColumn(what),
@@ -56,7 +56,7 @@ def progress(what: str, total: int | None, *, hidden: bool) -> Iterator[Any]:
 
 @contextmanager
 def timeline(seconds: float, *, hidden: bool) -> Iterator[Any]:
-    """A line on stderr that runs for `seconds`; nothing when stderr is no terminal. Yields `advance(done, note)`."""
+    """A progress bar for `seconds` on stderr, hidden if stderr is no terminal. Yields `advance(done, note)`."""
     console = Console(stderr=True)
     columns = (TextColumn("fuzz"), BarColumn(bar_width=20), TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
     with Progress(*columns, console=console, transient=True, disable=hidden or not console.is_terminal) as bar:

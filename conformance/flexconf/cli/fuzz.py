@@ -57,10 +57,10 @@ def fuzz(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Generate cases, run each in an isolated process, and keep what is wrong, made small, with a repro.
+    """Generate cases, run each in an isolated process, and keep every failure, shrunk, with a repro.
 
-    Everything is written as it happens; the same command goes on where a run ended or was killed. Exit code 0 without a
-    new finding, 1 with one, 2 for a bad input or when nothing was compared.
+    Every result is written to disk when it is known. If a run ended or was killed, the same command continues it. Exit
+    code 0 without a new finding, 1 with one, 2 for a bad input or if nothing was compared.
 
     Examples: `flexconf fuzz --minutes 2`, `flexconf fuzz --subject torch-eager --minutes 10 --seed 7 --out run7`
     """
@@ -80,7 +80,7 @@ def fuzz(
         time_limit=time_limit,
         shrink_seconds=shrink,
         stop_after=stop_after,
-        check_repro=check_repro and not (plant or tampering.wanted()),  # a repro runs what nobody has tampered with
+        check_repro=check_repro and not (plant or tampering.wanted()),  # a repro runs without the planted fault
         refusals=refusals,
     )
     with tampering.in_workers(plant), console.timeline(plan.seconds, hidden=as_json) as advance:
@@ -105,10 +105,10 @@ def list_findings(
     closed: Annotated[bool, typer.Option("--closed", help="List those that are closed as well.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List what fuzzing has found; run one again; close one.
+    """List the findings of fuzzing, run one again, or close one.
 
-    `rerun` exits with 1 while the finding is there and 0 when it is gone. A closed finding still explains failures like
-    it, so that it is not found again.
+    `rerun` exits with 1 if the finding still fails and with 0 if it does not. A closed finding still explains failures
+    like it, so they are not reported as new findings.
 
     Examples: `flexconf findings`, `flexconf findings rerun output-wrong-1f3a5c7e`,
     `flexconf findings close output-wrong-1f3a5c7e --reason "pytorch issue 188878"`
@@ -146,7 +146,7 @@ def list_findings(
 
 
 def _rerun(ident: str, root: Path | None, as_json: bool) -> int:
-    """Run a finding's case again, on its subject and width, in a process of its own."""
+    """Run a finding's case again in an isolated process, on its subject and with its vector width."""
     from flexconf import subjects, tampering
     from flexconf.fuzz import findings
     from flexconf.subjects.trial import Options

@@ -1,4 +1,4 @@
-"""A fuzzing run on the screen."""
+"""The tables of `flexconf fuzz` and `flexconf findings`, as rich renderables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAMED = 12
 
 
 def progress(state: Progress) -> str:
-    """One line."""
+    """The state of a running session as one line."""
     rate = state.fresh / state.seconds if state.seconds > 1 else 0.0
     discarded = state.now.verdicts["discarded"]
     reached = len({key.rpartition(":")[0] for key in state.now.keys if key.startswith("op:")})
@@ -30,7 +30,7 @@ def progress(state: Progress) -> str:
 
 
 def summary(report: Report, everything: bool = False) -> RenderableType:
-    """The end of a session; with `everything`, all that was never reached."""
+    """The summary of a finished session. With `everything`, it names all that was never reached."""
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
@@ -66,7 +66,7 @@ def summary(report: Report, everything: bool = False) -> RenderableType:
 
 
 def findings(listed: Iterable[Finding], title: str = "findings") -> RenderableType:
-    """Findings, one a row."""
+    """One row for each finding."""
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     table.add_column("id", style="bold", overflow="fold")
     table.add_column("tokens", justify="right")
@@ -86,7 +86,7 @@ def findings(listed: Iterable[Finding], title: str = "findings") -> RenderableTy
 
 
 def coverage(found: Coverage, everything: bool = False) -> RenderableType:
-    """What was reached, and names of what was not."""
+    """How much of each axis of coverage was reached, with names of what was never reached."""
     table = Table(title="coverage", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     table.add_column("of", style="bold", overflow="fold")
     table.add_column("reached", justify="right", no_wrap=True)

@@ -49,9 +49,9 @@ def record(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Record what this environment makes of the gate's list. Killed, it goes on where it was when it is run again.
+    """Record the results of this environment for the gate's list. If it is killed, the same command continues it.
 
-    Exit code 0 when the recording is complete, whatever it says; 2 for a bad input.
+    Exit code 0 if the recording is complete, even with failures; 2 for a bad input.
 
     Examples: `flexconf gate record --out baseline`, `flexconf gate record --out quick --case 'alibi*' --no-timings`
     """
@@ -99,9 +99,9 @@ def compare(
     slower: Annotated[float, typer.Option(callback=finite, help="What a launch may take, times what it took.")] = 1.25,
     as_json: Json = False,
 ) -> None:
-    """Is the candidate fit to ship? Runs nothing, and needs no GPU.
+    """Decide whether the candidate is fit to ship. Runs nothing, and needs no GPU.
 
-    Exit code 0 for PASS, 1 for FAIL, 3 for INCONCLUSIVE, and 2 for a bad input, which is no verdict.
+    Exit code 0 for PASS, 1 for FAIL, 3 for INCONCLUSIVE, and 2 for a bad input, which gives no verdict.
 
     Example: `flexconf gate compare baseline candidate --out report`
     """
@@ -128,7 +128,7 @@ def shrink(
     out: Annotated[Path, typer.Option(help="A new folder for its small form.")],
     as_json: Json = False,
 ) -> None:
-    """Leave out what no verdict needs, to keep a bundle in a repository: rows of outputs, kernels that are right, logs.
+    """Write a bundle's small form, for a repository: without output rows, kernels of right results, and logs.
 
     Example: `flexconf gate shrink baseline --out small/baseline`
     """
@@ -148,9 +148,10 @@ def fingerprint(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Are the bits of every output, LSE and kernel those that this environment gave before?
+    """Check that every output, LSE and kernel has the same bits as before in this environment.
 
-    Exit code 0 when they are, or were written; 1 when some differ, each named; 2 for a bad input.
+    Exit code 0 if all bits are the same, or if the fingerprint was written; 1 if some differ, each named; 2 for a bad
+    input.
 
     Examples: `flexconf gate fingerprint baseline --write`, `flexconf gate fingerprint candidate --check`
     """
@@ -216,7 +217,7 @@ def _facts(recording: Recording) -> dict[str, object]:
 
 
 def _figures(recording: Recording, subject: str) -> dict[str, object]:
-    """Cases on one subject by what became of them, and the median seconds of a launch."""
+    """The numbers of right, known, failing and flaky cases on one subject, and the median seconds of a launch."""
     from flexconf.runs import expectations, judging
     from flexconf.verdict.outcome import Symptom, merge
 

@@ -26,10 +26,10 @@ def regenerate(
     check: Annotated[bool, typer.Option("--check", help="Change nothing; exit code 1 when something would.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Compute every golden anew, cross-check the oracles, show what changed and why it might, and write.
+    """Compute every golden again, cross-check the oracles, show what changed and why it might, and write the folder.
 
-    Nothing is written when the oracles disagree. Exit code 0, 1 with `--check` when something would change, 2 for a bad
-    input or a disagreement.
+    Nothing is written if the oracles disagree. Exit code 0; 1 with `--check` if something would change, or without it
+    if the written folder has a problem; 2 for a bad input or a disagreement.
 
     Examples: `flexconf golden regenerate --check`, `flexconf golden regenerate`
     """
@@ -50,9 +50,9 @@ def regenerate(
 
 @app.command()
 def verify(folder: Folder = None, as_json: Json = False) -> None:
-    """Check that the folder is whole: every file, byte and manifest entry. Computes nothing.
+    """Check that the folder is complete: every file, byte and manifest entry. Computes no golden.
 
-    Exit code 0, and 1 when something is wrong.
+    Exit code 0, and 1 if something is wrong.
     """
     from flexconf.golden import folder as goldens
 
@@ -74,7 +74,7 @@ def diff(
     new: Annotated[Path, typer.Argument(help="Another one.")],
     as_json: Json = False,
 ) -> None:
-    """Say what differs between two folders of goldens. Exit code 0, and 1 when something does."""
+    """Show the differences between two folders of goldens. Exit code 0, and 1 if something differs."""
     from flexconf.golden import folder as goldens
 
     names = goldens.read_manifest(new)["goldens"]

@@ -1,4 +1,4 @@
-"""`flexconf cases | subjects | expectations | clauses | env`: what there is."""
+"""The commands that list things: `flexconf cases | subjects | expectations | clauses | env`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def list_cases(
 
 
 def list_subjects(as_json: Json = False) -> None:
-    """List what can be tested, and whether it can be here.
+    """List the subjects, and whether each can run here.
 
     Example: `flexconf subjects`
     """
@@ -63,11 +63,11 @@ def list_expectations(
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """List the known defects; with --verify, see whether each still shows in its repro.
+    """List the known defects. With --verify, check whether each still shows in its repro.
 
-    What is known to crash outside software is listed apart, in words: it has no repro, and nothing of it is run.
+    Known crashes of outside software are listed separately, in words: they have no repro and are never run.
 
-    Exit code 0, and with --verify 1 when a repro in force does not show what its expectation says.
+    Exit code 0, and with --verify 1 if a repro in force does not fail as its expectation states.
 
     Examples: `flexconf expectations`, `flexconf expectations torch-eager --verify`
     """
@@ -91,7 +91,7 @@ def list_expectations(
 
 
 def clauses(as_json: Json = False) -> None:
-    """Run the suite and list every clause with the tests that cite it (from a checkout).
+    """Run the suite, and list every clause with the tests that cite it. Needs a checkout.
 
     Example: `flexconf clauses`
     """
@@ -118,7 +118,7 @@ def clauses(as_json: Json = False) -> None:
 
 
 def env(as_json: Json = False) -> None:
-    """Show what results here are obtained with.
+    """Show the environment of this machine: versions, CPU and GPUs.
 
     Example: `flexconf env --json`
     """

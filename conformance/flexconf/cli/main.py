@@ -30,7 +30,7 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(gate.app, name="gate")
 app.add_typer(golden.app, name="golden")
 
-_ATTRIBUTED = 20  # failures of a run that are attributed; each takes a few more cases
+_ATTRIBUTED = 20  # the most failures of a run that are attributed; each runs its case a few more times
 
 
 def _version(wanted: bool) -> None:
@@ -51,7 +51,7 @@ def _every_command(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. A bad input is one line on stderr and exit code 2, never a traceback."""
+    """The entry point. A bad input ends with one line on stderr and exit code 2, never with a traceback."""
     enter(app, "flexconf", arguments)
 
 
@@ -79,8 +79,8 @@ def run(
 ) -> None:
     """Run catalogue cases, and compare every element with float64 mathematics.
 
-    Exit code 0 when all pass or fail as `cases/expectations` says, 1 when a case fails, 2 for a bad input, such as a
-    case whose mod PyTorch refuses; the other cases run all the same.
+    Exit code 0 if every case passes or fails as `cases/expectations` states, 1 if a case fails otherwise, 2 for a bad
+    input, such as a case whose mod PyTorch refuses. The other cases run all the same.
 
     Examples: `flexconf run`, `flexconf run alibi 'causal*' --timings`, `flexconf run --workers 1 --vector-width 8`
     """
@@ -114,7 +114,7 @@ def run(
             expectations=in_force,
             on_result=take,
         )
-    whole = catalogue.load() if file and in_force else catalogued  # what an expectation names is there, not in a file
+    whole = catalogue.load() if file and in_force else catalogued  # expectations name cases of the catalogue
     reviewed = review.review(in_force, results_seen, [c.name for c in whole])
     failed.sort(key=lambda r: r.case.name)
     bad = [r.outcome.bad_input for r in failed if r.outcome.bad_input]
@@ -163,9 +163,9 @@ def attribute(
     time_limit: Limit = None,
     as_json: Json = False,
 ) -> None:
-    """Run a case again on as many layers as it takes to say, in a sentence, which is the first that is wrong.
+    """Run a case again on several layers, and say in a sentence which layer is the first that is wrong.
 
-    Exit code 0 when the subject is right, 1 when it is not, 2 for a bad input.
+    Exit code 0 if the subject is right, 1 if it is not, 2 for a bad input.
 
     Example: `flexconf attribute modulo_negative --subject torch-flash`
     """
@@ -196,7 +196,7 @@ def ops(
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Check every operation: at vector widths 1, 2, 4 and 8, for every dtype it takes, on values that hurt.
+    """Check every operation at vector widths 1, 2, 4 and 8, for every dtype that it takes, on difficult values.
 
     Examples: `flexconf ops`, `flexconf ops erf tanh`
     """

@@ -1,4 +1,4 @@
-"""What the command lines have in common: options, and how a bad input ends them."""
+"""The parts that the command lines share: options, and the exit on a bad input."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables
 
 
 def finite(value: float | None) -> float | None:
-    """A number that is one. Some versions of click take "nan" for at least whatever `min` says.
+    """Returns `value`. Raises typer.BadParameter, which names the option, if it is NaN or infinite.
 
-    Raises typer.BadParameter, which names the option.
+    This check is needed since some versions of click accept "nan" whatever `min` is.
     """
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is no number of anything; give a finite one")
@@ -43,11 +43,11 @@ Width = Annotated[
     ),
 ]
 
-_INTERRUPTED = 130  # what typer itself makes of a Ctrl-C
+_INTERRUPTED = 130  # typer's own exit code for Ctrl-C
 
 
 def enter(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a command line called `name`. A bad input is one line on stderr and exit code 2, never a traceback."""
+    """Run a command line called `name`. A bad input ends with one line on stderr and exit code 2, not a traceback."""
     try:
         code = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
     except InputError as error:
@@ -57,10 +57,10 @@ def enter(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -
     except BrokenPipeError:
         raise SystemExit(0) from None
     except Exception as error:
-        # typer's own errors about options and arguments; anything else is a defect and keeps its traceback.
+        # typer's own errors about options and arguments. Any other exception is a defect and keeps its traceback.
         if not hasattr(error, "format_message"):
             raise
-        # It has printed the help where the command is missing, and says nothing more.
+        # If the command is missing, typer has printed the help, and its error has no message.
         said = error.format_message().rstrip(".") or "a command is missing"
         hint = "; a mod that begins with '-' goes after a '--'" if "option" in str(error).lower() else ""
         refuse(f"{said}{hint}; see {name} --help")
@@ -70,14 +70,14 @@ def enter(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -
 
 
 def refuse(message: str) -> NoReturn:
-    """End the process as a bad input does: one line on stderr, exit code 2."""
+    """End the process for a bad input: one line on stderr, exit code 2."""
     line = " ".join(message.split())
     print(f"flexconf: error: {line if len(line) <= 600 else line[:600] + ' ...'}", file=sys.stderr)
     raise SystemExit(2) from None
 
 
 def run_options(width: int | None, fast_math: bool, repeats: int = 1) -> Options:
-    """How a case is run. Raises InputError for a width that no kernel has."""
+    """The options of a case's run. Raises InputError unless the vector width is None, 1, 2, 4 or 8."""
     from flexconf.subjects.trial import Options
 
     if width not in (None, 1, 2, 4, 8):

@@ -1,4 +1,4 @@
-"""`flexconf check | render`: a mod of one's own."""
+"""`flexconf check | render`: a user's own mod."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def check(
     show_kernel: Annotated[bool, typer.Option("--show-kernel", help="Print the rendered kernel as well.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Check a mod of your own: is its lowering right, on every element?
+    """Check that the lowering of your own mod is right on every element.
 
-    Exit code 0 when it is, 1 when it is not, 2 for a bad input.
+    Exit code 0 if it is, 1 if it is not, 2 for a bad input.
 
     Examples:
 
@@ -79,7 +79,7 @@ def render(
     shape: Annotated[str | None, typer.Option(help="`B,H,Hkv,M,N,D[,Dv]`.")] = None,
     dtype: Annotated[str, typer.Option(help="`bfloat16` or `float16`.")] = "bfloat16",
 ) -> None:
-    """Print the kernel text that a case or a mod renders to.
+    """Print the kernel text that is rendered for a case or a mod.
 
     Examples: `flexconf render alibi`, `flexconf render 'torch.tanh(score / 20) * 20' --mask 'q >= kv'`
     """

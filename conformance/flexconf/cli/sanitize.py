@@ -40,7 +40,7 @@ def sanitize(
 ) -> None:
     """Run cases under NVIDIA's compute-sanitizer: accesses out of bounds, races, uninitialised reads, barriers.
 
-    Exit code 0 when nothing is found, 1 when something is or a case did not end, 2 for a bad input.
+    Exit code 0 if at least one case is clean and every other one is clean or refused, 1 if not, 2 for a bad input.
 
     Examples: `flexconf sanitize`, `flexconf sanitize '*@gqa*' --tool racecheck --subject reference.simt`
     """

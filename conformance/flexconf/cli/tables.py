@@ -1,4 +1,4 @@
-"""What the command line prints, as rich renderables."""
+"""The tables of the commands, as rich renderables."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _cases(s: Summary) -> str:
 
 
 def failures(results: Iterable[Result]) -> RenderableType:
-    """One line a failed case."""
+    """One line for each failed case."""
     table = _table("Failures")
     table.add_column("case", overflow="fold", style="bold")
     table.add_column("stage")
@@ -86,7 +86,7 @@ def failures(results: Iterable[Result]) -> RenderableType:
 
 
 def attributions(found: Mapping[str, Attribution], failed: int) -> RenderableType:
-    """One sentence a failed case."""
+    """One line for each attributed failure: the layer at fault, and why."""
     rest = failed - len(found)
     caption = f"{rest} more not attributed; `flexconf attribute CASE` does it" if rest else None
     table = _table("Who is wrong", caption)
@@ -99,7 +99,7 @@ def attributions(found: Mapping[str, Attribution], failed: int) -> RenderableTyp
 
 
 def attribution(case: str, subject: str, found: Attribution) -> RenderableType:
-    """What was run of one case, and who is wrong."""
+    """The attribution of one case: what was run, and the layer at fault."""
     facts = Table.grid(padding=(0, 2))
     facts.add_row("case", escape(case))
     facts.add_row("subject", subject)
@@ -111,7 +111,7 @@ def attribution(case: str, subject: str, found: Attribution) -> RenderableType:
 
 
 def expectations(states: Sequence[State]) -> RenderableType:
-    """One line a known defect."""
+    """One line for each known defect."""
     table = _table(caption=f"{len(states)} known defect{'s' * (len(states) != 1)}")
     table.add_column("subject", style="bold", overflow="fold", min_width=11)
     table.add_column("repro", overflow="fold", min_width=12)
@@ -128,7 +128,7 @@ def expectations(states: Sequence[State]) -> RenderableType:
 
 
 def crashes(found: Sequence[Crash]) -> RenderableType:
-    """One line for each that outside software does not survive."""
+    """One line for each known crash of outside software."""
     from flexconf.runs.expectations import NOT_RUN
 
     table = _table(caption=f"{len(found)} {NOT_RUN}")
@@ -147,7 +147,7 @@ def _scope(e: Expectation | Crash) -> str:
 
 
 def verdict(r: Result) -> RenderableType:
-    """What `flexconf check` says."""
+    """The result of `flexconf check`."""
     c = r.outcome.comparison
     facts = Table.grid(padding=(0, 2))
     state = Text("PASS", "bold green") if r.passed else Text("FAIL", "bold red")
@@ -170,7 +170,7 @@ def verdict(r: Result) -> RenderableType:
 
 
 def cases(found: Sequence[Case]) -> RenderableType:
-    """One line a case."""
+    """One line for each case."""
     table = _table(caption=f"{len(found)} case{'s' * (len(found) != 1)}")
     table.add_column("case", style="bold", overflow="fold", ratio=2)
     table.add_column("shape", overflow="fold", max_width=22)
@@ -188,7 +188,7 @@ def cases(found: Sequence[Case]) -> RenderableType:
 
 
 def subjects(rows: Sequence[tuple[Subject, str]]) -> RenderableType:
-    """One line a subject."""
+    """One line for each subject."""
     table = _table()
     table.add_column("subject", style="bold", no_wrap=True)
     table.add_column("what", overflow="fold", ratio=1)
@@ -199,7 +199,7 @@ def subjects(rows: Sequence[tuple[Subject, str]]) -> RenderableType:
 
 
 def ops(rows: Sequence[Row]) -> RenderableType:
-    """One line an operation: its dtypes together, the largest figures over them; the sources as footnotes."""
+    """One line for each operation, with the largest figures over its dtypes. The sources are footnotes."""
     table = _table(caption=_ops_caption(rows))
     table.add_column("operation", style="bold", overflow="fold", min_width=10)
     table.add_column("dtypes", overflow="fold", min_width=8)
@@ -236,7 +236,7 @@ def ops(rows: Sequence[Row]) -> RenderableType:
 
 
 def _tightness(group: Sequence[Row]) -> str:
-    """The least share of its bound that a correctly rounded result reaches for a dtype."""
+    """The smallest ratio, over the dtypes, of a correctly rounded result's largest error to its bound."""
     rounded = [r.rounded for r in group if r.rounded is not None]
     return f"{min(rounded):.2f}" if rounded else "exact"
 
@@ -254,7 +254,7 @@ def _ratio(share: float) -> str:
 
 
 def _dtypes(names: Sequence[str]) -> str:
-    """All ten, or all of a kind, in a word; otherwise the short names."""
+    """One name for a known set of dtypes, such as "floats"; otherwise their short names."""
     kinds = {
         "all ten": "float16 bfloat16 float32 float64 int8 int16 int32 int64 uint8 bool",
         "all but bool": "float16 bfloat16 float32 float64 int8 int16 int32 int64 uint8",
@@ -295,7 +295,7 @@ def _figure(value: float) -> str:
 
 
 def clauses(citations: Sequence[Citation]) -> RenderableType:
-    """One line a clause."""
+    """One line for each clause."""
     counts = {v: sum(c.verdict == v for c in citations) for v in ("passed", "failed", "GPU-only", "not cited")}
     table = _table(caption=", ".join(f"{n} {v}" for v, n in counts.items()))
     table.add_column("clause", style="bold")
@@ -319,7 +319,7 @@ def clauses(citations: Sequence[Citation]) -> RenderableType:
 
 
 def environment(e: Environment) -> RenderableType:
-    """Facts of the machine."""
+    """The environment: versions, CPU and GPUs."""
     facts = Table.grid(padding=(0, 2))
     facts.add_row("python", e.python)
     facts.add_row("platform", e.platform)

@@ -1,4 +1,4 @@
-"""In the worker: one attempt at a case, the rows that are kept of it, and a map of where it is wrong."""
+"""One attempt at a case in a worker: its outcome, the rows that the bundle keeps, and a map of the wrong elements."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from flexconf.workers.pool import Last, Report
 from flexconf.workers.tasks import CaseTask, run_task
 
 ROWS = 64
-"""Of the output and LSE of a case at most so many rows are kept, spread evenly."""
+"""The most rows of a case's output and LSE that a bundle keeps. They are spread evenly over (b, h, m)."""
 _WORST = 20
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt, as it travels to a worker; `rows` is the file that receives its rows, None for no file."""
+    """One attempt, as it is sent to a worker. `rows` is the file to write its rows to, None to keep no rows."""
 
     task: CaseTask
     number: int
@@ -37,7 +37,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Attempted:
-    """What became of it; `map` and `worst` as in `gate.model.Evidence`, of a wrong result."""
+    """The result of an attempt. `map` and `worst` describe a wrong result, as in `gate.model.Evidence`."""
 
     outcome: Outcome
     map: Mapping[str, Any] | None = None
@@ -46,14 +46,14 @@ class Attempted:
 
 @dataclass(frozen=True)
 class Rendering:
-    """A case whose rendered text is asked for, as `subject` has it rendered."""
+    """A request for the text that `subject` has the lowering render for `case`."""
 
     case: Case
     subject: str
 
 
 def attempt(what: Attempt, report: Report) -> Attempted | Last[Attempted]:
-    """Run a case, keep its rows, and see where it is wrong."""
+    """Run a case, keep its rows, and locate its wrong elements."""
     with tempfile.TemporaryDirectory(prefix="flexconf-") as folder:
         ended = run_task(replace(what.task, keep=Path(folder)), report)
         outcome = ended.result if isinstance(ended, Last) else ended
@@ -62,7 +62,7 @@ def attempt(what: Attempt, report: Report) -> Attempted | Last[Attempted]:
 
 
 def examined(what: Attempt, outcome: Outcome, folder: Path) -> Attempted:
-    """What is kept of an outcome whose tensors, if it has any, are in `folder`."""
+    """Write the rows of an outcome, and add the map and the worst elements. Its tensors, if any, are in `folder`."""
     case = what.task.case
     if not saved.path(folder, case.name, outcome.subject).is_file():
         return Attempted(outcome)
@@ -74,7 +74,7 @@ def examined(what: Attempt, outcome: Outcome, folder: Path) -> Attempted:
     try:
         certified = trial.certify(inputs.materialize(case), what.task.options or trial.Options())
         found = mismatch.of(observed, certified)
-    except Exception:  # where the oracle is what failed, the outcome says so
+    except Exception:  # if the oracle fails, the outcome already says so
         return Attempted(outcome)
     shown = {
         name: {"beyond": beyond, "compared": compared, "heads": found.map[name]}
@@ -84,19 +84,19 @@ def examined(what: Attempt, outcome: Outcome, folder: Path) -> Attempted:
 
 
 def save_rows(path: Path, observed: Mapping[str, Tensor]) -> None:
-    """Write `rows` (n, 3) int32, `out` (n, Dv) and `lse` (n,), as far as they are there, atomically."""
+    """Write `rows` (n, 3) int32, and `out` (n, Dv) and `lse` (n,) if they were observed, atomically."""
     shape = next(t.shape[:3] for t in observed.values())
     rows = entry.sampled(shape, ROWS)
     b, h, m = (rows[:, n].long() for n in range(3))
     found = {"rows": rows}
-    # One of a shape of its own is a failure, and has no such rows.
+    # A tensor of another (B, H, M) is a failure already, and does not have these rows.
     found |= {name: t[b, h, m].contiguous() for name, t in observed.items() if t.shape[:3] == shape}
     with replacing(path) as partial:
         save_file(found, partial)
 
 
 def render(what: Rendering, report: Report) -> str:
-    """The text that the reference lowering renders for one of its subjects. Rendering compiles nothing."""
+    """The text that the reference lowering renders for one of its subjects. Nothing is compiled."""
     import flexflash
     from flexflash import eligibility
 

@@ -1,17 +1,17 @@
-"""A bundle: all that one environment made of the gate's list, as a folder. `flexconf gate record` writes it.
+"""A bundle: the results of the gate's list in one environment, as a folder. `flexconf gate record` writes it.
 
     plan.json       written first: format, label, begun (UTC), options, the environment, the cases with their digests,
-                    the subjects, and why a subject is not asked here (`skips`)
-    results.jsonl   one line an attempt, appended in one write as it ends: {"attempt": n, "outcome": {...}}
+                    the subjects, and why a subject cannot run here (`skips`)
+    results.jsonl   one line for each attempt, appended in one write when it ends: {"attempt": n, "outcome": {...}}
     outputs/        CASE.SUBJECT.safetensors: `rows` (n, 3) int32 of (b, h, m), `out` (n, Dv) and `lse` (n,) as computed
-    evidence/       CASE.SUBJECT.json: what `Evidence` holds of a failure
+    evidence/       CASE.SUBJECT.json: the `Evidence` of a failure
     kernels.json    {SHA-256 of a rendered text: the text}
-    logs/           what workers wrote before they died
-    bundle.json     written last, atomically: {"format", "complete": true, "files": {path: sha256}}; its own SHA-256 is
-                    the bundle's digest. In a small form (`flexconf gate shrink`), which has no outputs and no logs and
-                    of the kernels only those of failures, "shrunk" is the digest of the bundle that it was
+    logs/           the output of workers that died
+    bundle.json     written last, atomically: {"format", "complete": true, "files": {path: sha256}}. Its own SHA-256 is
+                    the bundle's digest. `flexconf gate shrink` writes a small form without outputs and logs, and with
+                    the kernels of failures only. There "shrunk" is the digest of the full bundle.
 
-Until `bundle.json` is there the bundle is unfinished, and `record` with the same folder goes on where it was.
+Without `bundle.json` the bundle is unfinished. `record` continues an unfinished bundle when it is given its folder.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Planned:
-    """One case of the gate's list, as the plan has it. `group` is its clause group, such as "L7"."""
+    """One case of the gate's list, as plan.json states it. `group` is its clause group, such as "L7"."""
 
     case: str
     digest: str
@@ -42,7 +42,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Record:
-    """One case on one subject: every attempt's outcome, in order, never empty."""
+    """One case on one subject. `attempts` are the outcomes of its attempts in order; there is at least one."""
 
     attempts: tuple[Outcome, ...]
     evidence: Evidence = field(default_factory=Evidence)
@@ -50,10 +50,10 @@ class Record:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle, read. `problems` say what is wrong with it as a whole: unfinished, truncated, edited, dirty.
+    """A bundle in memory. `problems` say what is wrong with it as a whole: unfinished, truncated, edited, dirty.
 
-    `skips` maps a subject to why it could not be asked. `records` are by (case, subject). `rows` gives the kept
-    `rows`, `out` and `lse` of a case on a subject, None where nothing is kept. `options` are those of the recording.
+    `skips` maps a subject to why it could not run. `records` are by (case, subject). `rows(case, subject)` returns the
+    kept `rows`, `out` and `lse`, or None if nothing is kept. `options` are those of the recording.
     """
 
     side: Side

@@ -1,9 +1,9 @@
-"""Is the candidate fit to ship? Two bundles in, a Decision out; docs/gating.md has the rules as a table.
+"""Compare two bundles and decide whether the candidate is fit to ship. docs/gating.md has the rules as a table.
 
-A verdict says no more than its bundles do. What the candidate's bundle holds decides nothing once the bundle cannot be
-trusted: the failures in it are listed, and the verdict is INCONCLUSIVE. What is wrong in a candidate that can be
-trusted fails whatever the baseline is worth; what is only worse than the baseline (slower, newly flaky) needs one that
-can be trusted.
+If the candidate's bundle cannot be trusted, its failures are listed but decide nothing: the verdict is INCONCLUSIVE.
+A wrong result in a trusted candidate fails the gate, whether or not the baseline can be trusted. A result that is only
+worse than the baseline (slower, newly flaky) fails it only if the baseline can be trusted. An expired waiver always
+fails it.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def decide(
     slower: float = pace.SLOWER,
     today: datetime.date | None = None,
 ) -> Decision:
-    """Hold `candidate` against `baseline`.
+    """Compare `candidate` with `baseline`.
 
-    `slower` is the factor of time that a case may take, `today` the day that waivers expire by (the default is today).
-    Nothing is run, and nothing of the machine is looked at: the environments are those that the bundles state. Raises
-    InputError for a factor that is none.
+    A case may take up to `slower` times the baseline's time. A waiver has expired if its last day is before `today`
+    (default: the current date). Nothing is run and this machine is not inspected: the environments are those that the
+    bundles state. Raises InputError unless `slower` is a finite number above 1.
     """
     pace.check(slower)
     comparison = _Comparison(baseline, candidate, slower)
@@ -97,7 +97,7 @@ def decide(
 
 @dataclass(frozen=True)
 class _Comparison:
-    """Two bundles, and what a case may take of time."""
+    """Two bundles, and the factor of time that a case may take."""
 
     baseline: Bundle
     candidate: Bundle
@@ -108,7 +108,7 @@ class _Comparison:
         return components.compare(self.baseline.side.environment, self.candidate.side.environment)
 
     def asked(self) -> list[tuple[str, str]]:
-        """Every (case, subject) of either bundle: what the reference must refuse is asked of the reference alone."""
+        """Every (case, subject) of either bundle. Only reference subjects are asked for cases that must be refused."""
         before, after = _plans(self.baseline), _plans(self.candidate)
         sides = (self.baseline, self.candidate)
         names = dict.fromkeys(s for b in sides for s in (*b.subjects, *b.skips))
@@ -120,7 +120,7 @@ class _Comparison:
         ]
 
     def rows(self) -> list[Row]:
-        """One for each that is asked, with pace and suspects, before any waiver."""
+        """One row for each (case, subject) of `asked`, with pace and suspects, before waivers are applied."""
         before, after = _plans(self.baseline), _plans(self.candidate)
         sides = {"baseline": self.baseline, "candidate": self.candidate}
         parts = self.parts
@@ -171,13 +171,13 @@ class _Comparison:
         return components.on_gpu(subject, self.candidate.side.environment)
 
     def unlike(self, subject: str) -> str:
-        """Why the times of `subject` are those of different machines; "" when they are not."""
+        """Why the times of `subject` come from different machines. Returns "" if they do not."""
         watched = ("GPU",) if self.on_gpu(subject) else ("cpu", "cpus")
         differing = [c for c in self.parts if c.name in watched and c.differs]
         return f"the {differing[0].name} is another" if differing else ""
 
     def paces(self, found: Sequence[Row]) -> dict[str, Pace]:
-        """The pace of each subject that has one, over its cases."""
+        """The pace of each subject with timed cases, over all of them."""
         timed: dict[str, list[Pace]] = {}
         for row in found:
             if row.pace is not None:
@@ -190,17 +190,17 @@ class _Comparison:
         return result
 
     def slow_suspects(self, subject: str) -> str:
-        """What can have made `subject` slower, in words."""
+        """The components that can have made `subject` slower, as the end of a sentence."""
         return components.told(self.parts, components.of_pace(self.parts, subject, gpu=self.on_gpu(subject)))
 
     def elements(self, found: Sequence[Row]) -> int:
-        """Elements of the candidate that were compared and are right, of rows that have a baseline."""
+        """How many elements of the candidate were compared, over its right rows that have a baseline."""
         right = (*_COMPARED, Change.FIXED)
         compared = [r.candidate.comparison or {} for r in found if r.change in right and r.candidate is not None]
         return sum(int(c.get("elements", 0)) for c in compared)
 
     def doubts(self, found: Sequence[Row]) -> list[str]:
-        """What leaves the verdict open as a whole."""
+        """Sentences on why the verdict stays open that concern a bundle or a subject as a whole, not one row."""
         doubts = []
         for side, bundle in (("baseline", self.baseline), ("candidate", self.candidate)):
             fault = components.planted(bundle.side.environment)
@@ -239,12 +239,12 @@ class _Comparison:
         return doubts
 
     def compared(self, found: Sequence[Row]) -> dict[str, bool]:
-        """The subjects of which anything was compared, and whether they run on a GPU."""
+        """{subject: whether it runs on a GPU}, for each subject with a row that was compared."""
         none = (Change.MISSING, Change.SKIPPED)
         return {row.subject: self.on_gpu(row.subject) for row in found if row.change not in none}
 
     def notes(self, found: Sequence[Row]) -> list[str]:
-        """What a verdict does not cover."""
+        """Sentences on what the verdict does not cover."""
         notes = []
         listed = {case.name for case in goldens.must_pass()}
         left = listed - {row.case for row in found}
@@ -272,7 +272,7 @@ class _Comparison:
         return seen.ratio > self.slower and seen.candidate >= pace.LATENCY
 
     def _asked_otherwise(self) -> list[str]:
-        """Options that make one bundle stricter than the other."""
+        """A sentence for each recording option that differs and makes one bundle stricter than the other."""
         before, after = self.baseline.options, self.candidate.options
         differing = [n for n in _STRICT if before.get(n) != after.get(n)]
         return [
@@ -318,7 +318,7 @@ def _waived(row: Row, in_scope: Sequence[Waiver], excused: dict[str, list[str]])
 
 
 def _all_waived(subject: str, found: Sequence[Row], in_scope: Sequence[Waiver], excused: dict[str, list[str]]) -> bool:
-    """Whether a waiver lets every timed case of `subject` be slower, and so the subject."""
+    """Whether one waiver excuses slowness of every timed case of `subject`, and so of the subject as a whole."""
     timed = [row.case for row in found if row.subject == subject and row.pace is not None]
     for waiver in in_scope:
         if SLOWER in waiver.changes and all(waiver.names(case, subject) for case in timed):
@@ -336,7 +336,7 @@ def _use(
     untrusted: bool,
 ) -> WaiverUse:
     if waiver not in in_force:
-        state = "expired"  # in scope or not: its day was a promise
+        state = "expired"  # even if it is not in scope: its last day is a commitment
     elif cases:
         state = "used"
     elif waiver not in in_scope or untrusted or _silent(waiver, found):
@@ -349,24 +349,25 @@ def _use(
 
 
 def _silent(waiver: Waiver, found: Sequence[Row]) -> bool:
-    """Whether these rows cannot say that a waiver which excuses none of them is out of date."""
+    """Whether `found` cannot show that `waiver`, which excuses no row of it, is stale."""
     mine = [row for row in found if waiver.names(row.case, row.subject)]
     if not mine:
         subjects = {row.subject for row in found}
         asked = any(fnmatch.filter(subjects, pattern) for pattern in waiver.subjects)
         if not asked:
             return True
-        # A part of the list says nothing about the rest of it; a name that no list has is a mistake.
+        # The bundles may hold only a part of the catalogue, so a waiver for another part of it is not stale. A waiver
+        # for cases that the catalogue does not have is a mistake.
         elsewhere = [case.name for case in catalogue.load()]
         return any(fnmatch.filter(elsewhere, pattern) for pattern in waiver.cases)
     unsettled = any(row.change in (Change.MISSING, Change.SKIPPED) for row in mine)
     untimed = waiver.changes == (SLOWER,) and all(row.pace is None for row in mine)
-    # A flake need not show.
+    # A flaky case may pass in these bundles.
     return unsettled or untimed or Change.FLAKY in waiver.changes
 
 
 def _pace(by_subject: Mapping[str, Pace], late: Sequence[str], found: Sequence[Row]) -> Pace | None:
-    """Of all timed rows; slower when one of them fails for it, or a subject does."""
+    """The pace over all timed rows; `slower` if a row or a subject fails for its time. None if no row was timed."""
     whole = pace.overall([row.pace for row in found if row.pace is not None])
     failing = any(r.pace is not None and r.pace.slower and r.effect is Effect.FAILS for r in found)
     return None if whole is None else replace(whole, slower=bool(late) or failing)

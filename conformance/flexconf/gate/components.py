@@ -1,4 +1,4 @@
-"""The parts of an environment, side by side, and which of those that changed can have caused a failure."""
+"""The components of two environments, side by side, and which changed component can have caused a failure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flexconf.gate.model import Component
 FAULT, SUITE, COMMIT = "planted fault", "flexflash-conformance", "suite commit"
 _OWN = (FAULT, SUITE, COMMIT)
 _GPU = ("driver", "CUDA", "GPU", "compute capability")
-_RUNS_PTX = ("nvidia-cutlass-dsl", *_GPU)  # the DSL brings the assembler
+_RUNS_PTX = ("nvidia-cutlass-dsl", *_GPU)  # the DSL ships the assembler of PTX
 _MACHINE = ("cpu", "platform", "python")
 _LOWERED_BY = ("torch", "sympy")
 
@@ -29,16 +29,16 @@ _OF_LAYER: Mapping[str, tuple[str, ...]] = {
     "torch-eager": ("torch", *_GPU, *_MACHINE),
     "oracle": (*_OWN, "torch", "numpy", *_MACHINE),
 }
-"""What a layer of `flexconf.checks.attribution` is made of, the likeliest first."""
+"""The components that each layer of `flexconf.checks.attribution` depends on, the likeliest cause first."""
 
 _HARMLESS = ("numpy", "cpus", "GPUs")
-"""They change no result of a kernel: the inputs' digests say whether numpy made others."""
+"""Components that change no result of a kernel. If numpy makes other inputs, the digests of the inputs show it."""
 
 
 def flatten(environment: Mapping[str, Any]) -> dict[str, str]:
-    """{component: value as text} of a bundle's environment; "" for a part that is known to be absent.
+    """{component: value as text} of a bundle's environment; "" for a component that is absent.
 
-    A key that is not known here keeps its own name, so that nothing that is recorded goes unseen.
+    An unknown key keeps its own name, so that every recorded fact is compared.
     """
     rest = dict(environment)
     found: dict[str, str] = {}
@@ -70,44 +70,44 @@ def _text(value: object) -> str:
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Component, ...]:
-    """Every component that one of two environments has, in the order of `flatten`."""
+    """Every component that at least one of the two environments has, in the order of `flatten`."""
     old, new = flatten(before), flatten(after)
     names = [n for n in dict.fromkeys([*old, *new]) if old.get(n) or new.get(n)]
     return tuple(Component(n, old.get(n, ""), new.get(n, "")) for n in names)
 
 
 def packages(environment: Mapping[str, Any]) -> dict[str, str | None]:
-    """The versions of an environment's packages."""
+    """{package: version} of an environment. A version is None if the package is not installed."""
     found = environment.get("packages")
     return {str(k): None if v is None else str(v) for k, v in found.items()} if isinstance(found, Mapping) else {}
 
 
 def capability(environment: Mapping[str, Any]) -> str | None:
-    """The compute capability of the first GPU, None without one."""
+    """The compute capability of the first GPU. Returns None if there is no GPU."""
     gpus = environment.get("gpus")
     first = gpus[0] if isinstance(gpus, Sequence) and gpus else None
     return _text(first.get("compute_capability")) if isinstance(first, Mapping) else None
 
 
 def planted(environment: Mapping[str, Any]) -> str:
-    """The fault that was planted; "" for none."""
+    """The name of the planted fault. Returns "" if none was planted."""
     return flatten(environment)[FAULT]
 
 
 def needs_gpu(subject: str) -> bool:
-    """Whether `subject` runs on a GPU wherever it runs."""
+    """Whether `subject` is a known subject that runs on a GPU only."""
     known = subjects.SUBJECTS.get(subject)
     return known is not None and known.needs_gpu
 
 
 def uncommitted(environment: Mapping[str, Any]) -> bool:
-    """Whether it was a checkout with uncommitted changes."""
+    """Whether the environment is a checkout with uncommitted changes."""
     git = environment.get("git")
     return isinstance(git, Mapping) and bool(git.get("changes"))
 
 
 def idle(components: Sequence[Component], subjects: Mapping[str, bool]) -> tuple[list[Component], list[Component]]:
-    """What differs and can change results of some subject: (in use by one of `subjects`, in use by none of them).
+    """The changed components that can change a subject's results: (used by one of `subjects`, used by none of them).
 
     `subjects` maps a name to whether it runs on a GPU.
     """
@@ -118,7 +118,7 @@ def idle(components: Sequence[Component], subjects: Mapping[str, bool]) -> tuple
 
 
 def on_gpu(subject: str, environment: Mapping[str, Any]) -> bool:
-    """Whether `subject` runs on a GPU there; what is not known here is taken to."""
+    """Whether `subject` runs on a GPU in `environment`. Returns True for an unknown subject."""
     known = subjects.SUBJECTS.get(subject)
     return known is None or known.device == "cuda" or (known.device == "any" and bool(environment.get("gpus")))
 
@@ -132,21 +132,22 @@ def suspects(
     same_text: bool = False,
     same_ptx: bool | None = None,
 ) -> tuple[str, ...]:
-    """The names of what differs and can have caused a failure of `subject`, the likeliest first.
+    """The names of the changed components that can have caused a failure of `subject`, the likeliest first.
 
-    `layer` is the attribution's, "" where there is none. `same_text`: the same text was rendered in both environments,
-    so that what only renders it is not the cause. `same_ptx`, where it is known: what assembles and runs it is likelier
-    than what makes it, or the other way round; neither is cleared, for a kernel is also launched.
+    `layer` is the layer that the attribution names, "" if there is none. `same_text` says that both environments
+    rendered the same text: the components that only render it are then left out. `same_ptx` says whether both compiled
+    the same PTX, None if that is unknown. True puts the components that assemble and run PTX first; False puts the
+    driver, CUDA and the GPU last. `same_ptx` leaves none out, since a kernel is also launched.
     """
     differing = {c.name for c in components if c.differs}
     can = [*_OF_LAYER.get(layer, _of_subject(subject))]
-    # A driver can have no part in what never runs on a GPU.
+    # The driver and the GPU cannot affect a subject that runs on a CPU.
     can = [n for n in can if gpu or n not in _GPU]
     if same_text:
         can = [n for n in can if n not in (*_OWN, *_LOWERED_BY)]
     if same_ptx is not None:
         can.sort(key=lambda n: n not in _RUNS_PTX if same_ptx else n in _GPU)
-    # A fault that is planted on purpose is the first to ask; the suite runs everything, and is never quite innocent.
+    # A planted fault comes first. The suite runs every subject, so it is always a suspect: the last, if not before.
     known = {*_HARMLESS, *_GPU, *_MACHINE, *_OWN, *(p for ps in _OF_LAYER.values() for p in ps), "triton"}
     unheard = sorted(n for n in differing if n not in known)
     return tuple(n for n in dict.fromkeys([FAULT, *can, *unheard, SUITE, COMMIT]) if n in differing)
@@ -164,14 +165,17 @@ def _of_subject(subject: str) -> tuple[str, ...]:
 
 
 def of_pace(components: Sequence[Component], subject: str, *, gpu: bool) -> tuple[str, ...]:
-    """The names of what differs and can have made `subject` slower; the CPU launches what the GPU runs."""
+    """The names of the changed components that can have made `subject` slower.
+
+    The CPU is one of them on a GPU too, since it launches the kernels. The number of CPUs is one only on a CPU.
+    """
     found = suspects(components, subject, gpu=gpu)
     more = tuple(c.name for c in components if c.differs and c.name == "cpus" and not gpu)
     return (*found, *more)
 
 
 def told(components: Sequence[Component], names: Sequence[str]) -> str:
-    """Such as "driver 580.95 -> 590.12"; for no suspects, what else to suspect."""
+    """The suspects as text, such as "suspect driver 580.95 -> 590.12". Without `names`, the hardware or a flake."""
     by_name = {c.name: c for c in components}
     if names:
         return "suspect " + ", ".join(

@@ -1,4 +1,4 @@
-"""How far two right results lie apart, in units in the last place."""
+"""The distance between two right results, in ulp."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ _BITS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32:
 def ulps(a: Tensor, b: Tensor) -> Tensor:
     """The number of representable values from `a` to `b`, element by element, float64.
 
-    Both of one shape, and both bfloat16, float16 or float32. 0 for two zeros, two NaN and two equal infinities; inf
-    where only one is special, or they are infinities of different signs. Raises ValueError for anything else.
+    Both have the same shape and the same dtype: bfloat16, float16 or float32. The distance is 0 for two zeros, two NaN
+    or two equal infinities, and inf for any other pair with a NaN or an infinity. Raises ValueError for other shapes or
+    dtypes.
     """
     if a.shape != b.shape or a.dtype != b.dtype or a.dtype not in _BITS:
         raise ValueError(f"no distance from {a.dtype} {tuple(a.shape)} to {b.dtype} {tuple(b.shape)}")
@@ -30,7 +31,7 @@ def ulps(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _place(tensor: Tensor) -> Tensor:
-    """Where a value stands in the order of all values of its dtype; both zeros at 0."""
+    """The position of each value in the order of all values of its dtype. Both zeros are at 0."""
     bits = tensor.contiguous().view(_BITS[tensor.dtype])
     magnitude = bits.long() & torch.iinfo(bits.dtype).max
     return torch.where(bits < 0, -magnitude, magnitude)
@@ -39,7 +40,7 @@ def _place(tensor: Tensor) -> Tensor:
 def measure(
     before: Mapping[str, Tensor] | None, after: Mapping[str, Tensor] | None, baseline: Outcome, candidate: Outcome
 ) -> tuple[Drift | None, str]:
-    """(the drift over the rows that both bundles keep, what there is to say of it); None where they cannot be compared.
+    """(the drift over the rows that both bundles keep, a text about it). The drift is None if it cannot be measured.
 
     `before` and `after` hold `rows` (n, 3), `out` (n, Dv) and `lse` (n,).
     """
@@ -58,7 +59,7 @@ def measure(
     largest = 0.0
     at: tuple[int, ...] = ()
     if apart.numel() and bool(differing.any()):
-        # A zero of the other sign and another NaN are no distance, but they are where the bits differ.
+        # +0 and -0, or two different NaN, are 0 ulp apart, but their bits differ: `at` may have to name such a place.
         flat = int(torch.where(differing, apart, -1.0).argmax())
         where = [int(i) for i in torch.unravel_index(torch.tensor(flat), apart.shape)]
         largest, at = float(apart.flatten()[flat]), (*map(int, rows[where[0]]), *where[1:])
@@ -82,7 +83,7 @@ def _said(drift: Drift, old: Tensor | None, new: Tensor | None) -> str:
 
 
 def _ratio(outcome: Outcome) -> float:
-    """The largest ratio of error to bound; NaN where it is no number."""
+    """The largest ratio of error to bound. Returns NaN if the outcome has no such number."""
     found: Any = (outcome.comparison or {}).get("max_ratio")
     try:
         return float(found)

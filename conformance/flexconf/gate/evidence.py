@@ -1,4 +1,4 @@
-"""What a bundle says of a failure besides its outcome: whose fault, which kernel, and how to see it again."""
+"""The evidence that a bundle keeps of a failure besides its outcome: the layer at fault, the kernel, and a repro."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ _LOG = 4000
 
 
 def unexplained(recording: Recording) -> dict[Key, Outcome]:
-    """The failures that no expectation explains: the first attempt that failed, or what differing attempts come to."""
+    """The failures that no expectation explains, each with an outcome.
+
+    The outcome is that of the first unexplained attempt. If only the attempts together fail, since they differ, it is
+    their merged outcome.
+    """
     found: dict[Key, Outcome] = {}
     for key in recording.plan.asked():
         if not recording.failed(key):
@@ -36,7 +40,7 @@ def unexplained(recording: Recording) -> dict[Key, Outcome]:
 
 
 def explain(recording: Recording) -> None:
-    """Write the evidence of each failure that nothing explains, one file at a time; those that are written stay."""
+    """Write the evidence file of each unexplained failure. Files that an earlier process finished are kept."""
     todo = {}
     for key, outcome in unexplained(recording).items():
         there = facts(files.evidence(recording.root, key))
@@ -79,12 +83,12 @@ def _evidence(recording: Recording, key: Key, outcome: Outcome, isolated: Isolat
 
 
 def _literal(name: str) -> str:
-    """A name as a glob that matches nothing else."""
+    """A glob that matches `name` and nothing else."""
     return name.replace("[", "[[]").replace("*", "[*]").replace("?", "[?]")
 
 
 def kernels(recording: Recording, variables: Mapping[str, str]) -> dict[str, str]:
-    """{SHA-256: rendered text} of every text that results name and that is rendered alike again."""
+    """{SHA-256: rendered text} of each kernel that a result names, if rendering it again gives the same text."""
     wanted: dict[str, Rendering] = {}
     for (case, subject), outcomes in recording.seen.items():
         for outcome in outcomes:

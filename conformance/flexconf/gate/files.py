@@ -1,4 +1,4 @@
-"""The files of a bundle: their names, the one text of each, and the stream of attempts."""
+"""The files of a bundle: their names, their canonical text, and the attempts in results.jsonl."""
 
 from __future__ import annotations
 
@@ -20,55 +20,58 @@ OUTPUTS, EVIDENCE, LOGS = "outputs", "evidence", "logs"
 FOLDERS = (OUTPUTS, EVIDENCE, LOGS)
 
 Key = tuple[str, str]
-"""(case, subject): the subject's own name, without the fault that may be planted."""
+"""(case, subject). The subject's name has no suffix for a planted fault."""
 
 
 def canonical(data: object) -> str:
-    """The one text of some JSON, so that a byte that does not matter matters too."""
+    """The canonical JSON text of `data`. Any other text shows that the file was edited, if only in its whitespace."""
     return json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def line(data: object) -> str:
-    """The one line of some JSON."""
+    """`data` as one line of JSON."""
     return json.dumps(data, sort_keys=True) + "\n"
 
 
 def seal(root: Path, shrunk: str = "") -> None:
-    """Name every file, which makes a bundle finished; `shrunk` is the digest of what it is the small form of."""
+    """Finish a bundle: write bundle.json, which names every file with its SHA-256.
+
+    `shrunk` is the digest of the full bundle if this one is a small form, else "".
+    """
     listed = {name: sha256(path) for name, path in present(root).items()}
     facts = {"format": FORMAT, "complete": True, "files": listed}
     write(root / SEAL, canonical({**facts, "shrunk": shrunk} if shrunk else facts))
 
 
 def sha256(path: Path) -> str:
-    """Of a file's bytes."""
+    """The SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of(text: str) -> str:
-    """Of a text, as it is written."""
+    """The SHA-256 of a text in UTF-8, in hex."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def present(root: Path) -> dict[str, Path]:
-    """Every file under `root` by its path in the bundle, links and the like included."""
+    """Every file under `root` by its path in the bundle, symbolic links and special files included."""
     return {p.relative_to(root).as_posix(): p for p in sorted(root.rglob("*")) if p.is_symlink() or not p.is_dir()}
 
 
 def is_part(name: str) -> bool:
-    """Whether a killed recording left it half-written."""
+    """Whether `name` is a half-written file, which a killed recording leaves."""
     last = name.rpartition("/")[2]
     return last.endswith(PART)
 
 
 def evidence(root: Path, key: Key) -> Path:
-    """Where the evidence of a failure is."""
+    """The path of the evidence file of a failure."""
     return root / EVIDENCE / f"{key[0]}.{key[1]}.json"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object that `canonical` wrote. Raises InputError, naming the file."""
+    """The JSON object in a file. Raises InputError, which names the file, if it is missing, damaged or no object."""
     try:
         text = path.read_text(encoding="utf-8")
         found = json.loads(text)
@@ -83,9 +86,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @dataclass
 class Attempts:
-    """What results.jsonl says: outcomes by key in order of attempt, what is wrong with it, and its whole lines' bytes.
+    """The content of results.jsonl: `found` are outcomes by key in the order of attempts, `problems` are sentences.
 
-    A last line without its end is no line: a killed recording leaves one.
+    `size` counts the bytes of the file, `whole` the bytes of its complete lines. They differ if the last line has no
+    newline, which a killed recording can leave. Such a line gives no outcome.
     """
 
     found: dict[Key, list[Outcome]] = field(default_factory=dict)
@@ -95,7 +99,7 @@ class Attempts:
 
 
 def read_attempts(path: Path) -> Attempts:
-    """The attempts of a results.jsonl, which may be missing. Damage is told in `problems`."""
+    """The attempts in a results.jsonl. A missing or damaged file is reported in `problems`; nothing is raised."""
     read = Attempts()
     try:
         data = path.read_bytes()

@@ -1,6 +1,7 @@
 """Fingerprints: the digests of every output, LSE, rendered text and PTX of one environment, kept in `golden/`.
 
-Versions decide bits, so there is a file for each environment; a bit that changes while no version does is news.
+The bits depend on the versions, so there is one file for each environment. If a bit changes while all versions stay the
+same, something else has changed and must be found.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ _SHORT = {"nvidia-cutlass-dsl": "dsl", "flash-attn-4": "fa"}
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """`environment`: what decides the bits. `results`: "case on subject" to what is kept of it.
+    """The digests of one environment. `environment` is what the bits depend on; `results` is by "case on subject".
 
-    That is {out, lse, kernel, ptx}, with {outcome} where the LSE has another base; else {"known defect"} or {outcome}.
+    A right result has the digests {out, lse, kernel, ptx}. One whose only error is the base of the LSE has {outcome} in
+    addition. Any other failure has {"known defect"} or {outcome} alone.
     """
 
     environment: Mapping[str, str]
@@ -39,7 +41,7 @@ class Fingerprint:
 
     @property
     def slug(self) -> str:
-        """A name that is read, such as "nvidia-h200-driver580.95-cuda13.0-torch2.13.0-..."."""
+        """The file's name without its suffix, such as "nvidia-h200-driver580.95-cuda13.0-torch2.13.0-..."."""
         return "-".join(_plain(f"{_SHORT.get(name, name)}{version}") for name, version in self._named())
 
     def _named(self) -> list[tuple[str, str]]:
@@ -47,7 +49,7 @@ class Fingerprint:
         return [("" if name in machine else name, text or "none") for name, text in self.environment.items()]
 
     def text(self) -> str:
-        """The file."""
+        """The text of the file."""
         facts = {"format": FORMAT, "environment": dict(self.environment), "results": dict(self.results)}
         return files.canonical(facts)
 
@@ -57,7 +59,11 @@ def _plain(text: str) -> str:
 
 
 def of(bundle: Bundle) -> Fingerprint:
-    """The fingerprint of a bundle. Raises InputError for one with problems, with faults planted, or without results."""
+    """The fingerprint of a bundle.
+
+    Raises InputError if the bundle has problems, a planted fault or no result, or if it has results of a GPU subject
+    and does not state its GPU.
+    """
     if bundle.problems:
         raise InputError(f"{bundle.side.path} is not to be relied on: {bundle.problems[0]}")
     if bundle.side.environment.get("planted"):
@@ -76,9 +82,10 @@ def of(bundle: Bundle) -> Fingerprint:
 
 
 def _kept(merged: Outcome, defect: Expectation | None) -> dict[str, str]:
-    """The digests of what is right, and of what is wrong in the LSE's base alone; else in which way it fails.
+    """The digests of a right result, or of one whose only error is the base of the LSE; else how the result fails.
 
-    Of a known defect, which: what is computed from memory that is not the subject's own differs from time to time.
+    A known defect is kept by its name, without digests or outcome. Some defects read memory that is not the subject's
+    own, so they differ from run to run.
     """
     if merged.ok or merged.symptom is Symptom.WRONG_BASE:
         kept = {name: merged.digests[name] for name in _KEPT if name in merged.digests}
@@ -94,7 +101,7 @@ def _defect(bundle: Bundle, case: str, subject: str) -> Expectation | None:
 
 
 def environment_of(facts: Mapping[str, Any]) -> dict[str, str]:
-    """What decides the bits: GPU, driver, CUDA and packages, or without a GPU the CPU's model and packages."""
+    """What the bits depend on: GPU, driver, CUDA and packages; without a GPU, the CPU's model and packages."""
     packages, gpus = facts["packages"], facts["gpus"]
     if not gpus:
         return {"cpu": f"cpu {facts['cpu']}", **{name: packages.get(name) or "" for name in _ON_A_CPU}}
@@ -107,12 +114,12 @@ def environment_of(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def write(folder: Path, found: Fingerprint) -> Path:
-    """Keep a fingerprint, and name it in the folder's manifest. Raises InputError where must-pass cases lack."""
+    """Write a fingerprint into the folder and its manifest. Raises InputError if it lacks a must-pass case."""
     asked = {name.partition(" on ")[0] for name in found.results}
     absent = [case.name for case in goldens.must_pass() if case.name not in asked]
     if absent:
         raise InputError(f"the bundle has no result of {absent[0]} and {len(absent) - 1} more of cases/mustpass.txt")
-    goldens.read_manifest(folder)  # a folder that is none is told before anything is written
+    goldens.read_manifest(folder)  # raises before anything is written if this is no folder of goldens
     place = folder / goldens.FINGERPRINTS
     place.mkdir(exist_ok=True)
     path = place / f"{found.slug}.json"
@@ -122,7 +129,11 @@ def write(folder: Path, found: Fingerprint) -> Path:
 
 
 def check(folder: Path, found: Fingerprint) -> list[str]:
-    """Each result whose bits are not those that are kept, in a sentence. Raises InputError where nothing is kept."""
+    """A sentence for each result that differs from the kept fingerprint of the same environment.
+
+    Raises InputError if no fingerprint of it is kept, if the kept one has another format, or if the two have no result
+    in common.
+    """
     path = folder / goldens.FINGERPRINTS / f"{found.slug}.json"
     if not path.is_file():
         raise InputError(f"{path} is not there: nothing is kept of this environment; --write keeps it")

@@ -1,6 +1,6 @@
-"""What the release gate says: one row for each case and subject, and a verdict over all of them. Data only.
+"""The data of the release gate's answer: one row for each case and subject, and a verdict over all of them.
 
-`compare.py` makes a Decision from two bundles; `flexconf.gate.report` shows one. Neither knows the other.
+`compare.py` makes a Decision from two bundles, `flexconf.gate.report` shows it. Neither imports the other.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from flexconf.verdict.outcome import Outcome
 
 
 class Verdict(enum.StrEnum):
-    """Is the candidate fit to ship? INCONCLUSIVE where the bundles do not suffice to say."""
+    """Whether the candidate is fit to ship. INCONCLUSIVE if the bundles do not suffice to decide."""
 
     PASS = "PASS"
     FAIL = "FAIL"
@@ -22,24 +22,24 @@ class Verdict(enum.StrEnum):
 
 
 class Change(enum.StrEnum):
-    """What became of one case on one subject between baseline and candidate."""
+    """How one case on one subject changed from baseline to candidate."""
 
     IDENTICAL = "identical"  # right in both, with the same bits; or refused in both, as expected
     DRIFT = "drift"  # right in both, with other bits
     FIXED = "fixed"  # failed in the baseline, right in the candidate
-    KNOWN = "known defect"  # fails as cases/expectations says of the candidate's versions
+    KNOWN = "known defect"  # fails as cases/expectations states for the candidate's versions
     WRONG = "out of bound"  # newly wrong: an element beyond its bound, NaN, a wrong LSE
     REFUSED = "new refusal"
     CRASHED = "new crash"  # a crash, an illegal access, a hang, out of memory
-    STILL = "still failing"  # failed in both, and nothing explains it
-    FLAKY = "flaky"  # repeats in one bundle do not agree
+    STILL = "still failing"  # failed in both, and no known defect explains it
+    FLAKY = "flaky"  # the repeats in one bundle do not agree
     ACCEPTED = "wrongly accepted"  # the reference must refuse the case, and the candidate ran it
     MISSING = "missing"  # no result in one of the bundles
-    SKIPPED = "skipped"  # the subject could not run there, and the reason is recorded
+    SKIPPED = "skipped"  # the subject could not run in that environment, and the bundle states why
 
 
 class Effect(enum.StrEnum):
-    """What a row does to the verdict."""
+    """The effect of a row on the verdict."""
 
     FINE = "fine"
     FAILS = "fails"
@@ -48,11 +48,11 @@ class Effect(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Drift:
-    """How far two right results lie apart, over the rows that bundles keep.
+    """The distance between two right results, over the rows that both bundles keep.
 
-    `elements` of the output were compared, of which `differing` have other bits; `max_ulp` is the largest distance in
-    units in the last place of the output's dtype, `at` its index. `max_ratio` are the largest ratios of error to bound,
-    over all elements, in baseline and candidate.
+    `elements` counts the compared elements of the output, `differing` those with other bits. `max_ulp` is the largest
+    distance in ulp of the output's dtype, `at` the index of that element. `max_ratio` holds the largest ratio of error
+    to bound over all elements, in the baseline and in the candidate.
     """
 
     elements: int
@@ -64,10 +64,10 @@ class Drift:
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of a launch: medians over the bundles' samples; `ratio` is candidate / baseline.
+    """Seconds of a launch: medians over the samples of each bundle. `ratio` is candidate / baseline.
 
-    `noise` is the relative spread of the samples (the larger of the two bundles'). `slower`: the ratio is beyond what
-    the gate allows and beyond the noise.
+    `noise` is the relative spread of the samples, the larger of the two bundles'. `slower` says that the ratio exceeds
+    both what the gate allows and the noise.
     """
 
     baseline: float
@@ -80,12 +80,13 @@ class Pace:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a bundle holds of a failure. "" or None where it has nothing.
+    """The evidence of a failure in a bundle. A field is "", None or () if the bundle has nothing for it.
 
-    `layer` and `sentence` are the attribution; `kernel` the rendered text; `repro` a standalone script. `map` shows
-    where a result is wrong: {tensor: {"beyond": n, "compared": n, "heads": [{"b", "h", "rows", "columns", "cells"}]}},
-    `cells` being a list of lists of the number of elements beyond their bound, for a head of `rows` x `columns`
-    elements. `worst` are the worst elements, as in `Mismatch`; `log` the end of the worker's stderr.
+    `layer` and `sentence` are the attribution, `kernel` is the rendered text, `repro` a standalone script. `map` shows
+    where a result is wrong: {tensor: {"beyond": n, "compared": n, "heads": [{"b", "h", "rows", "columns", "cells"}]}}.
+    A head has `rows` x `columns` elements; `cells` is a list of lists, each number the count of elements beyond their
+    bound in one cell. `worst` are the worst elements, as in `Mismatch`. `log` is the end of the output of a worker that
+    died.
     """
 
     layer: str = ""
@@ -101,9 +102,9 @@ class Evidence:
 class Row:
     """One case on one subject.
 
-    `group` is the clause group of the case, such as "L7". `why` is one sentence. `suspects` are the components that
-    differ between the environments and can have caused it. `waiver` is the reason of the waiver that excuses it, "" for
-    none: a waived row is fine, whatever its change.
+    `group` is the clause group of the case, such as "L7". `why` is one sentence. `suspects` are the changed components
+    of the environment that can have caused the change. `waiver` is the reason of the waiver that excuses the row, "" if
+    there is none. A waived row is fine, whatever its change.
     """
 
     case: str
@@ -125,7 +126,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Component:
-    """A part of the environment, such as "driver", before and after; "" where it is absent."""
+    """A part of the environment, such as "driver", before and after. "" means that it is absent."""
 
     name: str
     before: str
@@ -139,7 +140,7 @@ class Component:
 
 @dataclass(frozen=True)
 class Side:
-    """One of the bundles: where it lay, what its maker calls it, when it was begun (UTC, ISO 8601), its digest."""
+    """One of the two bundles. `recorded` is when its recording began (UTC, ISO 8601), `results` counts its attempts."""
 
     path: str
     label: str
@@ -151,7 +152,7 @@ class Side:
 
 @dataclass(frozen=True)
 class WaiverUse:
-    """A waiver, and what it did here: `state` is "used", "stale", "expired" or "not in scope"."""
+    """A waiver and its effect on this decision. `state` is "used", "stale", "expired" or "not in scope"."""
 
     name: str
     reason: str
@@ -163,7 +164,7 @@ class WaiverUse:
 
 @dataclass(frozen=True)
 class Decision:
-    """The gate's answer. `reasons` are sentences, the gravest first; never empty."""
+    """The gate's answer. `reasons` are sentences, the gravest first; there is at least one."""
 
     verdict: Verdict
     reasons: tuple[str, ...]
@@ -181,6 +182,6 @@ class Decision:
         return {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 3}[self.verdict]
 
     def counts(self) -> dict[str, int]:
-        """Rows by change, in the order of `Change`."""
+        """The number of rows by change, in the order of `Change`."""
         seen = Counter(row.change for row in self.rows)
         return {str(change): seen[change] for change in Change if seen[change]}

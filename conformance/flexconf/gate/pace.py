@@ -1,10 +1,13 @@
-"""Is the candidate slower? Of one case, and of a whole subject. A false alarm costs more trust than a few per cent.
+"""Decide whether the candidate is slower, for one case and for a whole subject.
 
-A case is slower when its median is more than `slower` times the baseline's, its fastest launch is slower than the
-baseline's slowest, and the difference is several times the noise. The noise is the range of the samples over their
-median; of five samples or more the slowest is not looked at, since interruptions only ever make a launch slower. With
-few samples a range says little, so more of it is asked (`_TIMES`): with seven samples that scatter by 10 %, none of
-400 000 draws raises a false alarm, and of cases that take twice the time 99.6 % are found.
+The rules avoid false alarms: a false alarm costs more trust than a missed slowdown of a few per cent.
+
+A case is slower if all of these hold: its median is more than `slower` times the baseline's; its fastest launch is
+slower than the baseline's slowest; the difference is several times the noise. The noise is the range of the samples
+divided by their median. With five samples or more the slowest is left out, since interruptions only make a launch
+slower. With few samples the range is a poor estimate, so the difference must be a larger multiple of it (`_TIMES`).
+With seven samples that scatter by 10 %, none of 400 000 draws raises a false alarm, and 99.6 % of the cases that take
+twice the time are found.
 """
 
 from __future__ import annotations
@@ -18,23 +21,23 @@ from flexconf.gate.model import Pace
 
 SLOWER = 1.25
 SAMPLES = 3
-"""With fewer samples there is no pace."""
+"""A case with fewer samples has no pace."""
 
 LATENCY = 10e-6
-"""Seconds. A shorter launch counts as one of this length: a twentieth of it is what CUDA's events can tell apart."""
+"""Seconds. A shorter time counts as this. The resolution of CUDA events is a twentieth of it."""
 
 _TIMES = ((7, 2.0), (5, 3.0), (0, 5.0))
-"""(samples, how many times the noise a difference must be)."""
+"""(at least so many samples, how many times the noise the difference must be)."""
 
 _CASES = 8
-"""A subject with fewer timed cases has no pace of its own."""
+"""A subject with fewer timed cases is never slower as a whole."""
 
 _SHARE = 0.4
-"""A subject's mean over many cases scatters less, so that less is allowed: 1.10 where a case may take 1.25."""
+"""A mean over many cases scatters less, so a subject is allowed less: 1.10 times where a case is allowed 1.25."""
 
 
 def check(slower: float) -> float:
-    """`slower` itself. Raises InputError for what is no factor above 1."""
+    """Returns `slower`. Raises InputError unless it is a finite number above 1."""
     if not math.isfinite(slower) or slower <= 1:
         raise InputError(
             f"slower is {slower:g}, but must be a factor above 1, such as {SLOWER}: 1.25 allows 25 % more time"
@@ -43,12 +46,12 @@ def check(slower: float) -> float:
 
 
 def usable(launches: Sequence[float]) -> bool:
-    """Whether these seconds are enough, and seconds, for a pace."""
+    """Whether there are at least `SAMPLES` times, all of them finite and positive."""
     return len(launches) >= SAMPLES and all(math.isfinite(s) and s > 0 for s in launches)
 
 
 def of(baseline: Sequence[float], candidate: Sequence[float], slower: float = SLOWER) -> Pace | None:
-    """The pace of seconds of launches; None for fewer than `SAMPLES` on a side, or seconds that are none."""
+    """The pace of one case from the seconds of its launches. Returns None if one side's times are not `usable`."""
     if not (usable(baseline) and usable(candidate)):
         return None
     few = min(len(baseline), len(candidate))
@@ -75,11 +78,11 @@ def _counted(before: float, after: float) -> float:
 
 
 def overall(paces: Sequence[Pace], slower: float = SLOWER, *, gpu: bool = True) -> Pace | None:
-    """The pace of many cases, as geometric means; None without any.
+    """The pace of many cases: geometric means over them. Returns None if there are no cases.
 
-    `samples` are the cases, `noise` three standard errors of the mean ratio. Slower when the ratio less its noise, and
-    the median case too, are beyond what is allowed. On a CPU, which others use as well, a subject is allowed what a
-    case is.
+    `samples` is the number of cases, `noise` three standard errors of the mean ratio. `slower` says that the mean ratio
+    less its noise, and the median ratio, both exceed the allowed factor. Cases shorter than `LATENCY` on both sides are
+    left out of that judgement. On a CPU, which other processes use too, a subject is allowed as much as a case.
     """
     if not paces:
         return None

@@ -1,4 +1,7 @@
-"""The plan of a recording: what is asked, of whom, with what. Written before anything runs; a resumed one must fit."""
+"""The plan of a recording: its cases, subjects, options and environment.
+
+It is written before anything runs. A recording can be resumed only with an equal plan.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +20,17 @@ from flexconf.gate.files import Key
 from flexconf.machine import devices, environment
 
 ON_A_GPU = ("reference.host", "reference.simt", "reference.fa4", "torch-flash", "torch-triton")
-"""What a bundle asks unless it is told; those that cannot run here are skipped, with the reason."""
+"""The subjects of a bundle by default. Those that cannot run here are skipped, and the plan states why."""
 
 ALWAYS = "reference.host"
 DIRTY = "recorded from a checkout with uncommitted changes"
 
-_VOLATILE = ("cpus",)  # of the environment: no result depends on how many workers there were
+_VOLATILE = ("cpus",)  # may differ when a recording is resumed: no result depends on the number of CPUs
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What plan.json holds. `options`: repeats, timed, timings, allow_dirty, time_limit."""
+    """The content of plan.json. `options` has the keys repeats, timed, timings, allow_dirty and time_limit."""
 
     label: str
     begun: str
@@ -42,7 +45,7 @@ class Plan:
         return {"format": FORMAT, **asdict(self)}
 
     def asked(self) -> Iterator[Key]:
-        """Every (case, subject) that needs a result: what states a refusal is asked of the reference alone."""
+        """Every (case, subject) that needs a result. Only reference subjects get the cases that must be refused."""
         for subject in self.subjects:
             if subject not in self.skips:
                 for case in self.cases:
@@ -51,14 +54,18 @@ class Plan:
 
     @property
     def fault(self) -> str:
-        """The planted fault that everything was recorded with, "" for none."""
+        """The planted fault that was active during the recording. Returns "" if there was none."""
         return str(self.environment.get("planted") or "")
 
 
 def make(
     cases: Sequence[Case], names: Sequence[str] | None, label: str, options: Mapping[str, Any], allow_dirty: bool
 ) -> Plan:
-    """The plan of a recording that begins now; `names` None for the default subjects. Raises InputError."""
+    """The plan of a recording that begins now. `names` None means the default subjects.
+
+    Raises InputError if nothing would be asked, if a subject is unknown, cannot run or is named twice, or if the
+    checkout has uncommitted changes and `allow_dirty` is false.
+    """
     if not cases:
         raise InputError("no cases to record; `flexconf cases` lists what there is")
     if names is None:
@@ -103,7 +110,7 @@ def _planned(case: Case) -> Planned:
 
 
 def read(path: Path) -> Plan:
-    """The plan of a file. Raises InputError for one that is damaged, or of another format."""
+    """The plan in a file. Raises InputError if the file is damaged or has another format."""
     data = files.read_json(path)
     if data.get("format") != FORMAT:
         raise InputError(f"{path.name}: format {data.get('format')}, and this is format {FORMAT}")
@@ -131,7 +138,7 @@ def _text(value: object) -> str:
 
 
 def differences(there: Plan, here: Plan) -> list[str]:
-    """Why what is to be recorded now is not what a folder was begun with; empty when it can be continued."""
+    """Sentences on how the plan `here` differs from `there`, with which a folder was begun. [] if it can be resumed."""
     found = []
     before, now = ({c.case: c for c in plan.cases} for plan in (there, here))
     for name in sorted(before.keys() ^ now.keys()):
@@ -167,5 +174,5 @@ def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def lanes() -> int:
-    """How many workers may take times at once: one a GPU, one on a CPU."""
+    """How many workers may time launches at once: one for each GPU, or one without a GPU."""
     return max(1, devices.count())

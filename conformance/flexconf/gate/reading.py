@@ -1,4 +1,4 @@
-"""Reading a bundle, and finding everything that is wrong with it."""
+"""Read a bundle and find everything that is wrong with it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _UNKNOWN = Plan("", "", {}, {}, (), (), {})
 
 
 def read(root: Path) -> Bundle:
-    """The bundle in a folder; what is wrong with it is in `problems`, each a sentence that names the file.
+    """The bundle in a folder. Its `problems` are sentences, each of which names the file that is wrong.
 
-    Raises InputError where there is no bundle at all, or one of another format.
+    Raises InputError if the folder holds no bundle, or one of another format.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; flexconf gate record makes a bundle")
@@ -61,7 +61,10 @@ def read(root: Path) -> Bundle:
 
 
 def _seal(root: Path) -> tuple[list[str], Mapping[str, str] | None]:
-    """(what is wrong with the files, {file: SHA-256} of a finished bundle). Raises InputError for another format."""
+    """(problems of the files, {file: SHA-256} as bundle.json states, None if it cannot be relied on).
+
+    Raises InputError if bundle.json has another format.
+    """
     path = root / files.SEAL
     if not path.exists():
         return [f"{files.SEAL}: missing: the recording is not finished; record again into the same folder"], None
@@ -99,12 +102,12 @@ def _seal(root: Path) -> tuple[list[str], Mapping[str, str] | None]:
 
 
 def _plan(root: Path, sealed: Mapping[str, str] | None, problems: list[str]) -> Plan:
-    """The plan, or an empty one where it is damaged. Raises InputError for a whole one of another format."""
+    """The plan, or `_UNKNOWN` if it is damaged. Raises InputError if it is undamaged but has another format."""
     path = root / files.PLAN
     try:
         return plan.read(path)
     except InputError as error:
-        # What a byte has been changed of is damaged, whatever it says of its format.
+        # A file with changed bytes is damaged, whatever format it states.
         whole = path.is_file() and (not (root / files.SEAL).exists() or _same(path, sealed))
         if whole and ": format " in str(error):
             raise InputError(f"{root}: {error}") from None
@@ -117,7 +120,7 @@ def _same(path: Path, sealed: Mapping[str, str] | None) -> bool:
 
 
 def _consistent(begun: Plan, attempts: Attempts) -> list[str]:
-    """What the plan and the results say of each other."""
+    """The problems of the plan, and the contradictions between the plan and the results."""
     problems = []
     git: Any = begun.environment.get("git")
     if isinstance(git, Mapping) and git.get("changes"):
@@ -135,9 +138,9 @@ def _consistent(begun: Plan, attempts: Attempts) -> list[str]:
 
 
 def _kernels(root: Path, problems: list[str]) -> Mapping[str, str]:
-    """The rendered texts that are what their digests say."""
+    """{SHA-256: rendered text}, without the texts whose SHA-256 is another."""
     if not (root / files.KERNELS).exists():
-        return {}  # an unfinished bundle has none; of a finished one, the seal says so
+        return {}  # an unfinished bundle has none; if a finished one has none, `_seal` reports it
     try:
         found = files.read_json(root / files.KERNELS)
     except InputError as error:
@@ -179,7 +182,7 @@ def _rows(root: Path) -> Callable[[str, str], Mapping[str, Tensor] | None]:
         try:
             found: dict[str, Tensor] = load_file(path)
         except (OSError, SafetensorError):
-            return None  # nothing was kept; a file that is damaged is among the problems
+            return None  # no rows were kept; `_seal` reports a damaged file
         return found
 
     return rows

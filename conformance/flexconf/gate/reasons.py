@@ -1,4 +1,4 @@
-"""Why the gate says what it says: sentences, the gravest first, one for all rows that have the same to tell."""
+"""The reasons of a verdict as sentences, the gravest first. Rows with the same reason share one sentence."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _SUMMED = {
 
 
 def failing(rows: Iterable[Row], parts: Sequence[Component]) -> list[str]:
-    """Of the rows that fail."""
+    """Sentences on the rows that fail, one for each group of rows with the same change, subject and suspects."""
     found = []
     for (kind, subject, why), group in _grouped(rows, Effect.FAILS):
         suspects = "" if kind == Change.STILL else f"; {components.told(parts, why)}"
@@ -64,7 +64,7 @@ def failing(rows: Iterable[Row], parts: Sequence[Component]) -> list[str]:
 
 
 def undecided(rows: Iterable[Row]) -> list[str]:
-    """Of the rows that leave the verdict open."""
+    """Sentences on the rows that leave the verdict open."""
     found = []
     for (kind, subject, _), group in _grouped(rows, Effect.OPEN):
         words = f"{_cases(len(group))} {_OPEN.get(kind, kind)} on {subject}"
@@ -73,7 +73,7 @@ def undecided(rows: Iterable[Row]) -> list[str]:
 
 
 def of_waivers(uses: Iterable[WaiverUse]) -> list[str]:
-    """Of the waivers that fail the gate."""
+    """A sentence for each expired or stale waiver. Both fail the gate."""
     said = {
         "expired": "the waiver {0.name!r} expired on {0.expires} ({0.reason}): fix what it excuses, or renew it",
         "stale": "the waiver {0.name!r} excuses nothing any more ({0.reason}): take it out",
@@ -82,18 +82,18 @@ def of_waivers(uses: Iterable[WaiverUse]) -> list[str]:
 
 
 def of_problems(side: str, problems: Sequence[str]) -> list[str]:
-    """Of a bundle that cannot be trusted."""
+    """One sentence on why a bundle cannot be trusted. Returns [] if it has no problems."""
     more = [f"and {len(problems) - _NAMED} more"] if len(problems) > _NAMED else []
     return [f"the {side}'s bundle cannot be trusted: {'; '.join([*problems[:_NAMED], *more])}"] if problems else []
 
 
 def of_pace(subject: str, pace: Pace, told: str) -> str:
-    """Of a subject that is slower as a whole."""
+    """The sentence on a subject that is slower as a whole. `told` names the suspects."""
     return f"{subject} is slower as a whole: {pace.ratio:.2f} times the baseline over {pace.samples} cases; {told}"
 
 
 def summary(rows: Sequence[Row], elements: int) -> str:
-    """What was compared, and how it went."""
+    """How many cases, subjects and elements were compared, and how many rows show each change."""
     compared = [row for row in rows if row.change not in (Change.MISSING, Change.SKIPPED)]
     if not compared:
         return "nothing was compared"
@@ -117,13 +117,13 @@ def summary(rows: Sequence[Row], elements: int) -> str:
 
 
 def skipped(rows: Iterable[Row]) -> list[str]:
-    """Of the subjects that neither bundle could ask."""
+    """A sentence for each subject that both bundles skipped for the same reason."""
     why = {row.subject: row.why for row in rows if row.change is Change.SKIPPED and row.effect is Effect.FINE}
     return [f"{subject} was {reason}" for subject, reason in why.items()]
 
 
 def changed(parts: Sequence[Component]) -> str:
-    """What is new in the candidate's environment."""
+    """The components that changed between the environments, as a sentence."""
     differing = [c for c in parts if c.differs]
     if not differing:
         return "the environments are the same, as far as they are recorded"
@@ -131,7 +131,7 @@ def changed(parts: Sequence[Component]) -> str:
 
 
 def paces(by_subject: Mapping[str, Pace], judged: Mapping[str, str]) -> list[str]:
-    """Of the pace of each subject; `judged` says why one is not judged, "" where it is."""
+    """A sentence on the pace of each subject. `judged` says why a subject's pace is not judged, "" if it is judged."""
     return [
         f"pace of {subject}: {pace.ratio:.2f} times the baseline's, over {_cases(pace.samples)}"
         + (f"; not judged, since {judged[subject]}" if judged[subject] else "")
@@ -143,7 +143,7 @@ def _grouped(rows: Iterable[Row], effect: Effect) -> list[tuple[tuple[str, str, 
     groups: dict[tuple[str, str, tuple[str, ...]], list[Row]] = {}
     for row in rows:
         if row.effect is effect:
-            # Open rows differ in what they lack; those that lack the same are one sentence.
+            # Missing and skipped rows with the same `why` share a sentence; other open rows with the same change do.
             same = row.suspects if effect is Effect.FAILS else (row.why if row.change in _LACKING else "",)
             groups.setdefault((shown(row), row.subject, same), []).append(row)
     return sorted(groups.items(), key=lambda group: _GRAVITY.index(group[0][0]))

@@ -1,6 +1,7 @@
-"""Recording: everything that the plan asks, in isolated workers, into a folder that any kill leaves resumable.
+"""Record a bundle: run everything that the plan asks, in isolated workers. A killed recording can be resumed.
 
-What is done is what results.jsonl says. Files of an attempt are written before its line, so that a line has its files.
+An attempt is done once its line is in results.jsonl. Its files are written before its line, so every line has its
+files.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ def record(
     on_attempt: Callable[[Key, Outcome], None] = lambda key, outcome: None,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Recording:
-    """Record `cases` on the subjects `names` (None for the defaults) into the folder `root`, or go on where it was.
+    """Record `cases` on the subjects `names` (None for the defaults) into the folder `root`, or resume there.
 
-    `on_begin` sees the recording before anything runs, with what a resumed one holds already; `on_step` is told what
-    is done after the cases ("why", "kernels"). `work` and `prepare` are what
-    workers run, for tests. Raises InputError for a folder
-    that is finished, foreign, in use, damaged, or was begun with something else.
+    `on_begin` gets the recording before anything runs; a resumed one already holds attempts. `on_step` gets the name of
+    each step after the cases: "why", then "kernels". Tests replace `work` and `prepare`, the functions that workers
+    run. Raises InputError if `plan.make` does, if two cases have the same name, or if the folder is finished, in use
+    or damaged, holds other files, or was begun with another plan.
     """
     twice = [c.name for n, c in enumerate(cases) if c.name in {d.name for d in cases[:n]}]
     if twice:
@@ -66,7 +67,7 @@ def record(
         on_begin(recording)
         workers = workers or pool.default_workers()
         while todo := _todo(recording):
-            # Times mean something only where nothing else runs: they come when nothing else is left.
+            # Launches are timed last, since times are valid only while nothing else runs.
             untimed = [key for key in todo if recording.wants(key) != "time"]
             for keys in _by_workers(untimed or todo):
                 _ask(recording, keys, work, prepare, workers if untimed else plan.lanes(), variables)
@@ -79,7 +80,10 @@ def _todo(recording: Recording) -> list[Key]:
 
 
 def _by_workers(todo: Sequence[Key]) -> Iterator[list[Key]]:
-    """What the same workers can do: they take longer to begin, on a GPU, than many a subject takes for its cases."""
+    """The keys in groups that can share workers: those on a CPU, then those on a GPU.
+
+    Sharing saves time, since a worker on a GPU takes longer to start than some subjects take for all their cases.
+    """
     for on_cpu in (True, False):
         keys = [key for key in todo if (subjects.get(key[1]).device == "cpu") is on_cpu]
         if keys:
@@ -94,7 +98,10 @@ def _ask(
     workers: int,
     variables: Mapping[str, str],
 ) -> None:
-    """One attempt at each of `keys`, and at those that fail as many more as they need; all on a CPU or all on a GPU."""
+    """Run one attempt at each of `keys`, and all further attempts at those that fail.
+
+    Either all keys run on a CPU or all on a GPU.
+    """
     names = tuple(dict.fromkeys(subject for _, subject in keys))
     timed = recording.wants(keys[0]) == "time"
     workers = 1 if timed and subjects.get(names[0]).device == "cpu" else workers
@@ -111,13 +118,13 @@ def _ask(
 
 
 def _prepare(prepare: Callable[[str], None], names: Sequence[str]) -> None:
-    """In the worker: all that its subjects need."""
+    """In a worker, prepare every subject that it runs."""
     for name in names:
         prepare(name)
 
 
 def _environments(subject: str, workers: int, variables: Mapping[str, str]) -> list[dict[str, str]]:
-    """What each worker is started with; on a GPU it keeps the PTX of what it compiles."""
+    """The environment variables of each worker. On a GPU they make it keep the PTX that it compiles."""
     started = tasks.environments(subject, workers, variables)
     if subjects.get(subject).device == "cpu":
         return started
@@ -126,7 +133,10 @@ def _environments(subject: str, workers: int, variables: Mapping[str, str]) -> l
 
 @contextlib.contextmanager
 def _opened(root: Path, here: Plan) -> Iterator[Recording]:
-    """The folder, made or found again, for this process alone. Raises InputError."""
+    """The recording in a new or existing folder, locked for this process.
+
+    Raises InputError if another process holds the lock, or if the folder cannot be used.
+    """
     try:
         root.mkdir(parents=True, exist_ok=True)
         handle = os.open(root, os.O_RDONLY)
@@ -179,7 +189,7 @@ def _found(root: Path, here: Plan) -> Recording:
 
 
 def foreign(begun: Plan, found: Mapping[Key, Sequence[Outcome]]) -> list[str]:
-    """Results that the plan does not ask for, or that are about another version of a case, each in a sentence."""
+    """A sentence for each result that the plan does not ask for, or that has another case version or subject."""
     digests = {c.case: c.digest for c in begun.cases}
     asked, problems = set(begun.asked()), []
     for key, outcomes in found.items():
@@ -200,7 +210,7 @@ def foreign(begun: Plan, found: Mapping[Key, Sequence[Outcome]]) -> list[str]:
 
 
 def finish(recording: Recording, variables: Mapping[str, str], on_step: Callable[[str], None]) -> None:
-    """What is said of all results at once, and the seal."""
+    """Write the evidence and the kernels, which need all results, and then the seal."""
     on_step("why")
     evidence.explain(recording)
     on_step("kernels")

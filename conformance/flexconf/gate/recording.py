@@ -1,4 +1,4 @@
-"""A bundle's folder while it is being recorded: what is there, and what is still to be done."""
+"""A bundle's folder while it is being recorded: the attempts it holds, and those still to run."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ from flexconf.workers.pool import Lost
 from flexconf.workers.tasks import CaseTask
 
 TIMED = 9
-"""Launches of a case whose time is taken."""
+"""Timed launches of a case."""
 AGAIN = 2
-"""Fresh attempts at a case that failed."""
+"""Further attempts at a case after the first that failed."""
 
 
 @dataclass
 class Recording:
-    """A folder being recorded, and what it holds so far. `on_attempt` sees every attempt as it ends, with its key."""
+    """A folder being recorded. `seen` holds its attempts so far, `resumed` counts those that were there at the start.
+
+    `on_attempt` is called with the key and the outcome of every attempt that ends.
+    """
 
     root: Path
     plan: Plan
@@ -39,14 +42,14 @@ class Recording:
     on_attempt: Callable[[Key, Outcome], None] = lambda key, outcome: None
 
     def failed(self, key: Key) -> bool:
-        """Whether any attempt is not what its case expects, or attempts differ."""
+        """Whether an attempt is not as its case expects, or the attempts differ."""
         seen = self.seen.get(key, [])
         case = self.cases[key[0]]
         merged = merge(seen)
         return merged is not None and not all(judging.judge(case, o).passed for o in [*seen, merged])
 
     def wants(self, key: Key) -> str:
-        """What is still to be done: "run", "again", "time", or "" for nothing."""
+        """The attempt that `key` needs next: "run", "again" after a failure, "time", or "" if it needs none."""
         seen = self.seen.get(key, [])
         if not seen:
             return "run"
@@ -57,14 +60,14 @@ class Recording:
         return "time" if timed and len(seen) < 2 else ""
 
     def task(self, key: Key) -> Attempt:
-        """The next attempt."""
+        """The next attempt at `key`. Only the first attempt keeps rows."""
         number = len(self.seen.get(key, [])) + 1
         options = Options(repeats=int(self.plan.options["repeats"]), timed=TIMED if self.wants(key) == "time" else 0)
         rows = self.root / files.OUTPUTS / f"{key[0]}.{key[1]}.safetensors" if number == 1 else None
         return Attempt(CaseTask(self.cases[key[0]], key[1], options), number, rows)
 
     def take(self, what: Attempt, ended: Attempted | Lost) -> None:
-        """Keep an attempt: its files first, then its line."""
+        """Store an attempt: its files first, then its line in results.jsonl."""
         key = (what.task.case.name, what.task.subject)
         if isinstance(ended, Lost):
             if ended.log:
@@ -80,13 +83,13 @@ class Recording:
 
 
 def append(path: Path, number: int, outcome: Outcome) -> None:
-    """Add an attempt's line. Raises InputError where the disk does not take it."""
+    """Append an attempt's line. Raises InputError if it cannot be written, such as on a full disk."""
     record = files.line({"attempt": number, "outcome": outcome.to_json()}).encode()
     append_to(path, record, "make room and record again, it goes on where it was")
 
 
 def facts(path: Path) -> dict[str, Any]:
-    """The evidence that is kept in a file, {} for none or a damaged one."""
+    """The JSON object in an evidence file. Returns {} if the file is missing or damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
-"""One row: what became of one case on one subject between two bundles.
+"""One row of a decision: how one case on one subject changed between two bundles.
 
-What a candidate gets wrong is held against certified bounds, not against the baseline: it is wrong whatever the
-baseline did. The baseline says whether that is new.
+Whether a candidate's result is wrong depends on certified bounds, not on the baseline. The baseline only decides
+whether the error is new.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _QUOTED = 240
 
 
 class Grade(enum.IntEnum):
-    """What an outcome is worth; of failures, the graver is the greater. Silent wrong values are the gravest."""
+    """The grade of an outcome. A graver failure has a greater number; silently wrong values are the gravest."""
 
     RIGHT = 0
     FLAKY = 1
@@ -45,9 +45,10 @@ _VALUES = (Stage.OUTPUT, Stage.LSE)
 
 @dataclass(frozen=True)
 class Half:
-    """What one bundle says of a case on a subject. Where it gives no result, `trouble` says why, and `grade` is None.
+    """The result of one case on one subject in one bundle. Without a result `grade` is None and `trouble` says why.
 
-    `skip` is why the subject was not asked, "" when it was. `known` are the expectations in force in its environment.
+    `skip` is why the bundle skipped the subject, "" if it did not. `known` are the expectations about this case that
+    apply in the bundle's environment.
     """
 
     planned: Planned | None
@@ -64,13 +65,13 @@ class Half:
 
     @property
     def launches(self) -> tuple[float, ...]:
-        """Seconds of single launches, of all right attempts."""
+        """Seconds of each timed launch, over all right attempts."""
         attempts = self.record.attempts if self.record is not None else ()
         return tuple(seconds for outcome in attempts if outcome.ok for seconds in outcome.launches)
 
 
 def half(bundle: Bundle, planned: Planned | None, subject: str, known: Sequence[Expectation] = ()) -> Half:
-    """What `bundle` says of the case that it has `planned` (None where its list does not have it) on `subject`."""
+    """The result of case `planned` on `subject` in `bundle`. `planned` is None if the bundle's list lacks the case."""
     if planned is None:
         return Half(None, None, None, None, "its list does not have the case", "")
     record = bundle.records.get((planned.case, subject))
@@ -93,15 +94,15 @@ def half(bundle: Bundle, planned: Planned | None, subject: str, known: Sequence[
 
 
 def graded(planned: Planned, outcome: Outcome) -> tuple[Grade | None, str]:
-    """(what `outcome` is worth, why it is no result at all): one of them."""
+    """(its grade, "") if `outcome` is a result, else (None, why it is none)."""
     symptom = outcome.symptom
     if symptom is Symptom.NONDETERMINISTIC:
         seen = [(Stage(s), Symptom(y)) for s, _, y in (o.partition("/") for o in outcome.observed)]
         failing = [(s, y) for s, y in seen if y is not Symptom.MISSING]
         if not failing or any(y in (Symptom.OK, Symptom.NONDETERMINISTIC) for _, y in failing):
             return Grade.FLAKY, ""
-        # No repeat is right, and some fail, if in different ways or with other bits each time: that is no flake. One
-        # that gave nothing, or too little to judge, excuses none that failed.
+        # No repeat is right, so the case is not flaky, even if the repeats fail in different ways. A MISSING repeat
+        # gave no result, or too little to judge; it does not excuse the repeats that failed.
         return max(_failure(planned, s, y) for s, y in failing), ""
     if symptom is Symptom.MISSING and outcome.stage not in _VALUES:
         return None, f"there is no result: {quoted(outcome)}"
@@ -119,23 +120,24 @@ def graded(planned: Planned, outcome: Outcome) -> tuple[Grade | None, str]:
 def _failure(planned: Planned, stage: Stage, symptom: Symptom) -> Grade:
     if symptom is Symptom.REFUSED:
         return Grade.REFUSED
-    # A tensor that is not returned is a wrong result; a refusal that did not come is an acceptance, whatever followed.
+    # A tensor that is not returned (MISSING) is a wrong result. Any result of a case that must be refused means that
+    # the case was accepted, right or wrong.
     if symptom in (Symptom.OK, Symptom.WRONG, Symptom.WRONG_BASE, Symptom.NONFINITE, Symptom.MISSING):
         return Grade.WRONG if planned.expect == "ok" else Grade.ACCEPTED
     return Grade.CRASHED
 
 
 def quoted(outcome: Outcome) -> str:
-    """What an outcome says, in short."""
+    """The stage, symptom and message of an outcome. The message is cut to `_QUOTED` characters."""
     said = " ".join(outcome.message.split())
     said = said if len(said) <= _QUOTED else f"{said[: _QUOTED - 3]}..."
     return f"{outcome.stage}/{outcome.symptom}" + (f": {said}" if said else "")
 
 
 def in_force(bundle: Bundle, subject: str) -> tuple[Expectation, ...]:
-    """The known defects of `subject` in the environment that `bundle` was recorded in, whatever is installed here.
+    """The known defects of `subject` that apply in the environment of `bundle`, whatever is installed here.
 
-    None where a fault was planted: nobody's expectation is about that.
+    Returns () if the subject is unknown, or if a fault was planted: no expectation is about a planted fault.
     """
     environment = bundle.side.environment
     if subject not in subjects.SUBJECTS or components.planted(environment):
@@ -145,15 +147,15 @@ def in_force(bundle: Bundle, subject: str) -> tuple[Expectation, ...]:
 
 
 def explained(side: Half) -> Expectation | None:
-    """The known defect that a failure is an instance of."""
+    """The known defect that covers the outcome of `side`. Returns None if there is none."""
     outcome = side.outcome
     return next((e for e in side.known if outcome is not None and e.covers(outcome)), None)
 
 
 def judge(case: str, subject: str, before: Half, after: Half, rows: Mapping[str, Bundle], suite: bool) -> Row:
-    """The row of `case` on `subject`; without pace, suspects and waiver.
+    """The row of `case` on `subject`, without pace, suspects and waiver.
 
-    `rows` are the bundles, "baseline" and "candidate"; `suite` says whether the same suite recorded both.
+    `rows` maps "baseline" and "candidate" to their bundles. `suite` says whether the same suite recorded both.
     """
     planned = after.planned or before.planned
     assert planned is not None
@@ -194,13 +196,13 @@ def judge(case: str, subject: str, before: Half, after: Half, rows: Mapping[str,
 
 
 def same(before: Half, after: Half, what: str) -> bool | None:
-    """Whether both have the same "kernel" (rendered text) or "ptx"; None where one is not known."""
+    """Whether both have the same `what`: "kernel" (the rendered text) or "ptx". Returns None if one is unknown."""
     old, new = ((h.outcome.digests.get(what) if h.outcome else None) for h in (before, after))
     return old == new if old and new else None
 
 
 def of_code(before: Half, after: Half) -> str:
-    """What is known of the code that both ran, as the end of a sentence; "" for nothing."""
+    """Whether both ran the same text and PTX, as the end of a sentence. Returns "" if nothing is known."""
     text, code = same(before, after, "kernel"), same(before, after, "ptx")
     if code is None:
         return "; the same text was rendered in both" if text else ""
@@ -222,7 +224,7 @@ def _no_result(row: Row, before: Half, after: Half) -> Row:
 
 
 def _incomparable(before: Half, after: Half) -> str:
-    """Why two results are not of the same thing; "" when they are, or one is not there."""
+    """Why two results cannot be compared. Returns "" if they can, or if one of them does not exist."""
     if before.planned is None or after.planned is None:
         return ""
     if before.planned.digest != after.planned.digest:
@@ -237,7 +239,7 @@ def _incomparable(before: Half, after: Half) -> str:
     if differing:
         return f"its inputs differ ({', '.join(differing)}), which must not depend on the environment"
     compared, were = (int((h.outcome.comparison or {}).get("elements", 0)) for h in (after, before) if h.outcome)
-    # What an oracle excludes is not looked at, so that one that excludes more would hide what it excludes.
+    # Elements that an oracle excludes are not compared, so an oracle that excludes more could hide errors.
     return f"{compared:,} of its elements were compared, and {were:,} before" if both_ran and compared < were else ""
 
 
@@ -295,7 +297,7 @@ def _failed(row: Row, before: Half, after: Half) -> Row:
 
 
 def _known(row: Row, before: Half, after: Half, defect: Expectation, said: str) -> Row:
-    """A documented defect explains a failure; it does not make a regression fit to ship."""
+    """The row of a failure that a known defect covers. The defect explains a regression, but does not excuse it."""
     assert after.grade is not None
     row = replace(row, change=Change.KNOWN)
     if before.grade is None:

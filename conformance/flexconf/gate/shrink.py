@@ -1,4 +1,4 @@
-"""A bundle without what only its readers want: small enough to be kept in a repository, and with the same verdict."""
+"""The small form of a bundle: small enough to be kept in a repository, and with the same verdict."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from flexconf.machine.files import write
 
 
 def shrink(bundle: Path, out: Path) -> dict[str, int]:
-    """Write a small form of `bundle` to the new folder `out`; {"before": bytes, "after": bytes}.
+    """Write a small form of `bundle` to the new folder `out`. Returns {"before": bytes, "after": bytes}.
 
-    Every attempt, the plan and all evidence of failures stay as they are. The kept rows of outputs go, so that the size
-    of a drift cannot be measured any more, and with them the texts of kernels that are right and the workers' logs. The
-    seal names the digest of the bundle that it was. Raises InputError for a bundle that has problems or is small
-    already, and for a folder that is there.
+    The plan, all attempts and all evidence of failures stay. The rows of outputs are left out, so the size of a drift
+    can no longer be measured. The texts of kernels that no evidence names, and the workers' logs, are left out too. The
+    seal names the digest of the full bundle. Raises InputError if the bundle has problems or is a small form already,
+    or if `out` exists or cannot be made.
     """
     found = reading.read(bundle)
     if found.problems:

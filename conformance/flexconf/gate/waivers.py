@@ -1,7 +1,7 @@
-"""Waivers: failures that somebody has decided to ship, as data: of which cases, why, and until when.
+"""Waivers: failures that somebody has decided to ship, as data: which cases, why, and until when.
 
-A file holds `[[waiver]]` tables. A waiver excuses the rows it names and nothing else; it fails the gate when its day
-has passed, and when what it excuses is no longer there.
+A file holds `[[waiver]]` tables. A waiver excuses the rows that it names and no others. It fails the gate if its last
+day has passed (expired), or if no row needs it any more (stale).
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ CHANGES = (
     *(str(c) for c in Change if c not in (Change.IDENTICAL, Change.DRIFT, Change.FIXED, Change.MISSING)),
     SLOWER,
 )
-"""What can be waived. What is right needs no waiver, and a missing result cannot be excused: it is not known."""
+"""The changes that can be waived.
+
+A right result needs no waiver. A missing result cannot be waived, since nothing is known of it.
+"""
 
 _REQUIRED = ("name", "cases", "subjects", "changes", "reason", "link", "expires")
 _KEYS = (*_REQUIRED, "versions", "device", "driver")
@@ -43,10 +46,11 @@ _LINK = re.compile(r"https?://\S+")
 
 @dataclass(frozen=True)
 class Waiver:
-    """One waiver: the rows of `cases` and `subjects` (names or globs) that show one of `changes` are excused.
+    """One waiver. It excuses the rows of `cases` on `subjects` (names or globs) that show one of `changes`.
 
-    `expires` is the last day it holds. It is about candidates with `versions` (a package, a PEP 440 specifier), a
-    compute capability that matches the glob `device`, and a `driver` within a specifier; "" and none for any.
+    `expires` is the last day on which it holds. It applies to candidates with these `versions` ({package: PEP 440
+    specifier}), a compute capability that matches the glob `device`, and a `driver` within that specifier. An empty
+    field accepts any value.
     """
 
     name: str
@@ -65,7 +69,7 @@ class Waiver:
         return today > self.expires
 
     def why_not(self, environment: Mapping[str, Any]) -> str:
-        """Why it is not about a candidate of this environment, as a bundle has it; "" when it is."""
+        """Why it does not apply to a candidate with this environment, as a bundle states it. Returns "" if it does."""
         packages, capability = components.packages(environment), components.capability(environment)
         for package, specifier in self.versions.items():
             version = packages.get(package)
@@ -81,16 +85,16 @@ class Waiver:
         return ""
 
     def names(self, case: str, subject: str) -> bool:
-        """Whether it is about that case on that subject."""
+        """Whether it names that case and that subject."""
         return _matches(case, self.cases) and _matches(subject, self.subjects)
 
     def excuses(self, row: Row) -> bool:
-        """Whether `row` keeps the gate from passing in a way that this waiver is about."""
+        """Whether `row` is not fine, and this waiver names its case, its subject and its change."""
         return row.effect is not Effect.FINE and self.names(row.case, row.subject) and shown(row) in self.changes
 
 
 def shown(row: Row) -> str:
-    """What a waiver has to name to excuse `row`: its change, or "slower" where that is all that is wrong with it."""
+    """The change that a waiver must name to excuse `row`: its change, or "slower" if it fails only for its time."""
     return SLOWER if row.change in (Change.IDENTICAL, Change.DRIFT) else str(row.change)
 
 
@@ -106,12 +110,15 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def default() -> Path:
-    """The file that is read when none is named: beside the catalogue."""
+    """The file that is read by default: `waivers.toml` beside the catalogue."""
     return catalogue.folder() / FILE
 
 
 def load(path: Path | None = None) -> tuple[Waiver, ...]:
-    """The waivers of a file, by default `cases/waivers.toml`; none for an empty file. Raises InputError."""
+    """The waivers in a file, by default `cases/waivers.toml`. An empty file has none.
+
+    Raises InputError if the file is missing, cannot be read or is invalid.
+    """
     path = path if path is not None else default()
     try:
         text = path.read_text(encoding="utf-8")
@@ -123,7 +130,7 @@ def load(path: Path | None = None) -> tuple[Waiver, ...]:
 
 
 def load_text(text: str, origin: str = "<text>") -> tuple[Waiver, ...]:
-    """The waivers of one TOML text; `origin` names it in messages. Raises InputError."""
+    """The waivers in a TOML text. `origin` names it in messages. Raises InputError if it is invalid."""
     found = tuple(_read(entry) for entry in toml_entries.load_text(text, "waiver", "a waiver", origin))
     names = [w.name for w in found]
     for name in names:

@@ -1,1 +1,1 @@
-"""Goldens: what the float64 oracle says of the cases of `cases/mustpass.txt`, kept so that no change goes unseen."""
+"""Goldens: the float64 oracle's results for the cases of `cases/mustpass.txt`, kept so that every change is noticed."""

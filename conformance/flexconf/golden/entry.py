@@ -1,10 +1,11 @@
-"""One golden: what the oracle says of a case, in bytes that are the same on every machine.
+"""One golden: the oracle's result for a case, in bytes that are the same on every machine.
 
-float64 results differ between machines in their last bits (BLAS sums in another order, another libm), about 1e-16 of
-the terms. So values are kept on a grid of 1/256 to 1/512 of their own bound (a power of two, so that the grid itself
-is robust), and bounds with 8 significant bits, rounded up. A last bit moves what is kept only where it crosses the
-middle between two points of the grid, which one element in 1e10 or so does. What the grid adds, half a step, is less
-than 1/512 of the bound; whoever compares with a golden widens the bound by it.
+float64 results differ between machines in their last bits, by about 1e-16 of the terms: BLAS sums in another order, or
+libm is another. So a golden keeps each value on a grid and each bound with 8 significant bits, rounded up. The step of
+the grid is 1/512 to 1/256 of the element's bound. It is a power of two, so a last bit of the bound hardly ever changes
+the grid. A last bit of a value changes the kept value only if it crosses the middle between two grid points; about one
+element in 1e10 does. The grid adds an error of half a step, at most 1/512 of the bound. A comparison with a golden must
+widen the bound by that.
 """
 
 from __future__ import annotations
@@ -26,16 +27,17 @@ from flexconf.oracles.math64 import Certified
 
 FORMAT = 1
 ROWS = 192
-"""Of the output at most so many rows are kept, spread evenly over all batches, heads and queries; of the LSE too."""
+"""The most rows of output and LSE that a golden keeps, spread evenly over all batches, heads and queries."""
 GRID = 256
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is kept of a case.
+    """The golden of a case.
 
-    out (R, Dv) and lse (R) float32 on their grids, out_bound and lse_bound bfloat16 (inf where nothing is certain, 0
-    where equality is asked), excluded (R) uint8, rows (R, 3) int32: batch, head and query of each row kept.
+    `tensors` holds out (R, Dv) and lse (R) in float32 on their grids, out_bound and lse_bound in bfloat16 (inf where
+    nothing is certain, 0 where equality is required), excluded (R) in uint8, and rows (R, 3) in int32: batch, head and
+    query of each kept row.
     """
 
     case: str
@@ -44,9 +46,9 @@ class Entry:
     tensors: Mapping[str, Tensor]
 
     def to_bytes(self) -> bytes:
-        """The file, the same bytes for equal entries."""
+        """The bytes of the file. Equal entries give the same bytes."""
         facts = {"format": FORMAT, "case": self.case, "case_digest": self.case_digest, "inputs": dict(self.inputs)}
-        # One key: the order of several is not fixed.
+        # One metadata key only: safetensors does not fix the order of several.
         return save(dict(self.tensors), {"golden": json.dumps(facts, sort_keys=True)})
 
     @property
@@ -66,7 +68,7 @@ _DTYPES = {
 
 
 def of_bytes(data: bytes, name: str) -> Entry:
-    """The inverse of `Entry.to_bytes`. Raises InputError, naming the file `name`."""
+    """The inverse of `Entry.to_bytes`. Raises InputError, which names the file `name`, if `data` is no golden."""
     try:
         size = int.from_bytes(data[:8], "little")
         facts = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["golden"])
@@ -84,7 +86,7 @@ def of_bytes(data: bytes, name: str) -> Entry:
 
 
 def compute(case: Case) -> tuple[Entry, Certified, inputs.Inputs]:
-    """The golden of a case, with what it was made of. Raises InputError."""
+    """(the golden of a case, the oracle's result, the inputs). Raises InputError for an invalid case."""
     given = inputs.materialize(case)
     certified = math64.attention(
         given.q,
@@ -112,7 +114,7 @@ def _kept(certified: Certified) -> dict[str, Tensor]:
 
 
 def sampled(shape: torch.Size, most: int = ROWS) -> Tensor:
-    """(R, 3) int32: batch, head and query of up to `most` rows of a (B, H, M), spread evenly over all of them."""
+    """Batch, head and query, (R, 3) int32, of up to `most` rows of a (B, H, M) tensor, spread evenly over all rows."""
     total = shape.numel()
     count = min(total, most)
     flat = torch.tensor([n * (total - 1) // max(count - 1, 1) for n in range(count)], dtype=torch.int64)
@@ -120,18 +122,18 @@ def sampled(shape: torch.Size, most: int = ROWS) -> Tensor:
 
 
 def _quantised(value: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
-    """(values on the grid, float32; bounds rounded up, bfloat16)."""
+    """(the values on the grid in float32, the bounds rounded up to bfloat16)."""
     finite = bound.isfinite() & (bound > 0) & value.isfinite()
     safe = torch.where(finite, bound, 1.0)
     step = torch.exp2(torch.floor(torch.log2(_up(safe).double()))) / GRID
     on_grid = torch.where(finite, torch.round(value / step) * step, value)
-    # An element without a bound is not compared, and its last bits are nobody's business.
+    # An element with an infinite bound is never compared, so its last bits must not change the file.
     on_grid = torch.where((bound == float("inf")) & value.isfinite(), 0.0, on_grid)
     return on_grid.float(), _up(bound)
 
 
 def _up(bound: Tensor) -> Tensor:
-    """The next bfloat16 that is not below `bound`, after 1 part in 2**40 for what a last bit may add."""
+    """The smallest bfloat16 not below `bound` * (1 + 2**-40). The factor covers differences in the last bits."""
     wanted = bound * (1.0 + 2.0**-40)
     near = wanted.to(torch.bfloat16)
     following = torch.nextafter(near, torch.tensor(float("inf"), dtype=torch.bfloat16))
@@ -139,7 +141,7 @@ def _up(bound: Tensor) -> Tensor:
 
 
 def disagreement(certified: Certified, given: inputs.Inputs) -> str:
-    """What the plain oracle says against math64: "" when it lies within the bounds everywhere."""
+    """How the plain oracle contradicts math64. Returns "" if it lies within the bounds of math64 everywhere."""
     out, lse = plain64.attention(
         given.q,
         given.k,
@@ -154,7 +156,7 @@ def disagreement(certified: Certified, given: inputs.Inputs) -> str:
         ("lse", lse, certified.lse, certified.lse_bound),
     ):
         compared = (bound < float("inf")) & ~(certified.excluded.unsqueeze(-1) if name == "out" else certified.excluded)
-        # float64's own rounding, where equality is asked.
+        # Where the bound is 0, the two may still differ by float64's rounding.
         slack = bound + 1e-12 * value.abs().nan_to_num(0.0, 0.0, 0.0) + 1e-300
         near = (seen == value) | (seen.isnan() & value.isnan()) | ((seen - value).abs() <= slack)
         wrong = compared & ~near
@@ -168,7 +170,7 @@ def disagreement(certified: Certified, given: inputs.Inputs) -> str:
 
 
 def difference(old: Entry, new: Entry) -> dict[str, Any]:
-    """What changed between two goldens of a case, and why it might; empty when nothing did."""
+    """What changed between two goldens of a case, and the likely cause. Returns {} if nothing changed."""
     found: dict[str, Any] = {}
     why = []
     if old.case_digest != new.case_digest:

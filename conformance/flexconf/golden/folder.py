@@ -1,7 +1,7 @@
 """The folder of goldens: `manifest.json`, `cases/<name>.safetensors` and `fingerprints/<environment>.json`.
 
-The manifest names every file with its SHA-256 and the digests of its case and inputs. It holds no versions and no
-times, so that it is the same wherever it is made.
+The manifest names every file with its SHA-256, and each golden with the digests of its case and inputs. It holds no
+versions and no times, so that every machine writes the same manifest.
 """
 
 from __future__ import annotations
@@ -27,12 +27,16 @@ MANIFEST, CASES, SUFFIX = "manifest.json", "cases", ".safetensors"
 FINGERPRINTS = "fingerprints"
 _WRITTEN = ("README.md", "regenerate.py")
 ORACLE = "math64, version 1"
-"""Raised by hand when the oracle changes what it says on purpose."""
+"""The version of the oracle. Raise it by hand if the oracle's results change on purpose."""
 
 
 @dataclass
 class Comparison:
-    """What regenerating showed: `compared` goldens, `differences` by case, `problems` of the folder as it stands."""
+    """The comparison of new goldens with the folder.
+
+    `compared` counts goldens and `elements` their values. `differences` has one entry for each case that differs.
+    `problems` are sentences about the folder as it stands.
+    """
 
     compared: int = 0
     elements: int = 0
@@ -41,17 +45,17 @@ class Comparison:
 
     @property
     def same(self) -> bool:
-        """Whether the folder is whole and everything in it is what would be written now."""
+        """Whether at least one golden was compared, none differs, and the folder has no problem."""
         return self.compared > 0 and not self.differences and not self.problems
 
 
 def default() -> Path:
-    """The checkout's `golden`, beside its `cases`."""
+    """The folder `golden` of the checkout, beside `cases`."""
     return catalogue.folder().parent / "golden"
 
 
 def must_pass() -> list[Case]:
-    """The cases of `cases/mustpass.txt` that should run. Raises InputError."""
+    """The cases of `cases/mustpass.txt`. Raises InputError if one is unknown, named twice or expects a refusal."""
     known = {case.name: case for case in catalogue.load()}
     names = catalogue.listed("mustpass.txt")
     for name in names:
@@ -67,7 +71,10 @@ def must_pass() -> list[Case]:
 def generate(
     cases: Iterable[Case], on_case: Callable[[str], None] = lambda name: None, *, cross_check: bool = True
 ) -> dict[str, Entry]:
-    """The goldens of `cases` by name. Raises InputError when the oracles disagree about one: nothing is to be kept."""
+    """The goldens of `cases` by name.
+
+    With `cross_check`, raises InputError if math64 and the plain oracle disagree about a case: no golden may be kept.
+    """
     found: dict[str, Entry] = {}
     against = []
     for case in cases:
@@ -84,9 +91,9 @@ def generate(
 
 
 def ask_triton(cases: Sequence[Case]) -> str:
-    """Hold Triton flex attention, where there is a GPU, to the same bounds; what came of it, in a sentence.
+    """Check Triton flex attention against the same bounds, if it can run here. Returns the result as a sentence.
 
-    Raises InputError where it is outside them and no expectation says why.
+    Raises InputError if a case fails and no expectation explains it.
     """
     from flexconf import subjects
     from flexconf.runs import judging, run
@@ -111,7 +118,7 @@ def ask_triton(cases: Sequence[Case]) -> str:
 
 
 def write(folder: Path, goldens: Mapping[str, Entry]) -> None:
-    """Put `goldens` in the place of what the folder holds: all files are made, then exchanged for the old ones."""
+    """Replace the goldens of the folder by `goldens`. All new files are written before the old ones are replaced."""
     files.make_folder(folder, "name another with --folder")
     new, old, place = folder / f".{CASES}.new", folder / f".{CASES}.old", folder / CASES
     for leftover in (new, old):
@@ -124,7 +131,7 @@ def write(folder: Path, goldens: Mapping[str, Entry]) -> None:
         manifest["goldens"][name] = _facts(goldens[name], data)
     with replacing(folder / MANIFEST) as partial:
         partial.write_text(_text(manifest), encoding="utf-8")
-        # Between these steps the folder is not whole; a manifest that does not fit its files is named by `verify`.
+        # Between these steps the manifest does not match the files. `verify` reports that if the process is killed.
         if place.exists():
             place.rename(old)
         new.rename(place)
@@ -132,12 +139,12 @@ def write(folder: Path, goldens: Mapping[str, Entry]) -> None:
 
 
 def _text(manifest: Mapping[str, Any]) -> str:
-    """The one way in which a manifest is written, so that a byte that does not matter matters too."""
+    """The canonical text of a manifest. Any other text shows that the file was edited, if only in its whitespace."""
     return json.dumps(manifest, indent=1, sort_keys=True) + "\n"
 
 
 def _others(folder: Path) -> dict[str, str]:
-    """SHA-256 of the files that people write, and of everything among the fingerprints."""
+    """The SHA-256 of each hand-written file (`_WRITTEN`) and of each file among the fingerprints, by name."""
     names = [n for n in _WRITTEN if (folder / n).is_file()]
     found = (folder / FINGERPRINTS).rglob("*")
     names += sorted(p.relative_to(folder).as_posix() for p in found if p.is_file() or p.is_symlink())
@@ -145,9 +152,9 @@ def _others(folder: Path) -> dict[str, str]:
 
 
 def adopt(folder: Path, name: str) -> None:
-    """Take a file that has been written, such as a fingerprint, into the manifest; nothing else of it changes.
+    """Add a file that was written, such as a fingerprint, to the manifest. The rest of the manifest stays.
 
-    Raises InputError.
+    Raises InputError if the manifest cannot be read.
     """
     manifest = read_manifest(folder)
     manifest["others"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
@@ -165,7 +172,7 @@ def _facts(entry: Entry, data: bytes) -> dict[str, Any]:
 
 
 def verify(folder: Path) -> list[str]:
-    """Everything that is wrong with the folder as it stands, each in a sentence; nothing is computed."""
+    """A sentence for each problem of the folder as it stands. No golden is computed."""
     try:
         manifest = read_manifest(folder)
     except InputError as error:
@@ -209,7 +216,7 @@ def verify(folder: Path) -> list[str]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest. Raises InputError."""
+    """The manifest. Raises InputError if it is missing, damaged or edited, or has another format or oracle version."""
     path = folder / MANIFEST
     try:
         text = path.read_text(encoding="utf-8")
@@ -230,7 +237,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def read(folder: Path, name: str) -> Entry:
-    """One golden. Raises InputError."""
+    """The golden of the case `name`. Raises InputError if it cannot be read."""
     path = folder / CASES / f"{name}{SUFFIX}"
     try:
         return entries.of_bytes(path.read_bytes(), str(path))
@@ -239,7 +246,7 @@ def read(folder: Path, name: str) -> Entry:
 
 
 def compare(folder: Path, goldens: Mapping[str, Entry]) -> Comparison:
-    """Hold new goldens against the folder."""
+    """Compare new goldens with the folder."""
     found = Comparison(problems=verify(folder))
     for name, new in sorted(goldens.items()):
         try:

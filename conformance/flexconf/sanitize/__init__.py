@@ -1,5 +1,5 @@
-"""Catalogue cases under NVIDIA's compute-sanitizer: does a kernel touch what is not its own?
+"""Run catalogue cases under NVIDIA's compute-sanitizer, which finds accesses outside a kernel's own memory.
 
-A comparison sees a wrong number; an overread whose value is masked away it cannot see. `run` drives the tool, `target`
-is what runs under it, `log` reads its reports, `tight` takes the guards off the inputs.
+A comparison of results cannot see an overread whose value is masked away. `run` drives the tool, `target` is the
+program that runs under it, `log` reads its reports, `tight` removes the guards around the inputs.
 """

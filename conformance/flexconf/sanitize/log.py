@@ -1,7 +1,7 @@
-"""What compute-sanitizer prints, as reports with their places in the text.
+"""Parse a log of compute-sanitizer into reports with their offsets.
 
-The tool puts `=========` before every line of its own; a report's first line follows it after one space, the lines that
-belong to it are indented further (user manual of Compute Sanitizer, "Tool Examples").
+Every line of the tool begins with `=========`. The first line of a report follows after one space; its further lines
+are indented more (user manual of Compute Sanitizer, "Tool Examples").
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _PREFIX = "========="
-_SHOWN = 6  # lines of a report
+_SHOWN = 6  # lines kept of a report
 _SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: ([\d,]+) (?:errors?|hazards?)(?! were not printed)\b")
 _NOT_PRINTED = re.compile(r"SUMMARY: [\d,]+ (?:errors?|hazards?) were not printed")
-# What says that the tool itself did not work, so that its silence means nothing.
+# Messages that the tool itself failed. A log with one of them proves nothing, even without reports.
 _TROUBLE = (
     "Internal Sanitizer Error",
     "Error: Target application terminated before first instrumented API call",
@@ -38,12 +38,12 @@ class Report:
 
     @property
     def title(self) -> str:
-        """What it is, such as "Invalid __global__ read of size 4 bytes"."""
+        """The first line, such as "Invalid __global__ read of size 4 bytes"."""
         return self.lines[0]
 
     @property
     def kernel(self) -> str:
-        """The kernel or function it names, or ""."""
+        """The kernel or function that the report names. Returns "" if it names none."""
         for line in self.lines[1:] or self.lines:
             found = re.search(r"\bat (?:0x[0-9a-f]+ in )?(.+?)(?:\+0x[0-9a-f]+.*)?$", line)
             if found:
@@ -53,9 +53,10 @@ class Report:
 
 @dataclass(frozen=True)
 class Log:
-    """All of a log. `errors` is the sum of the summaries' counts, None when there is no summary: the tool did not end.
+    """The content of a log. `errors` is the sum of the counts in its summaries.
 
-    `trouble`: what the tool says about itself. `truncated`: it stopped printing reports.
+    `errors` is None if there is no summary: the tool did not end properly. `trouble` holds the tool's messages about
+    its own failures. `truncated` says that it did not print all reports.
     """
 
     reports: tuple[Report, ...]
@@ -65,12 +66,12 @@ class Log:
 
     @property
     def complete(self) -> bool:
-        """Whether its silence means something, and every error that it counted is among the reports."""
+        """Whether the tool worked and printed a report for every error that it counted."""
         return self.errors is not None and not self.trouble and not self.truncated and self.errors <= len(self.reports)
 
 
 def parse(text: bytes) -> Log:
-    """The reports of a log file."""
+    """Parse the bytes of a log file."""
     reports: list[Report] = []
     trouble: list[str] = []
     counts: list[int] = []

@@ -1,7 +1,7 @@
-"""Cases under compute-sanitizer: shares of them in processes side by side, every report laid at a case's door.
+"""Run cases under compute-sanitizer in several processes, and assign every report to a case.
 
-Nothing is clean by silence alone: the tool must have printed its summary, and the case must have ended and passed.
-Where reports cannot be told apart, or a process died, cases are run again, alone.
+A case without reports is clean only if the tool printed its summary, and the case ended and passed. If reports cannot
+be assigned to cases, or a process died, the cases in question run again, each in its own process.
 """
 
 from __future__ import annotations
@@ -34,18 +34,20 @@ from flexconf.verdict.outcome import Outcome, Symptom
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 CLEAN, FINDINGS, FAILED, REFUSED, MISSING = "clean", "findings", "failed", "refused", "missing"
 
-_ERROR_EXIT = 86  # the tool's, when the target ended well and there are reports
+_ERROR_EXIT = 86  # the tool's exit code if the target exited with 0 and there are reports
 _FIRST_PORT, _PORTS = 49152, 32
-_START = 120.0  # seconds
+_START = 120.0  # seconds that a process may take in addition to those of its cases
 _TAIL = 300
-_REPORTS = 3  # kept of a case
+_REPORTS = 3  # reports kept of a case
 
 
 @dataclass(frozen=True)
 class Sanitized:
-    """One case. `status` is clean, findings, failed (no report, but not what the case expects), refused (nothing was
-    launched) or missing (it did not end, or the tool did not); `count` reports, the first of them as lines; `why` in a
-    sentence.
+    """The result of one case, with `why` as a sentence.
+
+    `status` is clean, findings, failed (no report, but the outcome is not the expected one), refused (nothing was
+    launched) or missing (the case or the tool did not end). `count` counts the reports, `reports` holds the lines of
+    the first ones.
     """
 
     case: str
@@ -56,7 +58,7 @@ class Sanitized:
 
     @property
     def ok(self) -> bool:
-        """Whether there is nothing to look into."""
+        """Whether the case is clean or was refused."""
         return self.status in (CLEAN, REFUSED)
 
     def to_json(self) -> dict[str, Any]:
@@ -72,7 +74,10 @@ class Sanitized:
 
 @dataclass(frozen=True)
 class Ended:
-    """What became of one process: its events by case, in order, the tool's log, and how it ended."""
+    """One finished process: its cases, the tool's log, and how it ended.
+
+    `begun` maps a case to the size of the log when it began, `ended` to the size when it ended and its outcome.
+    """
 
     cases: tuple[Case, ...]
     begun: Mapping[str, int]
@@ -83,7 +88,7 @@ class Ended:
 
 @dataclass
 class Decision:
-    """What follows from one process: results that stand, and cases to run again, in groups."""
+    """The consequences of one process: final results, and groups of cases to run again."""
 
     results: list[Sanitized] = field(default_factory=list)
     again: list[tuple[Case, ...]] = field(default_factory=list)
@@ -100,10 +105,10 @@ def run(
     time_limit: float = 180.0,
     on_result: Callable[[Sanitized], None] = lambda result: None,
 ) -> list[Sanitized]:
-    """Run `cases` under `tool`, in the order of the cases; `on_result` sees each result once it stands.
+    """Run `cases` under `tool`. Returns the results in the order of the cases; `on_result` gets each when it is final.
 
     `sanitizer` is the path of compute-sanitizer, `time_limit` the seconds that a case may take. Raises InputError for
-    an unknown tool or subject, or no cases.
+    an unknown tool or subject, or if there are no cases.
     """
     if tool not in TOOLS:
         raise InputError(f"unknown tool {tool!r}; compute-sanitizer has {', '.join(TOOLS)}")
@@ -138,10 +143,10 @@ def run(
 
 
 def decide(process: Ended) -> Decision:
-    """What a process's events and reports say about its cases.
+    """Derive results from the events and the log of one process.
 
-    A case's result stands when its reports are surely its own; otherwise it is run again alone, and alone every report
-    is its own. Every round leaves fewer cases or smaller groups, so that it ends.
+    A case's result is final if its reports are certainly its own. Otherwise the case runs again alone, since in a
+    process with one case every report belongs to it. Each round leaves fewer cases or smaller groups, so the run ends.
     """
     decision = Decision()
     log, alone = process.log, len(process.cases) == 1
@@ -208,7 +213,7 @@ def _trouble(process: Ended) -> str:
 
 
 class _Processes:
-    """The processes that are running, so that none outlives this one; a context manager."""
+    """The running processes. On leaving the context all of them are killed, so that none outlives this process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -226,7 +231,7 @@ class _Processes:
 
     @contextlib.contextmanager
     def started(self, command: Sequence[str], environment: Mapping[str, str], output: Any) -> Any:
-        """A process in a group of its own, which is ended with the context."""
+        """A process in its own process group, which is killed on leaving the context."""
         with self._lock:
             if self._closed:
                 raise RuntimeError("the run has ended")
@@ -244,14 +249,14 @@ class _Processes:
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """End a process that was started in a session of its own, with all that it has started."""
+    """Kill a process that was started in its own session, and all processes that it has started."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
 @dataclass(frozen=True)
 class _Session:
-    """What the processes of one run have in common."""
+    """The facts that all processes of one run share."""
 
     tool: str
     subject: str
@@ -263,7 +268,7 @@ class _Session:
     processes: _Processes
 
     def run(self, cases: tuple[Case, ...], place: int) -> Ended:
-        """One process at `place`, which has its own ports and GPU."""
+        """Run one process. `place` selects its ports and its GPU."""
         own = Path(tempfile.mkdtemp(dir=self.folder))
         log, events, output = own / "log", own / "events", own / "output"
         limit = _START + self.time_limit * len(cases)
@@ -285,9 +290,9 @@ class _Session:
         """The tool's command line."""
         extra: list[str] = []
         if self.tool == "memcheck":
-            # An access error ends its kernel, not the context: later cases keep running. A failing call of the
-            # driver's interface that its caller handles is no access error. Padding parts allocations that would
-            # otherwise touch, so that the next one does not take in an overread.
+            # An access error ends its kernel, not the CUDA context, so later cases keep running. Failing driver API
+            # calls are not reported, since the caller may handle them. Padding separates adjacent allocations, so that
+            # an overread does not land in the next one.
             extra = ["--destroy-on-device-error", "kernel", "--report-api-errors", "no", "--padding", "4096"]
         target = ["--subject", self.subject, "--events", str(events), "--log", str(log)]
         if self.tool == "memcheck":
@@ -309,7 +314,7 @@ class _Session:
         ]
 
     def environment(self, place: int) -> dict[str, str]:
-        """Every tensor its own allocation, a GPU, the run's compile caches."""
+        """The environment variables: one allocation for each tensor, a GPU, and the run's compile caches."""
         gpu = devices.assign(place) if subjects.get(self.subject).needs_gpu else {}
         paths = os.pathsep.join(p for p in sys.path if p)
         return {
@@ -323,7 +328,7 @@ def _events(path: Path) -> tuple[dict[str, int], dict[str, tuple[int, Outcome]]]
     begun: dict[str, int] = {}
     ended: dict[str, tuple[int, Outcome]] = {}
     data = path.read_bytes() if path.exists() else b""
-    whole = data[: data.rfind(b"\n") + 1]  # a process that was killed may have been writing the rest
+    whole = data[: data.rfind(b"\n") + 1]  # a killed process can leave an incomplete last line
     for _, event in files.records(whole, path):
         if event["event"] == "begin":
             begun[event["case"]] = event["log"]
@@ -333,7 +338,10 @@ def _events(path: Path) -> tuple[dict[str, int], dict[str, tuple[int, Outcome]]]
 
 
 def find(given: Path | None = None) -> str:
-    """The path of compute-sanitizer: `given`, on the PATH, or in a CUDA toolkit. Raises InputError."""
+    """The path of compute-sanitizer: `given`, or the one on the PATH or in a CUDA toolkit.
+
+    Raises InputError if none is found, or if `given` is not executable.
+    """
     if given is not None:
         if not os.access(given, os.X_OK) or given.is_dir():
             raise InputError(f"{given} is not a program that can be run")
@@ -350,5 +358,5 @@ def find(given: Path | None = None) -> str:
 
 
 def default_cases() -> list[str]:
-    """The names in the catalogue's sanitize.txt."""
+    """The case names in the catalogue's sanitize.txt."""
     return catalogue.listed("sanitize.txt")

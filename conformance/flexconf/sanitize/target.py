@@ -1,8 +1,9 @@
-"""What runs under compute-sanitizer: some cases, one after another, with a note of when each began and ended.
+"""The program that runs under compute-sanitizer: it runs cases one after the other, and notes the log's size.
 
-`python -m flexconf.sanitize.target --subject S --events FILE --log FILE [--tight] CASE ...`. The log is the tool's, of
-which only the size is read: a report that stands between the sizes at a case's beginning and end is that case's. One
-JSON line an event; a case without an end has not ended. Exits with 0 whatever the cases do.
+`python -m flexconf.sanitize.target --subject S --events FILE --log FILE [--tight] CASE ...`. The log is the tool's;
+only its size is read. A report between the sizes at a case's begin and end belongs to that case. The events file has
+one JSON line for each begin and each end; a case without an end did not end. Exits with 0 whether or not the cases
+pass.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _settle(asked.log)
         _say(asked.events, {"event": "begin", "case": name, "log": _size(asked.log)})
         outcome = trial.run_case(known[name], asked.subject, options, attend=attend)
-        broken = trial.is_broken()  # waits for the device
+        broken = trial.is_broken()  # also waits for the device
         _settle(asked.log)
         _say(
             asked.events,
@@ -77,7 +78,7 @@ def _size(path: Path) -> int:
 
 
 def _settle(log: Path) -> None:
-    """Wait until the tool, which is another process, has written what it has to say."""
+    """Wait until the tool, which is another process, has written its reports: until the log stops growing."""
     ends = time.monotonic() + _SETTLE_MOST
     size = -1
     while size != (size := _size(log)) and time.monotonic() < ends:

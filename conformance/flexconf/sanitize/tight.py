@@ -1,7 +1,7 @@
-"""Inputs in storages of exactly their size: an overread leaves the allocation, and the tool sees it.
+"""Inputs in storages of exactly their size, so that an overread leaves the allocation and the tool reports it.
 
-`flexconf.language.layouts` puts guards around every tensor, which show a wrong read in the result; to a memory checker
-the guards are the program's own memory.
+`flexconf.language.layouts` puts guards around every tensor, so that a wrong read shows in the result. A memory checker
+would take the guards for valid memory.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from torch.nn.attention.flex_attention import BlockMask
 from flexconf.inputs import Inputs
 from flexconf.language import modtext
 
-_ALIGNMENT = 64  # elements; what `layouts` counts its offsets from
+_ALIGNMENT = 64  # elements; `layouts` places its offsets relative to a multiple of this
 
 
 def tighten(given: Inputs) -> Inputs:
-    """The same inputs, on the same device, without guards before and after.
+    """The same inputs on the same device, without guards before and after the tensors.
 
-    Shapes, strides, values, and which tensors share a storage stay; so does a start off the alignment, with up to 63
-    elements before it. Elements between those of a view (steps, padded rows) are the view's own memory. The mods are
-    compiled anew over the new captures, so a case must have its mods as text.
+    Shapes, strides, values and shared storages stay the same. An unaligned start stays unaligned, with up to 63
+    elements before it. The gaps inside a view (steps, padded rows) stay part of its allocation. The mods are compiled
+    again over the new captures, so the case must have its mods as text.
     """
     named = {"q": given.q, "k": given.k, "v": given.v}
     tensors = named | {f"capture {name}": t for name, t in given.captures.items()}
@@ -51,7 +51,7 @@ def _texts(given: Inputs) -> dict[modtext.Kind, str | None]:
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Clone every storage from the first element that a tensor reads to the last, and make the views anew."""
+    """Clone each storage from the first to the last element that its tensors use, and recreate the views on it."""
     shared: dict[int, list[str]] = {}
     for name, tensor in tensors.items():
         # Empty tensors have no storage to share.

@@ -1,1 +1,1 @@
-"""The pytest plugin, and which test exercised which clause."""
+"""The pytest plugin, and the report of which test exercised which clause."""

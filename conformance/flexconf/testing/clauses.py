@@ -1,4 +1,4 @@
-"""Which tests exercised which clause of `docs/lowering.md`: `flexconf clauses`."""
+"""Which tests exercise which clause of `docs/lowering.md`. `flexconf clauses` shows it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from flexconf.errors import InputError
 
 @dataclass(frozen=True)
 class Citation:
-    """What the tests say of one clause: the tests that cite it, by outcome."""
+    """One clause, with the tests that cite it by outcome."""
 
     clause: Clause
     passed: tuple[str, ...] = ()
@@ -36,9 +36,9 @@ class Citation:
 
 
 def run_suite(arguments: Sequence[str] = ()) -> list[Citation]:
-    """Run the suite under pytest and report each clause's citations.
+    """Run the suite under pytest. Returns the citations of each clause.
 
-    Raises InputError outside a checkout (the suite is not installed) and when pytest could not run.
+    Raises InputError outside a checkout, where the suite is not installed, and if pytest cannot run the suite.
     """
     suite = Path(__file__).parents[2] / "suite"
     if not suite.is_dir():
@@ -59,7 +59,7 @@ def run_suite(arguments: Sequence[str] = ()) -> list[Citation]:
 
 
 def cite(outcomes: Mapping[str, Mapping[str, str]]) -> list[Citation]:
-    """Citations from `{clause: {test: outcome}}`. Raises InputError for a clause that does not exist."""
+    """The citations of each clause from `{clause: {test: outcome}}`. Raises InputError for an unknown clause."""
     clauses = load()
     unknown = sorted(set(outcomes) - {c.number for c in clauses})
     if unknown:

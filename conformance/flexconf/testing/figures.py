@@ -1,4 +1,4 @@
-"""What a test session compared on GPUs, summed up for its last lines."""
+"""The summary lines at the end of a test session: the comparisons that it made on GPUs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 
 def lines(figures: Iterable[Mapping[str, Any]]) -> list[str]:
-    """One line a subject: cases, elements, worst and median ratio, the witness' opinions, worker seconds.
+    """One line for each subject: cases, elements, worst and median ratio, Triton's opinions, worker seconds.
 
-    A figure is {"subject", "passed", "known", "unexpected", "elements", "ratio", "opinion", "between", "seconds"}, of
-    one case on one subject ("unexpected" names the case where a known defect did not show, else None; "seconds" are by
-    stage), or {"subject", "absent"} with the reason why it was not run.
+    A figure is about one case on one subject: {"subject", "passed", "known", "unexpected", "elements", "ratio",
+    "opinion", "between", "seconds"}. "unexpected" is the name of the case if a known defect did not show, else None.
+    "seconds" are by stage. If the case was not run, the figure is {"subject", "absent"}; "absent" is the reason.
     """
     by_subject: dict[str, list[Mapping[str, Any]]] = {}
     for figure in figures:
@@ -51,7 +51,7 @@ def _line(given: list[Mapping[str, Any]]) -> str:
 
 
 def _seconds(of: list[Mapping[str, Any]]) -> list[str]:
-    """What the cases took in their workers, with the stages that took most of it."""
+    """The total time of the cases in their workers, and the three stages that took most of it. [] if none is known."""
     stages: Counter[str] = Counter()
     for figure in of:
         stages.update({str(stage): float(s) for stage, s in figure.get("seconds", {}).items()})

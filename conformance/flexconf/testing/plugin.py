@@ -1,7 +1,7 @@
-"""pytest: the `clause` marker and the report of which clauses were exercised, GPU tests, a count of skips by reason.
+"""The pytest plugin: the `clause` marker, the report of exercised clauses, GPU tests, and counts of skips by reason.
 
-GPU tests run in a worker process of their own, one for every pytest process, on a GPU chosen round robin: a test that
-breaks its CUDA context breaks no other. Without a GPU they are skipped, and counted.
+GPU tests run their cases in a worker process. Each pytest process has one worker, on a GPU chosen round robin. A case
+that breaks the CUDA context affects no other: the worker is replaced. Without a GPU, the tests are skipped and counted.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_Clauses(config), "flexconf-clauses")
     if hasattr(config, "workerinput"):
         return
-    # Caches for the whole session: xdist's workers inherit the environment of this process.
+    # One set of compile caches for the session: xdist's workers inherit the environment of this process.
     stack = contextlib.ExitStack()
     os.environ.update(stack.enter_context(caches.fresh()))
     stack.callback(os.environ.pop, caches.FOLDER, None)
     config.add_cleanup(stack.close)
-    # GPU cases take seconds and the rest milliseconds: handed out a few at a time, no process is left with a heap.
+    # GPU cases take seconds, others milliseconds. In small chunks, no process gets many of the slow ones at the end.
     if getattr(config.option, "maxschedchunk", 0) is None and devices.count():
         config.option.maxschedchunk = _AT_A_TIME
 
 
 def _share_the_cores() -> None:
-    """Each of xdist's processes takes its part of the cores: torch would start a thread for every core in each."""
+    """Divide the cores among xdist's processes. By default torch starts one thread for each core in every process."""
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if processes > 1:
         import torch
@@ -70,19 +70,19 @@ def _share_the_cores() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """`-n auto` is a process a core that this one may use: a container's share, not the machine's cores."""
+    """Make `-n auto` start one process for each core that this process may use, not for each core of the machine."""
     if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
         return None  # xdist reads it
     return pool.default_workers()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # The long ones first, so that none is begun last.
+    # Slow tests and GPU tests first, so that none of them starts last.
     items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("slow", "gpu")])
 
 
 def pytest_collection_finish() -> None:
-    """Garbage collection need not look at torch, the compiler and thousands of tests again and again."""
+    """Exclude torch, the compiler and thousands of collected tests from every later garbage collection."""
     gc.freeze()
 
 
@@ -99,7 +99,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def gpu() -> Iterator[Isolated]:
-    """This pytest process's own worker, on its own GPU."""
+    """The worker of this pytest process, on its own GPU."""
     from flexconf.workers.isolated import Isolated
 
     place = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
@@ -108,7 +108,7 @@ def gpu() -> Iterator[Isolated]:
 
 
 class _Clauses:
-    """Collects outcomes. With xdist, the reports of the workers reach the controller's instance."""
+    """Collects the outcomes of tests. With xdist, the reports of all workers reach the controller's instance."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.path = config.getoption("--clause-report")

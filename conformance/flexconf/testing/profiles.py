@@ -1,7 +1,8 @@
-"""How much Hypothesis does under pytest: profiles dev, ci, gate and nightly, chosen by $FLEXCONF_PROFILE.
+"""The Hypothesis profiles for pytest: dev, ci, gate and nightly, chosen by $FLEXCONF_PROFILE.
 
-`dev` is quick and new every time. `ci` is the same every time, so that a red build is the change's doing. `gate` is the
-same every time and longer, so that two environments are compared on the same examples. `nightly` is new and long.
+`dev` is quick, with new examples every time. `ci` has the same examples every time, so that a failing build is caused
+by the change. `gate` also has the same examples every time, but more of them, so that two environments are compared on
+the same examples. `nightly` has many new examples.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def load() -> str:
         settings.register_profile(
             name,
             max_examples=examples,
-            deadline=None,  # a compiler's time says nothing
+            deadline=None,  # the time of an example is mostly the compiler's
             derandomize=name in _SAME,
             database=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],

@@ -13,9 +13,9 @@ __all__ = ["write"]
 
 
 def write(decision: Decision, folder: Path) -> dict[str, Path]:
-    """Write report.html, report.json, junit.xml and summary.md into `folder`; the paths by name.
+    """Write report.html, report.json, junit.xml and summary.md into `folder`, and return their paths by name.
 
-    Each file is whole or not there. Raises InputError where they cannot be written.
+    Each file is written atomically. Raises InputError if one cannot be written.
     """
     made = {
         "report.html": page.html(decision),

@@ -1,4 +1,4 @@
-"""A Decision as one HTML file that needs nothing else."""
+"""A Decision as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from flexconf.verdict.outcome import Outcome
 
 _LEVELS = 4
 _CELL = 4  # pixels
-_HEADS = 3  # of a map are drawn
-_WORST = 10  # elements are listed
-_OPEN = 3  # failures are shown open; where there are more, closed, as a list that can be read over
+_HEADS = 3  # heads drawn for each tensor of a map
+_WORST = 10  # worst elements listed for each failure
+_OPEN = 3  # up to so many failures are shown expanded; more are shown collapsed, so that the list can be scanned
 _TEXT = 40_000  # characters of one kernel, repro or log
-_SAID = 2_000  # characters of what an outcome says
-_EVIDENCE = 3_000_000  # bytes of maps, kernels, repros and logs: the page stays below 5 MB whatever has failed
+_SAID = 2_000  # characters of an outcome's message
+_EVIDENCE = 3_000_000  # bytes of maps, kernels, repros and logs in total: they keep the page below 5 MB
 
 
 def html(decision: Decision) -> str:
-    """The page."""
+    """The page as HTML text."""
     environment = Environment(
         loader=PackageLoader("flexconf.gate.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -55,20 +55,20 @@ def html(decision: Decision) -> str:
 
 
 class _Shelf:
-    """What room there is for evidence, and the kernels that several failures share. The gravest failures come first."""
+    """The room left for evidence, and the kernels, which failures share. The gravest failures get room first."""
 
     def __init__(self) -> None:
         self.left = _EVIDENCE
         self.kernels: dict[str, str] = {}
 
     def takes(self, text: str) -> bool:
-        """Whether `text`, as it is written into the page, fits; from the first that does not, nothing does."""
+        """Whether `text`, escaped as in the page, fits. Once a text does not fit, no later one does."""
         size = len(str(escape(text)).encode()) if self.left else 0
         self.left = max(0, self.left - size)
         return self.left > 0
 
     def kernel(self, text: str) -> str:
-        """The name under which a rendered text is shown, once; "" where there is none, or no room."""
+        """The name under which the page shows a rendered text once. Returns "" if there is no text, or no room."""
         name = "kernel-" + hashlib.sha256(text.encode()).hexdigest()[:10]
         if not text or (name not in self.kernels and not self.takes(text[:_TEXT])):
             return ""
@@ -76,7 +76,7 @@ class _Shelf:
         return name
 
     def text(self, text: str) -> str:
-        """A repro or log, or "" where there is no room."""
+        """A repro or log, cut to `_TEXT` characters. Returns "" if there is no room."""
         return _cut(text) if text and self.takes(text[:_TEXT]) else ""
 
 
@@ -87,12 +87,12 @@ def _cut(text: str) -> str:
 
 
 def _titles() -> dict[str, str]:
-    """What each group is called on the page. A case that has several clauses counts for the first one's group."""
+    """The title of each clause group. A case with several clauses belongs to the group of its first clause."""
     return {"": "No clause of its own"} | {g: f"{g} {title}" for g, title in clauses.groups().items()}
 
 
 def _groups(rows: Sequence[Row], shown: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """{group: a line for each subject}: how many rows, by effect and kind, and the first that is not fine."""
+    """{group: one line for each subject}: counts of rows by effect and kind, and the first failure's id."""
     first: dict[tuple[str, str], str] = {}
     for failure in shown:
         first.setdefault((failure["row"].group, failure["row"].subject), failure["id"])
@@ -113,7 +113,7 @@ def _groups(rows: Sequence[Row], shown: Iterable[Mapping[str, Any]]) -> dict[str
 
 
 def _failure(row: Row, number: int, decision: Decision, shelf: _Shelf) -> dict[str, Any]:
-    """What is shown of a row that is not fine. Equal kernels are shown once, at the end, under one name."""
+    """The template's values for a row that is not fine. Equal kernels share a name and are shown once, at the end."""
     evidence = row.evidence
     kernel, repro, log = shelf.kernel(evidence.kernel), shelf.text(evidence.repro), shelf.text(evidence.log)
     maps = _maps(evidence.map or {}) if shelf.left else []
@@ -142,7 +142,7 @@ def _place(outcome: Outcome | None) -> str:
 
 
 def _unsaid(row: Row) -> str:
-    """What the candidate's outcome says, where `why` does not quote it whole already."""
+    """The message of the candidate's outcome. Returns "" if `why` already quotes all of it."""
     said = "" if row.candidate is None else row.candidate.message.strip()
     if not said or " ".join(said.split()) in " ".join(row.why.split()):
         return ""
@@ -171,7 +171,7 @@ def _worst(element: Mapping[str, object]) -> dict[str, str]:
 
 
 def _maps(found: Mapping[str, object]) -> list[dict[str, Any]]:
-    """A picture for each head, by tensor. What is no map (a bundle can have been edited) is left out."""
+    """The pictures of the heads of each tensor. Malformed maps are left out: a bundle can have been edited."""
     maps: list[dict[str, Any]] = []
     for tensor, facts in sorted(found.items(), reverse=True):  # out, then lse
         heads = facts.get("heads") if isinstance(facts, Mapping) else None
@@ -202,7 +202,7 @@ def _maps(found: Mapping[str, object]) -> list[dict[str, Any]]:
 
 
 def _drawable(head: object) -> bool:
-    """Whether it is a head's map, and something in it is wrong."""
+    """Whether `head` is a well-formed map of a head with at least one wrong element."""
     if not isinstance(head, Mapping) or not all(isinstance(head.get(n), int) for n in ("b", "h", "rows", "columns")):
         return False
     cells = head.get("cells")
@@ -214,7 +214,10 @@ def _drawable(head: object) -> bool:
 
 
 def _svg(cells: Sequence[Sequence[int]], most: int, label: str) -> Markup:
-    """The cells as a picture: the darker, the more of their elements are wrong. A path a shade, a stroke a run."""
+    """The cells as an SVG picture. A cell is the darker, the more of its elements are wrong.
+
+    Each shade is one path; each run of equal cells in a line is one stroke of it.
+    """
     shades = {count: _level(count, most) for count in {*itertools.chain(*cells)}}
     paths = [""] * (_LEVELS + 1)
     for y, line in enumerate(cells):

@@ -1,4 +1,4 @@
-"""A Decision for machines and pull requests: JSON, JUnit XML, Markdown."""
+"""A Decision as JSON, as JUnit XML, and as Markdown for pull requests."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ GRAVITY = (
 
 
 def ordered(rows: Iterable[Row]) -> list[Row]:
-    """The gravest first: what fails, what is open, the rest; then by change, subject and case."""
+    """The rows, the gravest first: failing, open, then fine; within each by change, subject and case."""
     effects = (Effect.FAILS, Effect.OPEN, Effect.FINE)
     return sorted(rows, key=lambda r: (effects.index(r.effect), GRAVITY.index(r.change), r.subject, r.case))
 
 
 def advice(decision: Decision) -> str:
-    """What to do now: a sentence or three for who has to decide."""
+    """What to do now, in a few sentences for the person who decides."""
     failing = [r for r in decision.rows if r.effect is Effect.FAILS]
     waived = sum(bool(r.waiver) for r in decision.rows)
     of = f"{len(failing):,} of {len(decision.rows):,} results fail"
@@ -79,12 +79,12 @@ def advice(decision: Decision) -> str:
 
 
 def kind(row: Row) -> str:
-    """What a row is counted as: its change, or "slower" where that is all that is wrong with it."""
+    """The name under which a row is counted: its change, or "slower" if it fails only for its time."""
     return str(row.change) if row.effect is Effect.FINE else shown(row)
 
 
 def kinds(rows: Iterable[Row]) -> dict[str, int]:
-    """How many rows are of each kind, the gravest first."""
+    """The number of rows of each kind, the gravest kind first."""
     counts = Counter(map(kind, rows))
     names = [str(change) for change in GRAVITY]
     names.insert(names.index(Change.KNOWN) + 1, SLOWER)
@@ -92,7 +92,7 @@ def kinds(rows: Iterable[Row]) -> dict[str, int]:
 
 
 def as_json(decision: Decision) -> str:
-    """Everything, as one object, a row a line; a float that is not finite is text."""
+    """The whole decision as one JSON object, one line for each row. A float that is not finite becomes a string."""
     facts = {
         "format": FORMAT,
         **_plain(decision),
@@ -129,10 +129,11 @@ def _plain(value: Any) -> Any:
 
 
 def junit(decision: Decision) -> str:
-    """A test suite a subject, a test a case, as Jenkins' xUnit plugin's junit-10.xsd has it.
+    """JUnit XML with one test suite for each subject and one test for each case.
 
-    What fails is a failure, what is open or crashed an error; what is waived, known or skipped in both is skipped. The
-    verdict itself is a test too, so that a gate that is INCONCLUSIVE for a reason no case has is red as well.
+    It follows junit-10.xsd of Jenkins' xUnit plugin. A failing row is a failure; an open row or a crash is an error; a
+    row that is waived, a known defect or skipped in both bundles is skipped. The verdict is a test too, so that a
+    verdict that no row explains is red as well.
     """
     suites: dict[str, list[ET.Element]] = {"verdict": [_verdict_case(decision)]}
     for row in decision.rows:
@@ -158,7 +159,7 @@ def junit(decision: Decision) -> str:
             text = f"{part.before} -> {part.after}" if part.differs else part.after
             ET.SubElement(properties, "property", name=_legal(part.name), value=_legal(text))
         suite.extend(cases)
-    del totals["skipped"]  # the schema has none here
+    del totals["skipped"]  # the schema does not allow it on <testsuites>
     for key, count in totals.items():
         root.set(key, str(count))
     ET.indent(root, " ")
@@ -190,7 +191,7 @@ def _case(row: Row) -> ET.Element:
 
 
 def _legal(text: str) -> str:
-    """Without the characters that XML has no way to hold."""
+    """`text` with U+FFFD in the place of characters that XML cannot contain."""
     return _ILLEGAL.sub("\ufffd", text)
 
 
@@ -252,8 +253,8 @@ def _name(label: str, otherwise: str) -> str:
 
 
 def _cell(text: str, most: int = 500) -> str:
-    """Text that is nothing but text in a table's cell."""
+    """`text` on one line of at most `most` characters, escaped so that Markdown shows it as plain text."""
     line = " ".join(text.split())
     line = line if len(line) <= most else line[: most - 3] + "..."
-    line = re.sub(r"(?<!\w)@", "@\u200b", line)  # nobody is called by what a message says
+    line = re.sub(r"(?<!\w)@", "@\u200b", line)  # so that no message mentions a GitHub user
     return re.sub(r"([\\`|*_<>\[\]#~&])", r"\\\1", line)
