@@ -347,7 +347,7 @@ class _Call:
         """The vector `text`, with 0 in the lanes where it is outside [0, extent) (L7.4).
 
         A tile may reach past the last query or key. There a mask_mod reads values that are no elements of a capture.
-        Its result is dropped, but such a value must not be used as an index that leads out of another capture.
+        Its result is dropped, but such a value must not be used as an index that leads out of a capture.
         """
         zero, size = literal(0, dtype), literal(int(str(extent)), dtype)
         for inside in (f"{text} < {size}", *(() if index.nonnegative else (f"{text} >= 0",))):

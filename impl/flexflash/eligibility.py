@@ -63,9 +63,10 @@ def _find(package: str) -> bool:
 
 
 def ensure_flash_available(package: str = "flash_attn.cute") -> bool:
-    """Whether the import system can find `package`, which is not imported (L1.1). An ImportError means no (L1.3).
+    """Whether the import system can find `package`, without importing it (L1.1). An ImportError means no (L1.3).
 
-    The answer is cached. After `ensure_flash_available.cache_clear()`, the same process looks again (L1.2).
+    The parent package of a dotted name is imported. The answer is cached; after `ensure_flash_available.cache_clear()`,
+    the same process looks again (L1.2).
     """
     return _find(package)
 

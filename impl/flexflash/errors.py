@@ -12,7 +12,7 @@ class FlexFlashError(Exception):
 
 
 class InputError(FlexFlashError, ValueError):
-    """Malformed tensors, block mask or options (L5.5). The message has the shapes if they are wrong."""
+    """Malformed tensors, block mask or options (L5.5). The message has the shapes if they do not fit."""
 
     stage = "eligibility"
 

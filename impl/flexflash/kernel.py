@@ -104,10 +104,10 @@ def lower(
     `q` is (B, H, M, D), `k` (B, Hkv, N, D), `v` (B, Hkv, N, Dv), all float16 or all bfloat16, with any strides. `scale`
     defaults to 1/sqrt(D).
     `kernel_options` may have `SCORE_MOD_VEC_SIZE` (1, 2, 4 or 8), which sets `score_mod.__vec_size__`. Without it, a
-    kernel with captures sets `CAPTURING_WIDTH`, and a kernel without captures leaves the width to the launcher.
+    score_mod in a kernel with captures gets `CAPTURING_WIDTH`; without captures, the launcher chooses the width.
     `fast_math` (default False) uses approximate instructions of the GPU for tanh, division, exp, log and sqrt; no CPU
-    has them. The text mentions fast_math only if it is set. `force_flash` is accepted, but `lower`
-    always behaves as if it were set.
+    has them. The text mentions fast_math only if it is set.
+    `force_flash` is accepted, but `lower` always behaves as if it were set.
     `on_stage` is called with "trace", "eligibility" and "render" as each of them begins.
     Raises InputError for malformed input (L5.5), TraceError, Ineligible (L4.5), BlockMaskUnsupported (L5.2),
     UnsupportedOperation (L7.7), TemplateError (L5.3).

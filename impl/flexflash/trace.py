@@ -173,7 +173,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         whole = decompose.lookup(func)
         if whole is not None:
             return self._decomposed(func, whole, args, kwargs)
-        if self.part_of is not None:  # PyTorch does not split a decomposition's own calls
+        if self.part_of is not None:  # PyTorch does not split composite calls of a decomposition
             with self:
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
