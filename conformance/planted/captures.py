@@ -25,7 +25,7 @@ _SQUARE = problem(N=4)
 
 
 def _weighted(weights: Any) -> Any:
-    """An indexer whose weight of each dimension is `weights(layout)`."""
+    """Replace the indexer by one that multiplies the indices by `weights(layout)`."""
 
     def change() -> list[tuple[Any, str, Any]]:
         def factory(layout: FixedLayout) -> Indexer:
@@ -116,7 +116,7 @@ def _one_buffer_a_storage() -> list[tuple[Any, str, Any]]:
 
 
 def _one_lift_a_storage() -> list[tuple[Any, str, Any]]:
-    recorder: Any = importlib.import_module("flexflash.trace")._Recorder  # the package's `trace` is the function
+    recorder: Any = importlib.import_module("flexflash.trace")._Recorder  # `flexflash.trace` is the function
     true = recorder._node
 
     def node(self: Any, tensor: torch.Tensor) -> Any:
@@ -134,7 +134,10 @@ def _taken_for_contiguous(found: RenderedKernel) -> RenderedKernel:
 
 
 def contiguous_view(tensor: torch.Tensor) -> torch.Tensor:
-    """The memory from `tensor`'s first element on, as if it were contiguous; `tensor` where that leaves its storage."""
+    """The memory from `tensor`'s first element on, read as if `tensor` were contiguous.
+
+    Returns `tensor` itself if that would leave its storage.
+    """
     room = tensor.untyped_storage().nbytes() // tensor.element_size() - tensor.storage_offset()
     if tensor.numel() > room:
         return tensor

@@ -16,6 +16,6 @@ from planted.simt import SIMT
 _ALL = (*OPERATIONS, *FORMS, *GENERATION, *LANES, *CAPTURES, *LISTS, *LAUNCHER, *SIMT, *HARNESS)
 
 FAULTS: dict[str, Fault] = {fault.name: fault for layer in LAYERS for fault in _ALL if fault.layer == layer}
-"""The catalogue, by layer."""
+"""The catalogue by name, in the order of the layers."""
 
 assert len(FAULTS) == len(_ALL), "two faults have one name, or one has no layer"

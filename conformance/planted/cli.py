@@ -1,4 +1,4 @@
-"""`python -m flexconf.planted`: the catalogue, and how soon the fuzzer finds each fault."""
+"""`python -m flexconf.planted`: lists the faults, and measures how soon the fuzzer finds each of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FOLDER = Path(".flexconf/planted")
 
 
 def main() -> None:
-    """Entry point. A bad input is one line on stderr and exit code 2."""
+    """Entry point. A bad input gives one line on stderr and exit code 2."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(detect)
     enter(app, "python -m flexconf.planted")
@@ -37,9 +37,11 @@ def detect(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/planted-faults.md.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Fuzz with each fault planted until it is found: cases and seconds to detection, and the tokens of the smallest.
+    """Fuzz with each fault planted until it is found.
 
-    Exit code 0 when every fault was found with every seed, 1 when not, 2 for a bad input.
+    Prints the cases and seconds to detection, and the tokens of the smallest case.
+
+    Exit code 0 if every fault was found with every seed, 1 if not, 2 for a bad input.
     """
     from flexconf import tampering
     from planted import detection, table

@@ -1,8 +1,8 @@
-"""Named switches for the defects of the source document that the reference corrects (clauses marked [C]).
+"""Named switches for the defects of the source (flex_flash_attention.py) that the reference corrects (clauses [C]).
 
-The reference holds no code for them. A test puts one back with `reverted`, to prove that the suite sees the defect, in
-the whole process until the block ends. The environment variable FLEXFLASH_REVERT (names, separated by commas) puts
-defects back for a whole run of the suite (`flexconf.tampering.revert_from_environment`).
+The reference has no code for these switches. A test puts a defect back with `reverted`, to prove that the suite finds
+it. The defect is in the whole process until the block ends. The environment variable FLEXFLASH_REVERT (names, separated
+by commas) puts defects back for a whole run of the suite (`flexconf.tampering.revert_from_environment`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
 
 
 class _ProcessWide:
-    """What the source has in the place of a context variable: one value for all threads."""
+    """Replaces the context variable of the indexer by one value for all threads, as in the source."""
 
     def __init__(self, value: Any) -> None:
         self._values = [value]
@@ -43,7 +43,7 @@ class _ProcessWide:
 
 
 def _asked_once() -> list[tuple[Any, str, Any]]:
-    """The answer for the first device that is asked about is every device's."""
+    """The capability of the first device that is asked about is given for every device."""
     true, first = eligibility._capability_on, []
 
     def capability_on(device: torch.device) -> tuple[int, int]:
@@ -76,7 +76,7 @@ _DEFECTS: Final[dict[str, Apply]] = {
 
 
 def known(name: str) -> str:
-    """`name`, if a correction has it. Raises KeyError."""
+    """Returns `name`. Raises KeyError if no correction has that name."""
     if name not in DESCRIPTIONS:
         raise KeyError(f"no correction named {name!r}; there are {', '.join(DESCRIPTIONS)}")
     return name

@@ -1,4 +1,4 @@
-"""How soon the fuzzer finds each planted fault, and how small it makes the case."""
+"""Measures how soon the fuzzer finds each planted fault, and how small it makes the case."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ SUMMARY = "detections.json"
 
 @dataclass(frozen=True)
 class Detection:
-    """What the fuzzer made of one fault with one seed.
+    """The result of fuzzing for one fault with one seed.
 
-    `examples` and `seconds` until the first failure, or of the whole session when there was none in `limit` seconds.
-    `tokens` of the mods of the smallest case, `shape` that of its graph, `minimised`: shrinking came to its end.
+    `examples` and `seconds` count until the first failure, or for the whole session if there was no failure in `limit`
+    seconds. `tokens` counts the tokens of the mods of the smallest case, and `shape` describes its graph. `symptom` is
+    "stage/symptom". `minimised` says that shrinking came to its end.
     """
 
     fault: str
@@ -50,16 +51,16 @@ class Detection:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Detection:
-        """The inverse of `dataclasses.asdict`. Raises TypeError."""
+        """The inverse of `dataclasses.asdict`. Raises TypeError if `data` has other fields."""
         return cls(**data)
 
 
 class Interrupted(Exception):
-    """The fuzzer itself failed, so that nothing is known."""
+    """The fuzzer itself failed, or the case fails without the fault too: nothing is known about the fault."""
 
 
 def through_simt(task: CaseTask, report: Report) -> Outcome:
-    """In a worker: a case through the plain kernel's rows, in a loop on the CPU."""
+    """Run a case, in a worker, through the rows of the simt kernel, in a loop on the CPU."""
     from flexconf.subjects import reference, trial
     from flexflash.launch.simt import SimtLauncher
 
@@ -69,9 +70,10 @@ def through_simt(task: CaseTask, report: Report) -> Outcome:
 
 
 def detect(fault: Fault, seed: int, folder: Path, *, limit: float, shrink: float) -> Detection:
-    """Fuzz with `fault` planted until the first finding, for `limit` seconds at most; `shrink` more to make it small.
+    """Fuzz with `fault` planted until the first finding, for at most `limit` seconds.
 
-    The run's records stay in `folder`, which must be new. Raises Interrupted.
+    Shrinking the case may take `shrink` more seconds. The run's records stay in `folder`, which must be new. Raises
+    Interrupted if the fuzzer failed, or if the case fails without the fault too.
     """
     plan = Plan(
         subject="reference.host",
@@ -92,7 +94,8 @@ def detect(fault: Fault, seed: int, folder: Path, *, limit: float, shrink: float
         return Detection(fault.name, seed, limit, False, report.now.examples, round(report.seconds, 1))
     first = min(report.new, key=lambda f: f.examples)
     healthy = _without_the_fault(first, plan)
-    if not healthy.ok and not healthy.open:  # too little certain is no failure, and with the fault something was wrong
+    # An open outcome is no failure: too few elements were certain. With the fault, the case did fail.
+    if not healthy.ok and not healthy.open:
         raise Interrupted(f"{first.case} fails without the fault too: {healthy.message}; mend that first")
     return Detection(
         fault=fault.name,
@@ -110,7 +113,7 @@ def detect(fault: Fault, seed: int, folder: Path, *, limit: float, shrink: float
 
 
 def _without_the_fault(found: Finding, plan: Plan) -> Outcome:
-    """What becomes of the case of a finding where nothing is planted: a detection that is none must not count."""
+    """The outcome of the finding's case without the fault. A case that fails without it too must not count."""
     place = plan.folder / "findings" / found.ident / "case.toml"
     (case,) = catalogue.load([place])
     with Isolated(task=plan.task) as isolated:
@@ -126,10 +129,11 @@ def detect_all(
     shrink: float,
     on_detection: Callable[[Detection], None] = lambda detection: None,
 ) -> list[Detection]:
-    """Every fault with every seed that `folder` has no result of yet; all results that concern `names` and `seeds`.
+    """Fuzz for every fault with every seed, unless `folder` already has that result for this `limit`.
 
-    Several processes may share a folder if they are given different names. Raises InputError, in the end, when the
-    fuzzer failed.
+    Returns all results of `folder` for `names`, `seeds` and `limit`, and writes their summary. Several processes may
+    share a folder if they are given different names. If the fuzzer fails, the other faults still run; at the end,
+    InputError is raised.
     """
     faults = [FAULTS[tampering.get(name).name] for name in names]
     broken = []
@@ -154,7 +158,7 @@ def detect_all(
 
 
 def _fresh(folder: Path, seed: int) -> Path:
-    """A folder that no run has used; what a killed run left is not gone on with, since its clock is lost."""
+    """A folder that no run has used. A killed run is not continued, since its clock is lost."""
     n = 0
     while (path := folder / f"seed{seed}-{n}").exists():
         n += 1
@@ -162,7 +166,7 @@ def _fresh(folder: Path, seed: int) -> Path:
 
 
 def results(folder: Path) -> list[Detection]:
-    """What the folder has. Raises InputError for a file that is damaged."""
+    """The results that the folder has. Raises InputError if the file is damaged."""
     path = folder / RESULTS
     if not path.exists():
         return []
@@ -184,7 +188,7 @@ def _append(path: Path, detection: Detection) -> None:
 
 
 def summary(detections: Iterable[Detection]) -> dict[str, dict[str, Any]]:
-    """By fault: how often it was found, and the medians over the seeds that found it."""
+    """For each fault, how often it was found, and the medians over the seeds that found it."""
     by_fault: dict[str, list[Detection]] = {}
     for d in detections:
         by_fault.setdefault(d.fault, []).append(d)
@@ -192,7 +196,7 @@ def summary(detections: Iterable[Detection]) -> dict[str, dict[str, Any]]:
 
 
 def overall(detections: Sequence[Detection]) -> dict[str, Any]:
-    """The same over all faults and seeds."""
+    """The same figures as `summary`, over all faults and seeds."""
     return _medians(detections)
 
 

@@ -1,4 +1,4 @@
-"""What a planted fault is."""
+"""The class of a planted fault."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ LAYERS: tuple[Layer, ...] = (
 class Fault:
     """One planted fault.
 
-    `about` is a sentence on the real bug that it stands for. `apply` makes the context in which the lowering has it.
-    `witness` is a minimal case that shows it, at vector width `width`, after `before` have run in the same process.
-    `found_by`: what finds it where fuzzing does not, "" for most: "the catalogue", or a test where the oracle allows
-    what the fault does, since a GPU may do it too.
+    `about` is a sentence about the real bug that the fault stands for. `apply` returns a context manager; the lowering
+    has the fault while its block runs. `witness` is a minimal case that shows the fault, at vector width `width`, after
+    the cases of `before` have run in the same process. `found_by` is "" if fuzzing finds the fault. Else it names the
+    finder: "the catalogue", or a test if the oracle allows the fault's results, since a GPU may give them too.
     """
 
     name: str
@@ -36,5 +36,5 @@ class Fault:
 
     @property
     def subject(self) -> str:
-        """The subject that shows it."""
+        """The subject that shows the fault."""
         return "reference.simt" if self.layer == "simt" else "reference.host"

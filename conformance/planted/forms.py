@@ -1,4 +1,4 @@
-"""Faults of argument forms: what is dropped, defaulted or turned round, and what numbers and 0-dim tensors become."""
+"""Faults of arguments: dropped, defaulted or swapped ones, and numbers or 0-dim tensors of a wrong value or dtype."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HALVES = (torch.float16, torch.bfloat16)
 
 
 def _called(names: str, change: Change, other: str = "") -> Apply:
-    """The entries themselves, or the entry `other`, called with `change(arguments, keywords)`."""
+    """Call the entries `names` with `change(arguments, keywords)`. If `other` is given, call that entry instead."""
 
     def make(emit: Emitter) -> Emitter:
         chosen = emitter(other) if other else emit
@@ -40,7 +40,7 @@ def _called(names: str, change: Change, other: str = "") -> Apply:
 
 
 def _first(count: int) -> Change:
-    """The first arguments alone, and no keyword."""
+    """Keep only the first `count` arguments, and no keyword."""
     return lambda args, kw: (args[:count], {})
 
 
@@ -56,7 +56,7 @@ def _without(place: int, default: Argument) -> Change:
 
 
 def _numbers(places: Sequence[int], words: str, change: Callable[[float], Argument]) -> Change:
-    """The arguments at `places`, and the keywords `words`, through `change` where they are Python numbers."""
+    """Apply `change` to the Python numbers among the arguments at `places` and the keywords `words`."""
 
     def changed(args: list[Argument], kw: Keywords) -> tuple[Sequence[Argument], Keywords]:
         def one(given: Argument) -> Argument:
@@ -80,12 +80,12 @@ def _sorted_bounds(args: list[Argument], kw: Keywords) -> tuple[Sequence[Argumen
 
 
 def _other_factor(args: list[Argument], kw: Keywords) -> tuple[Sequence[Argument], Keywords]:
-    """The factor alpha on the first operand."""
+    """Multiply the first operand by alpha instead of the second."""
     return _turned(args, kw) if len(args) > 2 or "alpha" in kw else (args, kw)
 
 
 def _integer_bounds(rounded: Callable[[float], int]) -> Any:
-    """Bounds that are no whole numbers, made whole where what they bound is an integer."""
+    """Apply `rounded` to the bounds if the bounded argument is an integer."""
 
     def make(emit: Emitter) -> Emitter:
         def wrong(w: Writer, args: Sequence[Argument], kw: Keywords, dtype: torch.dtype) -> Value:
@@ -100,7 +100,7 @@ def _integer_bounds(rounded: Callable[[float], int]) -> Any:
 
 
 def _in_dtype_of(first: int, second: int) -> Any:
-    """The argument `second` is cast to the dtype of the argument `first`, instead of both to a common one."""
+    """Cast the argument `second` to the dtype of the argument `first`, instead of both to a common dtype."""
 
     def make(emit: Emitter) -> Emitter:
         def wrong(w: Writer, args: Sequence[Argument], kw: Keywords, dtype: torch.dtype) -> Value:
@@ -131,7 +131,7 @@ def _condition_times(emit: Emitter) -> Emitter:
 
 
 def _recorder() -> Any:
-    return importlib.import_module("flexflash.trace")._Recorder  # the package's `trace` is the function
+    return importlib.import_module("flexflash.trace")._Recorder  # `flexflash.trace` is the function
 
 
 def _numbers_as_tensors() -> list[tuple[Any, str, Any]]:
@@ -148,7 +148,7 @@ def _numbers_as_tensors() -> list[tuple[Any, str, Any]]:
 
 
 def _zero_dims_as(known: dict[torch.dtype, torch.dtype]) -> Apply:
-    """0-dim captures count as of another dtype when the dtype of a result is found."""
+    """Give 0-dim captures the dtype `known[dtype]` when PyTorch computes the dtype of a result."""
 
     def changes() -> list[tuple[Any, str, Any]]:
         recorder, true = _recorder(), _recorder()._as_meta

@@ -1,4 +1,4 @@
-"""Faults of the code generator: casts, constants, vectors, and what a mod is called with."""
+"""Faults of the code generator: casts, constants, vectors, and the arguments of a mod."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _first_lane() -> list[tuple[Any, str, Any]]:
     true = prelude.render
 
     def render(names: set[str]) -> str:
-        # On the right of the assignment only: every lane gets an element, all of them the same one.
+        # Only the right side of the assignment changes: every lane gets an element, but always the first lane's.
         return re.sub(r"buffer\[.*\]\.to", lambda m: m[0].replace("[lane]", "[0]"), true(names))
 
     assert true({"gather"}) != render({"gather"})
@@ -83,7 +83,7 @@ def _heads_of_keys(source: str, kernel: RenderedKernel) -> str:
 
 
 def _group(source: str) -> int:
-    """Query heads a key/value head, from the facts in the text's docstring."""
+    """The number of query heads per key/value head, from the facts in the text's docstring."""
     found = re.search(r"Q \(\d+, (\d+), .*?K \(\d+, (\d+), ", source)
     assert found is not None, "the text does not say its heads"
     return int(found[1]) // int(found[2])

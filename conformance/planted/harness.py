@@ -1,4 +1,4 @@
-"""Faults of the way from a case to the lowering: what the harness itself could pass on wrongly."""
+"""Faults of the harness: it passes a case on to the lowering wrongly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from planted.witness import mask, plain, problem
 
 
 def _lowering(change: Callable[[list[Any]], list[Any]]) -> Apply:
-    """Replace what `flexflash.lower` is given: q, k, v, score_mod, block_mask, scale, and the rest."""
+    """Replace the positional arguments of `flexflash.lower`: q, k, v, score_mod, block_mask, scale, and so on."""
 
     def changes() -> list[tuple[Any, str, Any]]:
         true = flexflash.lower
@@ -35,7 +35,7 @@ def _one_mod(given: list[Any]) -> list[Any]:
 
 
 def _without_full_lists(given: list[Any]) -> list[Any]:
-    """BlockMask rebuilt from its partial lists, the full ones left empty."""
+    """The BlockMask, rebuilt from its partial lists with empty full lists."""
     from torch.nn.attention.flex_attention import BlockMask
 
     block_mask = given[4]

@@ -1,4 +1,4 @@
-"""Faults of what is computed once for a vector, or once for two reads that only look alike."""
+"""Faults that compute a value once, though it differs between lanes or between reads that only look alike."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from planted.witness import mask, problem, score
 
 
 def _looking_at(places: slice) -> Any:
-    """A result counts as the same in all lanes when these arguments are."""
+    """Make a result count as the same in all lanes if the arguments at `places` are."""
 
     def make(emit: Emitter) -> Emitter:
         def wrong(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
@@ -49,13 +49,13 @@ def _one_load_for_any_order() -> list[tuple[Any, str, Any]]:
 
 
 def _alike(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two tensors on one storage differ by their offset alone."""
+    """Whether two tensors share a storage and differ at most in their storage offset."""
     same = a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
     return same and a.dtype == b.dtype and a.shape == b.shape and a.stride() == b.stride()
 
 
 def _one_capture_for_slices() -> list[tuple[Any, str, Any]]:
-    recorder: Any = importlib.import_module("flexflash.trace")._Recorder  # the package's `trace` is the function
+    recorder: Any = importlib.import_module("flexflash.trace")._Recorder  # `flexflash.trace` is the function
     true = recorder._node
 
     def node(self: Any, tensor: torch.Tensor) -> Any:
@@ -81,7 +81,7 @@ def _one_buffer_for_slices() -> list[tuple[Any, str, Any]]:
 
 
 def _changed(change: Callable[[torch.Tensor], torch.Tensor]) -> Apply:
-    """Replace every capture by another of its shape and dtype."""
+    """Replace every capture by `change(capture)`, which has the same shape and dtype."""
     return rendered(lambda found: dataclasses.replace(found, captures=tuple(map(change, found.captures))))
 
 
@@ -97,7 +97,7 @@ def _scalars_in_half(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _of_the_first(axis: int, name: str) -> Any:
-    """The mask of index 0 for all, where the block mask is one for all."""
+    """Evaluate the mask_mod with index 0 of `axis` for all, if one block mask serves all indices of that axis."""
 
     def edit(source: str, found: RenderedKernel) -> str:
         shared = bool(found.block_lists) and found.block_lists[0].shape[axis] == 1 < found.output_size[axis]

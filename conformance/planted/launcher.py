@@ -1,4 +1,4 @@
-"""Faults of the attention around the mods, and of what goes into it and comes out."""
+"""Faults of the attention around the mods, of its inputs and of its outputs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Attend = Callable[..., None]
 
 
 def _method(name: str, make: Callable[[Any], Any]) -> Apply:
-    """Replace a method of the host's launcher by `make(method)`."""
+    """Replace a method of `HostLauncher` by `make(method)`."""
 
     def changes() -> list[tuple[Any, str, Any]]:
         from flexflash.launch.host import HostLauncher
@@ -33,7 +33,7 @@ def _method(name: str, make: Callable[[Any], Any]) -> Apply:
 
 
 def _after(change: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]) -> Apply:
-    """After softmax and P V: `change(scores, value, out, lse)` in place."""
+    """After softmax and P V, call `change(scores, value, out, lse)`, which works in place."""
 
     def make(true: Any) -> Any:
         def attend(
@@ -138,7 +138,7 @@ def _queries_first(named: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _stale_modules() -> list[tuple[Any, str, Any]]:
-    """Modules by their text without its numbers, as a hash of a mod's code without its constants would have it."""
+    """Cache modules by their text without its numbers, like a hash of a mod's code that leaves the constants out."""
     from flexflash.launch import host, module, simt
 
     true = module.load

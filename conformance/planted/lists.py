@@ -1,4 +1,4 @@
-"""Faults of block lists: which blocks are walked, and which through the mask."""
+"""Faults of block lists: which blocks are walked, and which of them are masked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LISTS = ("KV_NUM_BLKS", "KV_IDX", "FULL_KV_NUM_BLKS", "FULL_KV_IDX")
 
 
 def _lists(change: Callable[[Lists], Lists]) -> Apply:
-    """Replace the lists that a kernel is given: counts and indices of the partial blocks, then of the full ones."""
+    """Replace the lists that a kernel is given: counts and indices of partial blocks, then of full blocks."""
 
     def changed(named: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if _LISTS[0] not in named:
@@ -35,7 +35,7 @@ def _longer(count: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 
 def _range(index: torch.Tensor) -> torch.Tensor:
-    """From the first listed block on, without gaps; what leaves the list is its last block."""
+    """Consecutive blocks from the first listed block on, clamped to the last block."""
     blocks = index.shape[-1]
     return (index[..., :1] + torch.arange(blocks, dtype=index.dtype)).clamp(max=blocks - 1)
 
@@ -50,7 +50,7 @@ def _block_function(*substitutions: tuple[str, str]) -> Apply:
 
 
 def _work(change: Callable[[torch.Tensor], torch.Tensor]) -> Apply:
-    """Change the blocks that the host launcher walks: b, h, row of blocks, block, and whether it is masked."""
+    """Change `Tiles.work`, the blocks that the host launcher walks: b, h, row of blocks, block of keys, masked."""
 
     def changes() -> list[tuple[Any, str, Any]]:
         from flexflash.launch import host
@@ -69,7 +69,7 @@ def _unmasked_beside_full_ones(work: torch.Tensor) -> torch.Tensor:
 
 
 def _rows(index: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-    """The indices of every row of blocks, from a walk that does not go on to the next row."""
+    """The indices of the first row of blocks, for every row. Returns `index` if all counts are 0."""
     return index[:, :, :1].expand_as(index).contiguous() if int(count.max()) else index
 
 

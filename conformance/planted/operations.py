@@ -1,4 +1,4 @@
-"""Faults of single operations: the table's entries and the functions of the prelude."""
+"""Faults of single operations: entries of the operation table and functions of the prelude."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Keywords = dict[str, Argument]
 
 
 def emitter(name: str) -> Emitter:
-    """The entry of an operation, such as "fmod.Tensor"."""
+    """The emitter of an operation in the table, such as "fmod.Tensor"."""
     packet, _, overload = name.partition(".")
     found = ops.lookup(getattr(getattr(torch.ops.aten, packet), overload))
     assert found is not None
@@ -27,12 +27,12 @@ def emitter(name: str) -> Emitter:
 
 
 def _instead(name: str) -> Any:
-    """The entry of another operation."""
+    """Use the emitter of another operation."""
     return lambda emit: emitter(name)
 
 
 def _with(**keywords: Argument) -> Any:
-    """The entry itself, with keywords of our own."""
+    """Call the emitter with these keywords set."""
 
     def make(emit: Emitter) -> Emitter:
         return lambda w, args, kw, dtype: emit(w, args, {**kw, **keywords}, dtype)
@@ -41,7 +41,7 @@ def _with(**keywords: Argument) -> Any:
 
 
 def _function(template: str) -> Any:
-    """A function of one float."""
+    """Write a function of one float as `template`, such as "{x} + 1.0". Other dtypes keep their emitter."""
 
     def make(emit: Emitter) -> Emitter:
         def wrong(w: Writer, args: Sequence[Argument], kw: Keywords, dtype: torch.dtype) -> Value:

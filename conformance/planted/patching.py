@@ -1,4 +1,7 @@
-"""How faults are put into the lowering, which knows nothing of them: every change is undone, every match asserted."""
+"""Puts faults into the lowering, which knows nothing of them.
+
+Every change is undone when its block ends. A change whose target is not found fails with an AssertionError.
+"""
 
 from __future__ import annotations
 import __future__
@@ -26,7 +29,7 @@ Apply = Callable[[], AbstractContextManager[None]]
 
 
 def attributes(changes: Callable[[], list[tuple[Any, str, Any]]]) -> Apply:
-    """Replace attributes: `changes()` gives (owner, name, new value), asked for when the fault is switched on."""
+    """Replace attributes: `changes()` returns (owner, name, new value). It is called when the fault is switched on."""
 
     @contextmanager
     def apply() -> Iterator[None]:
@@ -39,7 +42,7 @@ def attributes(changes: Callable[[], list[tuple[Any, str, Any]]]) -> Apply:
 
 
 def everywhere(owner: ModuleType, name: str, new: Any) -> list[tuple[Any, str, Any]]:
-    """Changes for `attributes`: a function of `owner` replaced in every module of the lowering that has imported it."""
+    """Changes for `attributes` that replace a function of `owner` in every module of the lowering that imported it."""
     true = getattr(owner, name)
     modules = [m for n, m in sys.modules.items() if n.partition(".")[0] == owner.__name__.partition(".")[0]]
     found = [(m, name, new) for m in modules if vars(m).get(name) is true]
@@ -49,7 +52,8 @@ def everywhere(owner: ModuleType, name: str, new: Any) -> list[tuple[Any, str, A
 
 @contextmanager
 def _code(function: Any, code: CodeType) -> Iterator[None]:
-    # `patch` takes an attribute that is not in __dict__ for inherited, and deletes what it has set.
+    # `patch.object` fails here: it takes an attribute that is not in __dict__ for inherited, and deletes the new value
+    # at the end.
     true, function.__code__ = function.__code__, code
     try:
         yield
@@ -58,7 +62,7 @@ def _code(function: Any, code: CodeType) -> Iterator[None]:
 
 
 def together(*applies: Apply) -> Apply:
-    """Several changes at once."""
+    """Apply several changes at once."""
 
     @contextmanager
     def apply() -> Iterator[None]:
@@ -71,7 +75,10 @@ def together(*applies: Apply) -> Apply:
 
 
 def entries(names: str, make: Callable[[ops.Emitter], ops.Emitter]) -> Apply:
-    """Replace entries of the operation table: `names` as "add.Tensor add.Scalar", `make(emitter)` gives the new one."""
+    """Replace entries of the operation table.
+
+    `names` are overloads such as "add.Tensor add.Scalar". `make(emitter)` returns the new emitter of each.
+    """
 
     @contextmanager
     def apply() -> Iterator[None]:
@@ -89,7 +96,7 @@ def entries(names: str, make: Callable[[ops.Emitter], ops.Emitter]) -> Apply:
 
 
 def mapping(table: Mapping[Any, Any], changes: Mapping[Any, Any]) -> Apply:
-    """Replace values of a table; each key must be there."""
+    """Replace values of a table; each key must be in it."""
 
     @contextmanager
     def apply() -> Iterator[None]:
@@ -101,7 +108,7 @@ def mapping(table: Mapping[Any, Any], changes: Mapping[Any, Any]) -> Apply:
 
 
 def helper(name: str, old: str, new: str) -> Apply:
-    """Rewrite a function of the prelude."""
+    """Rewrite the text of a prelude function: `old`, which must be there once, becomes `new`."""
 
     @contextmanager
     def apply() -> Iterator[None]:
@@ -112,17 +119,18 @@ def helper(name: str, old: str, new: str) -> Apply:
 
 
 def substituted(text: str, old: str, new: str) -> str:
-    """`text` with `old` replaced. Raises AssertionError unless it is there once."""
+    """`text` with `old` replaced. Raises AssertionError unless `old` occurs once."""
     assert text.count(old) == 1, f"{old!r} occurs {text.count(old)} times"
     return text.replace(old, new)
 
 
 def rewritten(owner: ModuleType, name: str, *substitutions: tuple[str, str]) -> tuple[Any, str, Any]:
-    """A change for `attributes`: a module's function with its source rewritten, each `old` being there once.
+    """A change for `attributes` that rewrites the source of a module's function.
 
-    The new function's globals are the module's.
+    `substitutions` are pairs (old, new); each `old` must occur once. The globals of the new function are the module's.
     """
-    # Not the function's own idea of its source: CuTe's decorator gives another one after a compilation.
+    # The source comes from the module, not from the function: after a compilation, CuTe's decorator gives the function
+    # another source.
     source = inspect.getsource(owner)
     found = next(n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef) and n.name == name)
     first = min([found.lineno, *(d.lineno for d in found.decorator_list)])
@@ -138,18 +146,18 @@ def rewritten(owner: ModuleType, name: str, *substitutions: tuple[str, str]) -> 
 
 
 def recoded(owner: ModuleType, name: str, *substitutions: tuple[str, str]) -> tuple[Any, str, Any]:
-    """As `rewritten`, for everyone who has imported the function by its name already: its code is replaced."""
+    """As `rewritten`, but replaces the code of the function, so that modules that imported it have the fault too."""
     _, _, made = rewritten(owner, name, *substitutions)
     return getattr(owner, name), "__code__", made.__code__
 
 
 def text(edit: Callable[[str, RenderedKernel], str]) -> Apply:
-    """Rewrite every rendered text: `edit(text, kernel)` gives the new one, or the old one where it does not apply."""
+    """Rewrite every rendered text: `edit(text, kernel)` returns the new text, or `text` if there is nothing to edit."""
     return rendered(lambda found: dataclasses.replace(found, text=edit(found.text, found)))
 
 
 def rendered(change: Callable[[RenderedKernel], RenderedKernel]) -> Apply:
-    """Replace every rendered kernel."""
+    """Replace every rendered kernel by `change(kernel)`."""
 
     def changes() -> list[tuple[Any, str, Any]]:
         true = kernel.create_flex_flash_attention_kernel
@@ -163,7 +171,7 @@ def rendered(change: Callable[[RenderedKernel], RenderedKernel]) -> Apply:
 
 
 def arguments(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Apply:
-    """Replace what a rendered kernel is called with."""
+    """Replace the tensors, by name, that a rendered kernel is called with."""
 
     def changes() -> list[tuple[Any, str, Any]]:
         true = RenderedKernel.arguments
@@ -177,7 +185,10 @@ def arguments(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor
 
 
 def in_mod(source: str, name: str, edit: Callable[[str], str]) -> str:
-    """`source` with the function `name` edited, if it is there: "score_mod" or "mask_mod", from `def` to its end."""
+    """`source` with its function `name` ("score_mod" or "mask_mod") edited; `source` itself if it has no such function.
+
+    `edit` gets the function's text from `def` to its end.
+    """
     found = re.search(rf"^def {name}\(.*?(?=\n\n\n)", source, re.MULTILINE | re.DOTALL)
     if found is None:
         return source
@@ -185,5 +196,5 @@ def in_mod(source: str, name: str, edit: Callable[[str], str]) -> str:
 
 
 def with_statement(source: str, name: str, statement: str) -> str:
-    """`source` with `statement` as the first one of the function `name`, if it is there."""
+    """`source` with `statement` added as the first statement of its function `name`, if it has that function."""
     return in_mod(source, name, lambda mod: substituted(mod, "):\n", f"):\n    {statement}\n"))

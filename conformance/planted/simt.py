@@ -1,4 +1,4 @@
-"""Faults of the plain kernel, one thread a row."""
+"""Faults of the simt kernel, which has one thread per row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The catalogue and the detections, as tables."""
+"""The catalogue and the detections as tables."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ does. Fuzzing finds all of them but those with another finder's name behind the 
 
 
 def document() -> str:
-    """docs/planted-faults.md."""
+    """The text of docs/planted-faults.md."""
     faults = FAULTS
     lines = [_HEAD.format(count=len(faults))]
     for layer in LAYERS:
@@ -64,7 +64,7 @@ def _cell(text: str) -> str:
 
 
 def listed(faults: Iterable[Fault]) -> RenderableType:
-    """Faults, one a row."""
+    """A table of the faults, one per row."""
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("fault", "layer"):
         table.add_column(column, style="bold" if column == "fault" else None, overflow="fold")
@@ -75,7 +75,7 @@ def listed(faults: Iterable[Fault]) -> RenderableType:
 
 
 def line(d: Detection) -> str:
-    """One detection, in a line."""
+    """One detection as one line of text."""
     if not d.found:
         return f"{d.fault}, seed {d.seed}: NOT FOUND in {d.examples} examples, {d.seconds:g} s"
     small = "" if d.minimised else ", not minimised"
@@ -83,7 +83,7 @@ def line(d: Detection) -> str:
 
 
 def detections(found: Sequence[Detection]) -> RenderableType:
-    """Medians by fault, and over all."""
+    """A table of medians by fault, with a line of the medians over all faults."""
     from planted import detection
 
     table = Table(box=box.SIMPLE_HEAD)

@@ -1,4 +1,4 @@
-"""Short ways to write the smallest cases."""
+"""Short ways to write the minimal cases that show a fault."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SMALL = Problem(B=1, H=1, Hkv=1, M=4, N=5, D=8, Dv=8)
 
 
 def problem(**sizes: Any) -> Problem:
-    """The smallest problem with other sizes."""
+    """The problem `SMALL` with some of its fields replaced."""
     return Problem(**{**vars(SMALL), **sizes})
 
 
@@ -20,7 +20,7 @@ def score(text: str, *captures: Capture, at: Problem = SMALL, **more: Any) -> Ca
 
 
 def mask(text: str, *captures: Capture, at: Problem = SMALL, block: BlockSpec | None = None, **more: Any) -> Case:
-    """A case with a mask_mod, by default in one block."""
+    """A case with a mask_mod. By default one block covers the problem `SMALL`."""
     return Case("witness", mask_mod=text, captures=captures, problem=at, block=block or BlockSpec(q=8, kv=8), **more)
 
 

@@ -1,7 +1,7 @@
 """A reference implementation of the flex flash lowering: FlexAttention mods to a CuTeDSL kernel for flash-attn-4.
 
-Read it as a pipeline: `trace` -> `eligibility` -> `codegen` (with `ops`) -> `template` -> `kernel` -> `launch`, and
-`attention`, which is all of it in one call.
+Read it as a pipeline: `trace` -> `eligibility` -> `codegen` (with `ops`) -> `template` -> `kernel` -> `launch`.
+`attention` does all of it in one call.
 """
 
 from .attention import flex_flash_attention

@@ -1,4 +1,4 @@
-"""The whole lowering in one call: mods and tensors to output and LSE, through any launcher (L5.4, L8)."""
+"""The whole lowering in one call: from mods and tensors to output and LSE, through any launcher (L5.4, L8)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ def flex_flash_attention(
     kernel_options: Mapping[str, object] | None = None,
     launcher: Launcher | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lower and run: (output (B, H, M, Dv) in the query's dtype, LSE (B, H, M) float32, natural log) (L5.4, L8).
+    """Lower and run. Returns (output, LSE) (L5.4, L8).
 
-    `launcher` is a `launch.host.HostLauncher` by default. The output's strides are dense, in the order of the
-    query's; for B, M or N = 0 nothing is launched (L9.4). Raises what `lower` raises, and InputError for what is no
-    launcher.
+    The output is (B, H, M, Dv) in the query's dtype; the LSE is (B, H, M), float32, a natural logarithm.
+
+    `launcher` is a `launch.host.HostLauncher` by default. The output is dense, its strides in the order of the query's
+    strides. If B, H, M or N is 0, nothing is launched (L9.4). Raises the errors of `lower`, and InputError if
+    `launcher` is not a launcher.
     """
     if launcher is None:
         from .launch.host import HostLauncher

@@ -1,4 +1,4 @@
-"""Malformed input is refused before anything is traced or rendered (clause L5.5); every refusal is an InputError."""
+"""Refuses malformed input before the kernel is rendered (L5.5). Every refusal is an InputError."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ MAX_HEAD_DIM = 256
 
 
 def check_tensors(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
-    """Refuse q (B, H, M, D), k (B, Hkv, N, D), v (B, Hkv, N, Dv) that do not go together, or that require grad."""
+    """Raises InputError unless q (B, H, M, D), k (B, Hkv, N, D) and v (B, Hkv, N, Dv) fit together.
+
+    Also raises InputError if one of them requires grad while grad mode is on.
+    """
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if not isinstance(tensor, torch.Tensor):
             raise InputError(f"{name} must be a tensor, not {type(tensor).__name__}")
@@ -41,7 +44,10 @@ def check_tensors(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
 
 
 def check_gradients(tensors: Mapping[str, torch.Tensor]) -> None:
-    """Refuse tensors, by name, of which autograd would expect a gradient: only the forward pass is lowered."""
+    """Raises InputError if one of the named `tensors` requires grad while grad mode is on.
+
+    Only the forward pass is lowered.
+    """
     if not torch.is_grad_enabled():
         return
     wanting = [name for name, tensor in tensors.items() if tensor.requires_grad]
@@ -54,7 +60,10 @@ def check_gradients(tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def check_scale(scale: float | torch.Tensor | None, head_dim: int) -> float:
-    """The factor on Q K^T, 1/sqrt(`head_dim`) for None. A tensor that requires grad has no gradient here."""
+    """The factor on Q K^T as a float: `scale`, or 1/sqrt(`head_dim`) if it is None.
+
+    Raises InputError if `scale` is not a finite number, or is a tensor that requires grad while grad mode is on.
+    """
     if scale is None:
         return 1.0 / math.sqrt(head_dim)
     if isinstance(scale, torch.Tensor):
@@ -69,7 +78,7 @@ def check_scale(scale: float | torch.Tensor | None, head_dim: int) -> float:
 
 
 def check_captures(captures: Mapping[str, torch.Tensor], device: torch.device) -> None:
-    """Refuse captures, by name, that are not on the query's `device`."""
+    """Raises InputError if one of the named `captures` is not on `device`, the query's device."""
     for name, tensor in captures.items():
         if tensor.device != device:
             raise InputError(
@@ -79,7 +88,10 @@ def check_captures(captures: Mapping[str, torch.Tensor], device: torch.device) -
 
 
 def check_block_mask(block_mask: BlockMask, q: torch.Tensor, k: torch.Tensor) -> None:
-    """Refuse a block mask for another problem, and lists that name a block twice or one beyond the keys (L8.4)."""
+    """Raises InputError if the block mask does not fit the lengths, batch, heads or device of q and k.
+
+    Also raises InputError if its lists name a block twice, or a block beyond the keys (L8.4).
+    """
     lengths = tuple(int(x) for x in block_mask.seq_lengths)
     if lengths != (q.shape[2], k.shape[2]):
         raise InputError(
@@ -127,7 +139,7 @@ def _check_listed_blocks(lists: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
         block = indices.long()
         stray = listed & ((block < 0) | (block >= blocks))
         outside.append(((counts < 0) | (counts > width)).any() | stray.any())
-        # What lies behind a list's end, or outside the keys, is counted in one place more than there are blocks.
+        # Entries after the end of a list, and blocks outside the keys, are counted in the extra place `blocks`.
         counted = torch.zeros(*counts.shape, blocks + 1, dtype=torch.int32, device=counts.device)
         counted.scatter_add_(
             3, torch.where(listed & ~stray, block, blocks), torch.ones_like(indices, dtype=torch.int32)
@@ -135,7 +147,7 @@ def _check_listed_blocks(lists: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
         named = counted if named is None else named + counted
     assert named is not None
     twice = named[..., :blocks] > 1
-    # One question for all, so that a GPU is waited for once.
+    # One test for all errors, so that the host waits for a GPU once only.
     if not bool(torch.stack([*outside, twice.any()]).any()):
         return
     for name, (counts, indices) in lists.items():

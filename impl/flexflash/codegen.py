@@ -1,11 +1,13 @@
-"""ModGraph -> the body of a `@cute.jit` mod: statements in graph order, each subexpression once, none dead.
+"""Writes the body of a `@cute.jit` mod from a ModGraph.
 
-A mod sees vectors with one element a lane. All lanes of a vector belong to the same b, h and q (flash-attn-4's
-contract) and differ in score and kv; so a load whose index depends on b, h and q alone is done once and spread, any
-other load is done lane by lane (L6.5).
+The statements are in graph order. Each subexpression is computed once, and unused statements are dropped.
 
-Where the indexer in force is colexicographic over a capture's sizes, the index is written as coordinates: CuTe reads
-the same element (L2.4), and need not divide a linear index by sizes that flash-attn-4 only knows at run time.
+A mod works on vectors with one element per lane. All lanes of a vector have the same b, h and q (flash-attn-4's
+contract) and differ in score and kv. So a load whose index depends on b, h and q alone is done once and broadcast to
+all lanes. Any other load is done lane by lane (L6.5).
+
+If the indexer in force is colexicographic over a capture's sizes, the index is written as coordinates. CuTe reads the
+same element (L2.4), and does not need to divide a linear index by sizes that flash-attn-4 only knows at run time.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from .ops import Argument, Value, cute_name
 from .smoothness import smooth_nodes
 from .trace import SIGNATURES, ModGraph
 
-# What the mods are called with, by flash-attn-4's names. The positions are not below zero, so they need no wrapping.
+# The arguments of the mods, under flash-attn-4's names. b, h, q and kv are never negative: as indices they need no
+# wrapping.
 ARGUMENTS = {
     "score": Value("tSrS_ssa", torch.float32),
     "b": Value("b_idx", torch.int32, None, uniform=True, nonnegative=True),
@@ -48,9 +51,10 @@ _INT32_MAX = 2**31 - 1
 
 @dataclass(frozen=True)
 class ModBody:
-    """A generated body: `lines` end with `return ...`; `helpers` are the prelude functions it calls.
+    """A generated body. `lines` end with `return ...`; `helpers` are the prelude functions that it calls.
 
-    `buffers` are the captures that it reads, as positions in the ModGraph's captures, in their order.
+    `buffers` are the positions of the captures that it reads, in ascending order. `generate` returns positions among
+    the captures of the ModGraph; for the template, `kernel` translates them to positions in aux_tensors.
     """
 
     lines: tuple[str, ...]
@@ -60,7 +64,10 @@ class ModBody:
 
 @dataclass
 class _Partial:
-    """A capture with its first indices given: `bias[b]` of `bias[b][q]`; `read` are those that a load decides."""
+    """A capture whose first indices are given: `bias[b]` in `bias[b][q]`.
+
+    `read` says for each index whether it depends on a loaded element (see `_led_by_a_load`).
+    """
 
     position: int
     indices: tuple[Value, ...] = ()
@@ -111,8 +118,8 @@ class _Writer:
         if number is None:
             assert isinstance(value, Value)
             return self._cast(value, dtype)
-        # CuTe keeps one constant for 0.0 and -0.0, which are equal in Python: whichever it meets first. So -0.0 is
-        # never written.
+        # 0.0 and -0.0 are equal in Python, and CuTe keeps one constant for both: the first that it meets. So -0.0 is
+        # never written; it is written as the negative of 0.0.
         negative = is_minus_zero(number, dtype)
         text = f"cute.full_like(kv_idx, {literal(abs(number) if negative else number, dtype)}, "
         text += f"{cute_name(compute_dtype(dtype))})"
@@ -127,7 +134,8 @@ class _Writer:
             return self.assign(f"{value.text} != 0", "nonzero")
         short = ops.CUTE_NAMES[target].lower()
         if value.difference is not None and target is torch.float32:
-            # Two rows of a thread share one cast of kv, and a sum of floats takes half the time of one of integers.
+            # Casting both operands is cheaper: two rows of a thread share one cast of kv, and adding floats takes half
+            # the time of adding integers.
             x, y = (self._cast(v, dtype) for v in value.difference)
             return self.assign(f"{x} - {y}", f"{value.text}_{short}")
         return self.assign(f"{value.text}.to({cute_name(target)})", f"{value.text}_{short}")
@@ -149,10 +157,10 @@ def generate(
 ) -> ModBody:
     """The body of the mod `graph`; `fast_math` allows approximate instructions.
 
-    `extents` are the sizes B, H, M and N under the names b, h, q and kv. `layouts` and `names` run parallel to the
-    graph's captures: where their elements are, and the identifiers under which the body finds them. The indexer in
-    force when this runs decides the order of the dimensions (L3.1).
-    Raises UnsupportedOperation, with the operation's name and the user's line, for what has no spelling (L7.7).
+    `extents` are the sizes B, H, M and N under the names b, h, q and kv. `layouts` and `names` have one entry per
+    capture of the graph: its layout in memory, and its identifier in the body. The indexer that is in force during the
+    call decides the order of the dimensions (L3.1).
+    Raises UnsupportedOperation, with the operation's name and the user's line, if an operation has no spelling (L7.7).
     """
     writer = _Writer(set(RESERVED) | set(prelude.SOURCES) | set(names), fast_math=fast_math)
     smooth = smooth_nodes(graph.graph_module.graph)
@@ -183,7 +191,7 @@ def generate(
 
 @dataclass
 class _Call:
-    """One node of the graph, on its way into statements."""
+    """Writes one node of the graph as statements."""
 
     graph: ModGraph
     node: Node
@@ -228,7 +236,10 @@ class _Call:
             raise self._unsupported(f"cannot be written for {error}") from None
 
     def loaded(self, value: Value | _Partial) -> Value:
-        """`value` itself, or the element that a fully indexed capture names."""
+        """`value` itself, or the element if it is a fully indexed capture.
+
+        Raises UnsupportedOperation if dimensions of the capture are not indexed.
+        """
         if isinstance(value, Value):
             return value
         layout = self.layouts[value.position]
@@ -263,7 +274,7 @@ class _Call:
         return self._load(partial, layout) if len(partial.indices) == len(layout.size) else partial
 
     def _load(self, access: _Partial, layout: FixedLayout) -> Value:
-        """One element of a capture for each lane (L2.2, L2.4, L7.4, L7.5)."""
+        """Reads one element of a capture for each lane (L2.2, L2.4, L7.4, L7.5)."""
         if layout.dtype not in ops.CUTE_NAMES:
             raise self._unsupported(
                 f"reads `{self.names[access.position]}` of {layout.dtype}, which CuTe mods do not have"
@@ -312,7 +323,10 @@ class _Call:
         return Value(self.writer.assign(text, hint), layout.dtype, None, uniform, nonnegative)
 
     def _wrapped(self, index: Value, extent: object, dtype: torch.dtype, buffer: str, dimension: int) -> str | int:
-        """An index with a negative one counted from the end (L7.4): a number, or the name of a vector."""
+        """The index, counted from the end if it is negative (L7.4). Returns a number or the name of a vector.
+
+        Raises UnsupportedOperation if a constant index is outside the dimension.
+        """
         if index.constant is not None:
             number = int(index.constant)
             if isinstance(extent, int) and not -extent <= number < extent:
@@ -330,10 +344,10 @@ class _Call:
         return self.writer.assign(f"cute.where({text} < 0, {text} + {size}, {text})", f"{buffer}_index")
 
     def _held(self, text: str, index: Value, extent: object, dtype: torch.dtype, buffer: str) -> str:
-        """The vector `text` where it lies in [0, extent), 0 elsewhere (L7.4).
+        """The vector `text`, with 0 in the lanes where it is outside [0, extent) (L7.4).
 
-        A tile may reach past the last query or key. What a mask_mod reads there is nobody's, and what it returns is
-        dropped; on the way, it must not be an index that leads out of a capture.
+        A tile may reach past the last query or key. There a mask_mod reads values that are no elements of a capture.
+        Its result is dropped, but such a value must not be used as an index that leads out of a capture.
         """
         zero, size = literal(0, dtype), literal(int(str(extent)), dtype)
         for inside in (f"{text} < {size}", *(() if index.nonnegative else (f"{text} >= 0",))):
@@ -343,25 +357,25 @@ class _Call:
         return text
 
     def _folded(self, args: Sequence[Argument]) -> Scalar | None:
-        """The result, when every tensor argument is a constant: PyTorch computes it here and now."""
+        """The result, computed by PyTorch, if every tensor argument is a constant. Returns None otherwise."""
         tensors = [a for a in args if isinstance(a, Value)]
         if not tensors or any(a.constant is None for a in tensors):
             return None
 
         try:
             result = self._eager()
-        except Exception as error:  # PyTorch's own refusals have no common base
+        except Exception as error:  # PyTorch's errors have no common base class
             raise self._unsupported(f"of constants is refused by PyTorch: {error}") from error
-        if isinstance(result, tuple):  # log_sigmoid's, whose second is never read
+        if isinstance(result, tuple):  # log_sigmoid returns (result, buffer); the buffer is never read
             result = result[0]
         number: Scalar = result.item()
         return number
 
     def _check_operands(self) -> None:
-        """Raise Unwritable for what PyTorch refuses here, as `clamp(x, max=300)` of int8, a divisor 0, x - True (L7.7).
+        """Raises Unwritable if PyTorch refuses the operands: `clamp(x, max=300)` of int8, a divisor 0, x - True (L7.7).
 
-        Tracing does not tell: a meta tensor takes any number, and many a dtype that no kernel has. So PyTorch is asked
-        itself, on a CPU. Tensors whose values are not known are 1 here, which no operation refuses.
+        Tracing does not show this: a meta tensor takes any number, and many dtypes that no kernel supports. So PyTorch
+        runs the operation on a CPU. Tensors whose values are not known are 1 there; no operation refuses 1.
         """
         try:
             self._eager()
@@ -380,7 +394,10 @@ class _Call:
         return False
 
     def _eager(self, number: int | None = None) -> Any:
-        """PyTorch's own result on constants, with 1 for what is none; `number` takes the place of every constant."""
+        """PyTorch's own result for this node: constants as they are, 1 for every other tensor.
+
+        If `number` is given, it replaces every constant.
+        """
 
         def real(argument: Any) -> Any:
             if isinstance(argument, Node):
@@ -401,7 +418,7 @@ class _Call:
 
 
 def _led_by_a_load(graph: ModGraph) -> frozenset[Node]:
-    """The nodes whose value depends on what a capture holds at a query or a key."""
+    """The nodes whose value depends on an element that a capture holds at an index that depends on q or kv."""
     positions: set[Node] = set()
     led: set[Node] = set()
     arguments = list(SIGNATURES[graph.kind])
@@ -420,9 +437,10 @@ def _led_by_a_load(graph: ModGraph) -> frozenset[Node]:
 
 
 def literal(number: Scalar, dtype: torch.dtype) -> str:
-    """`number`, as `operand_number` takes it, as Python text that CuTe reads as `compute_dtype(dtype)`.
+    """`number`, converted by `operand_number`, as Python text that CuTe reads as `compute_dtype(dtype)`.
 
-    CuTe takes a plain int for Int32 and a plain float for Float32; every other type is spelled out.
+    CuTe takes a plain bool as Boolean, a plain int as Int32 and a plain float as Float32. Every other type is written
+    as a call: `cutlass.Int64(5)`.
     """
     target = compute_dtype(dtype)
     number = operand_number(number, target)
@@ -437,7 +455,7 @@ def literal(number: Scalar, dtype: torch.dtype) -> str:
 
 
 def _is_colexicographic(linear: sympy.Expr, symbols: Sequence[sympy.Expr], size: Sequence[object]) -> bool:
-    """Whether `linear` is i0 + s0*i1 + s0*s1*i2 + ..., the index from which CuTe finds these very coordinates again."""
+    """Whether `linear` is i0 + s0*i1 + s0*s1*i2 + ..., the index that CuTe turns back into the same coordinates."""
     wanted, runner = sympy.Integer(0), sympy.Integer(1)
     for symbol, extent in zip(symbols, size, strict=True):
         wanted += runner * symbol
@@ -447,7 +465,7 @@ def _is_colexicographic(linear: sympy.Expr, symbols: Sequence[sympy.Expr], size:
 
 
 def _print_index(linear: sympy.Expr, texts: dict[str, str], long: bool) -> str:
-    """The sum that the indexer built, in the order of the dimensions, which sympy's own order need not be."""
+    """The sum that the indexer built, its terms in the order of the dimensions; sympy's own order may differ."""
 
     def number(value: int) -> str:
         return f"cutlass.Int64({value})" if long else str(value)
@@ -470,7 +488,7 @@ def _print_index(linear: sympy.Expr, texts: dict[str, str], long: bool) -> str:
 
 
 def _lines(writer: _Writer, final: str) -> tuple[str, ...]:
-    """The live statements, the last one folded into the return."""
+    """The statements that `final` needs. If the last one computes `final`, it becomes the `return`."""
     live: set[str] = {final}
     kept: list[_Statement] = []
     for statement in reversed(writer.statements):

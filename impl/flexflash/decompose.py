@@ -1,6 +1,6 @@
-"""Operations that are written as others: PyTorch's own public decompositions, in the place of a spelling (L7.6).
+"""Operations without a spelling of their own: PyTorch's public decompositions replace them (L7.6).
 
-An operation of this kind reaches the graph as its pieces, each of which has a spelling and an error of its own.
+The graph contains only the pieces of such an operation. Each piece has its own spelling and its own error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ def _table() -> dict[Any, Callable[..., Any]]:
 
 
 def lookup(target: Any) -> Callable[..., Any] | None:
-    """What computes the overload `target` from other operations; None where it has a spelling or is not pointwise."""
+    """PyTorch's function that computes the overload `target` from other operations.
+
+    Returns None if `target` has a spelling, is not pointwise, or has no public decomposition.
+    """
     if ops.lookup(target) is not None:
         return None
     pointwise = torch.Tag.pointwise in getattr(target, "tags", ()) or target in _POINTWISE
@@ -29,13 +32,13 @@ def lookup(target: Any) -> Callable[..., Any] | None:
 
 
 _POINTWISE = frozenset([torch.ops.aten.hardswish.default, torch.ops.aten._prelu_kernel.default])
-"""Those that PyTorch 2.13 does not say it of."""
+"""Pointwise operations that PyTorch 2.13 does not tag as pointwise."""
 
 
 def refused(target: Any, args: Any, kwargs: Any) -> str | None:
-    """Why PyTorch does not have `target` on arguments like these, in its words; None where it has.
+    """PyTorch's error message if it refuses `target` on arguments of these dtypes and numbers, else None.
 
-    Decomposed, the operation would be computed on dtypes and numbers that PyTorch itself refuses.
+    Without this check, the decomposition would compute on dtypes and numbers that PyTorch itself refuses.
     """
 
     def ones(argument: Any) -> Any:
@@ -44,7 +47,7 @@ def refused(target: Any, args: Any, kwargs: Any) -> str | None:
     with torch._C._DisableTorchDispatch():
         try:
             target(*map_aggregate(args, ones), **map_aggregate(kwargs, ones))
-        except Exception as error:  # PyTorch's own refusals have no common base
+        except Exception as error:  # PyTorch's errors have no common base class
             return " ".join(f"{type(error).__name__}: {error}".split())[:200]
     return None
 
@@ -54,7 +57,11 @@ _TRUNCATED = frozenset([_aten.threshold.default, _aten.addcmul.default])
 
 
 def prepared(target: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The arguments as the decomposition has to be given them: PyTorch's kernels cast these numbers to integers."""
+    """The arguments that the decomposition of `target` needs.
+
+    On integer tensors, PyTorch's kernels of threshold and addcmul cast float numbers to integers. The decompositions
+    do not, so the numbers are cast here.
+    """
     tensors = [a for a in args if isinstance(a, torch.Tensor)]
     if target not in _TRUNCATED or any(t.dtype.is_floating_point for t in tensors):
         return args, kwargs
@@ -66,7 +73,11 @@ def prepared(target: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[
 
 
 def as_aten(target: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
-    """A call of one of the two primitives that decompositions are made of besides ATen's operations, as ATen's."""
+    """The call as an ATen operation.
+
+    Decompositions call two primitives besides ATen: `convert_element_type` and `scalar_tensor`. Any other call is
+    returned unchanged.
+    """
     if target is torch.ops.prims.convert_element_type.default:
         return torch.ops.aten._to_copy.default, args[:1], {"dtype": args[1]}
     if target is torch.ops.prims.scalar_tensor.default:

@@ -1,4 +1,4 @@
-"""May the flash backend be used? Ordered, named rules; the first refusal wins (clauses L1 and L4)."""
+"""Decides whether the flash backend may be used. The rules have an order; the first refusal wins (L1, L4)."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ NO_MASKS = "NYI: Non-trivial mask graphs only supported on Hopper (SM90) for fla
 class Profile:
     """What a launcher needs and supports, as data (L4.4).
 
-    `package` is the module that must be importable; `mask_architectures` the major compute capabilities that take
-    non-trivial masks, or None where the architecture does not matter (a CPU). `approximates`: whether it has a GPU's
-    approximate instructions, which the kernel option fast_math asks for. `widest_values` are pairs (major compute
-    capability, how many times as wide as queries and keys values may be); any width is supported elsewhere.
+    `package` is the module that must be importable. `mask_architectures` are the major compute capabilities that take
+    non-trivial masks, or None if every device takes them. `mask_refusal` is the reason that is given on other devices.
+    `approximates` says whether the launcher has a GPU's approximate instructions, which the kernel option fast_math
+    uses. `widest_values` are pairs (major compute capability, largest Dv / D); on other devices any Dv is supported.
     """
 
     name: str
@@ -40,8 +40,8 @@ class Profile:
 
 
 SOURCE = Profile("source", "flash_attn.cute", frozenset({9}))
-# flash-attn-4 4.0.0b36: mask_mod with block lists on SM 9.x, 10.x and 11.x; 12.0 asserts, 8.x has no score_mod. Its own
-# check of head dims on SM 9.x lets more through than its kernels are made for.
+# flash-attn-4 4.0.0b36 takes a mask_mod with block lists on SM 9.x, 10.x and 11.x. On 12.0 an assertion fails, and 8.x
+# has no score_mod. On SM 9.x, its own check lets head dims through that its kernels are not made for.
 FLASH_ATTN_4 = Profile(
     "flash-attn-4",
     "flash_attn.cute",
@@ -63,9 +63,10 @@ def _find(package: str) -> bool:
 
 
 def ensure_flash_available(package: str = "flash_attn.cute") -> bool:
-    """Whether the import system can find `package`, without importing it (L1.1); an ImportError means no (L1.3).
+    """Whether the import system can find `package`, without importing it (L1.1). An ImportError means no (L1.3).
 
-    The answer is cached; `ensure_flash_available.cache_clear()` asks again, in the same process (L1.2).
+    The parent package of a dotted name is imported. The answer is cached; after `ensure_flash_available.cache_clear()`,
+    the same process looks again (L1.2).
     """
     return _find(package)
 
@@ -76,7 +77,7 @@ ensure_flash_available.cache_clear = _find.cache_clear  # type: ignore[attr-defi
 def input_buffers_require_grads(graph_module: GraphModule, num_mod_placeholders: int) -> bool:
     """Whether a capture (a placeholder after the first `num_mod_placeholders`) requires grad (L4.2).
 
-    A placeholder without tensor metadata does not.
+    A placeholder without tensor metadata does not require grad.
     """
     captures = [n for n in graph_module.graph.nodes if n.op == "placeholder"][num_mod_placeholders:]
     metas = (n.meta.get("tensor_meta") for n in captures)
@@ -86,7 +87,7 @@ def input_buffers_require_grads(graph_module: GraphModule, num_mod_placeholders:
 def is_trivial_mask_graph(graph_module: GraphModule) -> bool:
     """Whether a mask graph lets everything pass: four placeholders and `aten.full(True)` as output (L4.3).
 
-    Raises InputError when the graph has several outputs.
+    Raises InputError if the graph does not have exactly one output.
     """
     nodes = list(graph_module.graph.nodes)
     placeholders = [n for n in nodes if n.op == "placeholder"]
@@ -105,13 +106,13 @@ def _capability_of(device_index: int) -> tuple[int, int]:
 
 
 def _capability_on(device: torch.device) -> tuple[int, int]:
-    """The compute capability of a CUDA device; cached per device (L4.4)."""
+    """The compute capability of a CUDA device, cached per device (L4.4)."""
     index = device.index if device.index is not None else torch.cuda.current_device()
     return _capability_of(index)
 
 
 def refused_head_dims(head_dim: int, value_dim: int, device: torch.device, profile: Profile) -> str:
-    """Why `profile` does not take D = `head_dim` beside Dv = `value_dim` on `device`; "" when it does (L4.4)."""
+    """Why `profile` refuses D = `head_dim` with Dv = `value_dim` on `device` (L4.4). Returns "" if it takes them."""
     if device.type != "cuda" or not profile.widest_values:
         return ""
     major, _ = _capability_on(device)
@@ -125,7 +126,7 @@ def refused_head_dims(head_dim: int, value_dim: int, device: torch.device, profi
 
 
 def supports_nontrivial_mask_graphs(device: torch.device, profile: Profile = SOURCE) -> bool:
-    """Whether `profile` allows a non-trivial mask on `device`; the capability is cached per device (L4.4)."""
+    """Whether `profile` allows a non-trivial mask on `device`. The capability is cached per device (L4.4)."""
     if profile.mask_architectures is None:
         return True
     if device.type != "cuda":
@@ -145,10 +146,10 @@ def can_use_flex_flash_attention(
     profile: Profile = SOURCE,
     sparse_lists: bool = False,
 ) -> tuple[bool, str]:
-    """(usable, reason): the rules of L4.1 in order; `reason` is empty when usable.
+    """Applies the rules of L4.1 in order. Returns (usable, reason); `reason` is "" if usable.
 
-    `sparse_lists` says that the block mask's lists leave something out: such a mask counts as non-trivial even
-    when its mask_mod is trivial (L4.3).
+    `sparse_lists` says that the lists of the block mask leave blocks out. Such a mask counts as non-trivial even if
+    its mask_mod is trivial (L4.3).
     """
     if not ensure_flash_available(profile.package):
         return False, UNAVAILABLE
@@ -164,7 +165,7 @@ def can_use_flex_flash_attention(
 
 
 def needs_block_mask(mask_graph: GraphModule, sparse_lists: bool) -> bool:
-    """Whether the kernel must walk block lists: the mask is not trivial, or the lists leave something out (L4.3)."""
+    """Whether the kernel must walk block lists: the mask is not trivial, or the lists leave blocks out (L4.3)."""
     return sparse_lists or not is_trivial_mask_graph(mask_graph)
 
 
@@ -178,9 +179,10 @@ def use_flex_flash_attention(
     profile: Profile = SOURCE,
     sparse_lists: bool = False,
 ) -> bool:
-    """True when `kernel_options["force_flash"]` asks for the flash backend and it may be used (L4.5).
+    """Returns True if `kernel_options["force_flash"]` is set and the flash backend may be used (L4.5).
 
-    Raises Ineligible, a RuntimeError with the reason, when forced but not eligible; not forced is always False.
+    Raises Ineligible, a RuntimeError with the reason, if it is set but the backend may not be used. Returns False if
+    it is not set.
     """
     forced = bool(kernel_options.get("force_flash", False))
     usable, reason = can_use_flex_flash_attention(

@@ -1,4 +1,4 @@
-"""The refusals of the lowering. Each carries the stage at which it happened, so that a harness need not guess."""
+"""The refusals of the lowering. Each has the stage at which it happens, so that a harness does not need to guess."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from typing import ClassVar
 
 
 class FlexFlashError(Exception):
-    """Base of every refusal; `stage` is one of trace, eligibility, render, compile, launch."""
+    """Base class of every refusal. `stage` is one of trace, eligibility, render, compile, launch."""
 
     stage: ClassVar[str] = "launch"
 
 
 class InputError(FlexFlashError, ValueError):
-    """Malformed tensors, block mask or options (L5.5); the message carries the shapes."""
+    """Malformed tensors, block mask or options (L5.5). The message has the shapes if they do not fit."""
 
     stage = "eligibility"
 
 
 class TraceError(FlexFlashError):
-    """The mod cannot be turned into a graph: control flow on a tensor, a non-scalar result, an illegal index."""
+    """The mod cannot be traced: control flow on a tensor, a result that is not a scalar, an illegal index."""
 
     stage = "trace"
 

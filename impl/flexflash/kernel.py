@@ -1,4 +1,4 @@
-"""From tensors and mods to a RenderedKernel: checks, eligibility, buffers, text (clauses L5 and L6)."""
+"""Lowers tensors and mods to a RenderedKernel: checks, eligibility, captures, text (L5, L6)."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ ENTRY = "flex_flash_attention"
 OPTIONS = frozenset({"force_flash", "SCORE_MOD_VEC_SIZE", "fast_math"})
 
 CAPTURING_WIDTH = 2
-"""Lanes of a score_mod beside captures: two are right on every GPU, and never slower than flash-attn-4's one (L6.5)."""
+"""The vector width of a score_mod in a kernel with captures.
+
+Two lanes are right on every GPU, and never slower than the one lane that flash-attn-4 takes by itself (L6.5).
+"""
 
 
 class Launcher(Protocol):
-    """Where a rendered kernel runs: it lends the text an attention entry point and nothing else (L6.4)."""
+    """Runs a rendered kernel. It gives the text an attention entry point and nothing else (L6.4)."""
 
     profile: Profile
 
@@ -37,11 +40,11 @@ class Launcher(Protocol):
 
 @dataclass(frozen=True)
 class RenderedKernel:
-    """The text, and what it is to be called with.
+    """A rendered text, and the data that its entry is called with.
 
-    `captures` and `buffers` run parallel: the captured tensors in the order of aux_tensors, and their names in the
-    text. `block_lists` are kv_num_blocks, kv_indices, full_kv_num_blocks, full_kv_indices when the text walks them.
-    `output_size`, `output_stride` and `lse_size` are in elements (L5.1). `fast_math` is the option it was lowered with.
+    `captures` are the captured tensors in the order of aux_tensors, `buffers` their names in the text. `block_lists`
+    are kv_num_blocks, kv_indices, full_kv_num_blocks and full_kv_indices if the text walks them, else ().
+    `output_size`, `output_stride` and `lse_size` are in elements (L5.1). `fast_math` is the kernel option.
     """
 
     text: str
@@ -60,7 +63,7 @@ class RenderedKernel:
     fast_math: bool = False
 
     def check_cpu(self) -> None:
-        """Raises InputError for a text that a CPU cannot run: with fast_math it has instructions of a GPU."""
+        """Raises InputError if the kernel was lowered with fast_math: no CPU has its approximate instructions."""
         if self.fast_math:
             raise InputError("this kernel was lowered with fast_math, whose approximate instructions no CPU has")
 
@@ -70,7 +73,7 @@ class RenderedKernel:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     def allocate(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(output, LSE) with the values of a problem with nothing to attend to: 0 and -inf (L8.2, L9.4)."""
+        """New tensors (output, LSE), filled with the values for nothing to attend to: 0 and -inf (L8.2, L9.4)."""
         output = torch.empty_strided(self.output_size, self.output_stride, dtype=self.dtype, device=self.device)
         lse = torch.empty(self.lse_size, dtype=torch.float32, device=self.device)
         return output.zero_(), lse.fill_(-math.inf)
@@ -98,12 +101,14 @@ def lower(
 ) -> RenderedKernel:
     """Lower a FlexAttention call to kernel text.
 
-    `q` (B, H, M, D), `k` (B, Hkv, N, D), `v` (B, Hkv, N, Dv), all float16 or all bfloat16, any strides; `scale`
-    defaults to 1/sqrt(D). `kernel_options`: `SCORE_MOD_VEC_SIZE` (1, 2, 4, 8) sets `score_mod.__vec_size__`, which
-    is otherwise `CAPTURING_WIDTH` where there are captures, and left to the launcher where there are none;
-    `fast_math` (False) lets approximate instructions of the GPU stand in for tanh, division, exp, log and sqrt, which
-    no CPU has. Without it the text does not mention it.
-    `on_stage` is called with "trace", "eligibility" and "render" as they begin.
+    `q` is (B, H, M, D), `k` (B, Hkv, N, D), `v` (B, Hkv, N, Dv), all float16 or all bfloat16, with any strides. `scale`
+    defaults to 1/sqrt(D).
+    `kernel_options` may have `SCORE_MOD_VEC_SIZE` (1, 2, 4 or 8), which sets `score_mod.__vec_size__`. Without it, a
+    score_mod in a kernel with captures gets `CAPTURING_WIDTH`; without captures, the launcher chooses the width.
+    `fast_math` (default False) uses approximate instructions of the GPU for tanh, division, exp, log and sqrt; no CPU
+    has them. The text mentions fast_math only if it is set.
+    `force_flash` is accepted, but `lower` always behaves as if it were set.
+    `on_stage` is called with "trace", "eligibility" and "render" as each of them begins.
     Raises InputError for malformed input (L5.5), TraceError, Ineligible (L4.5), BlockMaskUnsupported (L5.2),
     UnsupportedOperation (L7.7), TemplateError (L5.3).
     """
@@ -148,9 +153,9 @@ def create_flex_flash_attention_kernel(
     mask_graph: ModGraph,
     sparse_lists: bool,
 ) -> RenderedKernel:
-    """One kernel, no autotuning (L5.3), for inputs that are already checked and eligible.
+    """Create the one kernel, without autotuning (L5.3), for inputs that are already checked and eligible.
 
-    Raises BlockMaskUnsupported when block lists are needed but the full-block lists are missing (L5.2).
+    Raises BlockMaskUnsupported if block lists are needed but the full-block lists are missing (L5.2).
     """
     batch, heads, length, _ = query.shape
     size = (batch, heads, length, value.shape[-1])
@@ -216,7 +221,7 @@ def create_flex_flash_attention_kernel(
 
 
 class _Buffers:
-    """The captures of both mods, each once (L6.3), under names that are identifiers and clash with nothing."""
+    """The captures of both mods, each once (L6.3). Each has a unique name that no other name in the text has."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -244,7 +249,7 @@ class _Buffers:
 
 
 def _layout(tensor: torch.Tensor) -> FixedLayout:
-    # The view itself is passed to the kernel, so its storage offset is no offset of the layout (L2.6).
+    # The kernel gets the view itself, so the layout has no offset, even if the view has a storage offset (L2.6).
     return FixedLayout(tensor.device, tensor.dtype, tuple(tensor.shape), tuple(tensor.stride()))
 
 
@@ -290,7 +295,7 @@ def _vec_size(options: Mapping[str, object]) -> int | None:
 def _facts(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, buffers: _Buffers, block_size: tuple[int, int] | None
 ) -> str:
-    """What the text was rendered for, as lines of its docstring."""
+    """The shapes, dtypes and block size that the text is rendered for, as lines of its docstring."""
     lines = [
         f"Q {tuple(q.shape)}, K {tuple(k.shape)}, V {tuple(v.shape)}, {str(q.dtype).removeprefix('torch.')}",
         *(

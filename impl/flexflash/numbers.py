@@ -1,4 +1,4 @@
-"""What a number written in a mod is worth in a dtype (L7.2), and the dtype in which values are held."""
+"""The value that a Python number in a mod has in a dtype, and the dtype in which values are held (L7.2)."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from typing import Final, TypeAlias
 import torch
 
 Scalar: TypeAlias = bool | int | float
-_EXACT: Final = 2**53  # float64 has every integer up to here
+_EXACT: Final = 2**53  # float64 represents every integer up to here
 
 
 class Unwritable(Exception):
-    """This use of the operation has no spelling; the message says which part."""
+    """This use of an operation has no spelling. The message completes "cannot be written for ..."."""
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which values of nominal `dtype` are computed and held (L7.2)."""
+    """The dtype in which values of nominal `dtype` are computed and held (L7.2).
+
+    It is float32 for float16 and bfloat16, else `dtype` itself.
+    """
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def filled(number: Scalar, dtype: torch.dtype) -> Scalar:
     """The value of a tensor of `dtype` that PyTorch fills with `number` (L7.2): 2.7 is 2 in int32, -1 is 255 in uint8.
 
-    Raises Unwritable where PyTorch refuses, as of 300 in int8.
+    Raises Unwritable if PyTorch refuses the number, such as 300 for int8.
     """
     try:
         value: Scalar = torch.full((), number, dtype=dtype).item()
@@ -33,9 +36,10 @@ def filled(number: Scalar, dtype: torch.dtype) -> Scalar:
 
 
 def operand_number(number: Scalar, dtype: torch.dtype) -> Scalar:
-    """What a Python number that meets tensors of `dtype` is worth there (L7.2).
+    """The value of a Python number in an operation with tensors of `dtype` (L7.2).
 
-    PyTorch makes it a tensor of its widest dtype and casts that: an integer wraps around, a large float is infinite.
+    PyTorch makes the number an int64 or float64 tensor and casts it: an integer wraps around, a float that is too large
+    becomes infinite.
     """
     if dtype is torch.bool:
         return bool(number)
@@ -50,7 +54,10 @@ def operand_number(number: Scalar, dtype: torch.dtype) -> Scalar:
 
 
 def rounded_number(number: Scalar, dtype: torch.dtype) -> Scalar:
-    """`operand_number` where the number itself is a result or is compared: rounded to `dtype`, halves as well."""
+    """`operand_number`, but also rounded to `dtype` if that is float16 or bfloat16.
+
+    For numbers that are compared, or that are themselves a result.
+    """
     number = operand_number(number, dtype)
     if dtype not in (torch.float16, torch.bfloat16):
         return number
@@ -59,5 +66,5 @@ def rounded_number(number: Scalar, dtype: torch.dtype) -> Scalar:
 
 
 def is_minus_zero(number: Scalar, dtype: torch.dtype) -> bool:
-    """Whether it is -0.0, which Python takes for equal to 0.0."""
+    """Whether the number is -0.0 of a floating-point dtype. In Python, -0.0 == 0.0."""
     return dtype.is_floating_point and number == 0 and math.copysign(1.0, number) < 0

@@ -1,7 +1,8 @@
-"""Small `@cute.jit` functions that a rendered module carries when its mods need them.
+"""Small `@cute.jit` functions that a rendered module contains if its mods call them.
 
-They exist because CuTe has no gather, no erf on a CPU, and C's idea of remainders, minima and shifts. A rendered
-module is self-contained, so their text is part of it; each is written once and right at any vector width (L6.5).
+They exist because CuTe has no gather and no erf on a CPU, and because its remainders, minima and shifts follow C and
+not PyTorch. A rendered module is self-contained, so the text of these functions is part of it. Each function is written
+once and is right at any vector width (L6.5).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def gather(buffer, index, dtype: cutlass.Constexpr):
 '''
 
 MAX_RANK: Final = 4
-"""The most dimensions that a capture may have (L7.5)."""
+"""The largest rank of a capture (L7.5)."""
 
 _GATHER_AT = '''
 @cute.jit
@@ -173,7 +174,8 @@ def log1p(x):
     return cute.where(x == 0, x, cute.math.log(u) + correction)  # of -0 it is -0
 '''
 
-# Coefficients of (exp(x) - 1 - x) / x**2 on [-1, 1]: Chebyshev interpolation in 40 digits, 2.5e-10 and 8e-24.
+# Coefficients of (exp(x) - 1 - x) / x**2 on [-1, 1], by Chebyshev interpolation in 40 digits. The error of the fit is
+# 2.5e-10 (Float32) and 8e-24 (Float64).
 _EXPM1_32 = (
     0.5,
     0.166666666,
@@ -254,9 +256,9 @@ def atanh(x):
     return cute.where(x < 0, -result, cute.where(x == 0, x, result))
 '''
 
-# Coefficients: Chebyshev interpolation in 40 digits of erf(sqrt(t))/sqrt(t) - 1 on [0, 1], and of exp(x*x)*erfc(x)*x in
-# t = (x - 2) / (x + 2) for x from 0.5 (Float32) or 1 (Float64) to 10.5. Largest relative error 1.4e-9 and 1.5e-9
-# (Float32), 1.5e-19 and 2.5e-19 (Float64), so that rounding, not the fit, sets the accuracy.
+# Coefficients by Chebyshev interpolation in 40 digits. _SMALL: erf(sqrt(t))/sqrt(t) - 1 on [0, 1]. _LARGE:
+# exp(x*x)*erfc(x)*x in t = (x - 2) / (x + 2), for x from 0.5 (Float32) or 1 (Float64) to 10.5. The largest relative
+# errors are 1.4e-9 and 1.5e-9 (Float32), 1.5e-19 and 2.5e-19 (Float64): rounding, not the fit, limits the accuracy.
 _SMALL32 = (0.12837917, -0.376126267, 0.112835947, -0.026854212, 0.00518908742, -0.000801686429, 7.87587506e-5)
 _LARGE32 = (
     0.510791352,
@@ -353,8 +355,8 @@ def erfc(x):
 '''
 
 
-# What fast_math puts in the place of a function: the instruction of the GPU, lane by lane. A vector as a whole would be
-# given a flag that lets the compiler assume that no NaN and no infinity occurs.
+# With fast_math, the GPU's approximate instruction replaces a function. It is called lane by lane: on a whole vector,
+# CuTe sets a flag that lets the compiler assume that neither NaN nor infinity occurs.
 _APPROXIMATE = '''
 @cute.jit
 def {name}({parameters}):
@@ -467,6 +469,6 @@ _NEEDS: Final[dict[str, tuple[str, ...]]] = {
 
 
 def render(names: set[str]) -> str:
-    """The text of the named functions and of those they call, in the order of `SOURCES`."""
+    """The text of the named functions and of the functions that they call, in the order of `SOURCES`."""
     wanted = names | {needed for name in names for needed in _NEEDS.get(name, ())}
     return "\n\n\n".join(text.strip("\n") for name, text in SOURCES.items() if name in wanted)

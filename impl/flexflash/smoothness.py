@@ -1,8 +1,8 @@
-"""Which results of a mod reach its end through nothing that can jump.
+"""Finds the results of a mod that reach its output only through smooth operations: without a jump or a pole.
 
-A quotient of whole numbers may be exact, and what follows may count on that: `floor(q / 3)`, `d / 7 == 1`,
-`sqrt(1 - d / 7)`. Where nothing of the kind follows, its last bit does not matter, and it may be computed in a cheaper
-way that is within its error bound.
+A quotient of whole numbers may be exact, and a later operation may depend on that: `floor(q / 3)`, `d / 7 == 1`,
+`sqrt(1 - d / 7)`. If no such operation follows, the last bit of the quotient does not matter. Then it may be computed
+in a cheaper way that stays within its error bound.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SMOOTH: Final = (
 _ANYWHERE: Final = frozenset(
     getattr(getattr(torch.ops.aten, name.partition(".")[0]), name.partition(".")[2]) for name in _SMOOTH.split()
 )
-"""Continuous and finite for every finite argument, in all of their arguments."""
+"""Operations that are continuous, and finite for finite arguments, in all of their arguments."""
 
 _aten: Any = torch.ops.aten
 _IN_PLACES: Final[dict[Any, frozenset[int]]] = {
@@ -32,11 +32,11 @@ _IN_PLACES: Final[dict[Any, frozenset[int]]] = {
     _aten.div.Tensor: frozenset({0}),
     _aten.div.Scalar: frozenset({0}),
 }
-"""The same, but in some of their arguments only."""
+"""Operations that are so only in the arguments at these positions."""
 
 
 def smooth_nodes(graph: Graph) -> frozenset[Node]:
-    """The nodes of a mod's graph that are read by smooth operations alone, and those by others, to the very end."""
+    """The nodes of a mod's graph whose value reaches the output through smooth operations alone."""
     smooth: set[Node] = set()
     for node in reversed(graph.nodes):
         if all(_passes(node, user, smooth) for user in node.users):

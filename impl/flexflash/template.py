@@ -1,4 +1,4 @@
-"""The rendered module: one Python text, equal bytes for equal inputs (clause L6)."""
+"""Renders the module: one Python text, with equal bytes for equal inputs (L6)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BLOCK_LISTS = ("KV_NUM_BLKS", "KV_IDX", "FULL_KV_NUM_BLKS", "FULL_KV_IDX")
 
 @dataclass(frozen=True)
 class ModText:
-    """One mod as the template prints it: `buffers` are (position in aux_tensors, name)."""
+    """One mod as the template prints it. `buffers` are pairs (position in aux_tensors, name)."""
 
     name: str
     parameters: str
@@ -55,9 +55,10 @@ def render(
 ) -> str:
     """The module's text.
 
-    `bodies` maps "score_mod" and "mask_mod" to generated bodies; one that is missing renders as None (L6.2). `buffers`
-    names the captures in the order of aux_tensors, each once (L6.3). `block_size` is (q, kv) when block lists are
-    walked. `vec_size` becomes `score_mod.__vec_size__`. Raises TemplateError naming the cause (L5.3).
+    `bodies` maps "score_mod" and "mask_mod" to generated bodies; a mod that is missing renders as None (L6.2).
+    `buffers` are the names of the captures in the order of aux_tensors, each once (L6.3). `block_size` is (q, kv), or
+    None if no block lists are walked. `vec_size` becomes `score_mod.__vec_size__`. `facts` is text for the docstring
+    of the module. Raises TemplateError, which names the cause, if the template fails (L5.3).
     """
     mods = [_mod_text(name, body, buffers, vec_size) for name, body in bodies.items()]
     helpers = {helper for body in bodies.values() for helper in body.helpers}
@@ -84,7 +85,7 @@ def render(
 
 def _mod_text(name: str, body: ModBody, buffers: Sequence[str], vec_size: int | None) -> ModText:
     unpacked = tuple((position, buffers[position]) for position in body.buffers)
-    # flash-attn-4 keys its compile cache by this hash; it covers all that the mod's machine code depends on.
+    # flash-attn-4 uses this hash as the key of its compile cache. It covers all that the mod's machine code depends on.
     helpers = prelude.render(set(body.helpers))
     content = "\n".join([name, helpers, repr(unpacked), str(vec_size), *body.lines])
     digest = hashlib.sha256(content.encode()).hexdigest()[:32]

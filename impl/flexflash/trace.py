@@ -1,9 +1,9 @@
-"""A mod (any Python callable) to an FX graph of ATen calls, its captured tensors lifted to placeholders (L4.2, L7).
+"""Traces a mod (any Python callable) to an FX graph of ATen calls; its captures become placeholders (L4.2, L7).
 
-The mod is called once, with zero-dimensional values that have no data. A dispatch mode sees every ATen call beneath: it
-runs the call on meta tensors, which gives PyTorch's own type promotion, and records it. A tensor that the trace has
-not produced is a capture; it becomes a placeholder at its first use, so the order is the order of use and each is
-lifted once, however it reached the mod (closure, global, default argument, attribute, partial).
+The mod is called once, with zero-dimensional tensors that have no data. A dispatch mode sees every ATen call. It runs
+the call on meta tensors, so that PyTorch itself promotes the types, and records it. A tensor that the trace did not
+produce is a capture. It becomes a placeholder at its first use, so captures are in the order of their first use. Each
+capture is lifted once, however it reaches the mod (closure, global, default argument, attribute, partial).
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ _FILLS = {
 class ModGraph:
     """A traced mod.
 
-    `graph_module`: placeholders (the mod's own arguments, then one a capture), ATen calls, one output. Every node
-    carries `meta["val"]` (a meta tensor), `meta["tensor_meta"]` and, for calls, `meta["where"]`, the user's line.
-    `captures` and `names` run parallel: the tensors and readable, unique identifiers for them.
+    `graph_module` has placeholders (the mod's own arguments, then one per capture), ATen calls, and one output. Every
+    placeholder and call has `meta["val"]` (a meta tensor) and `meta["tensor_meta"]`; a call also has `meta["where"]`,
+    the user's line. `captures` are the captured tensors, `names` readable and unique identifiers for them.
     """
 
     kind: ModKind
@@ -87,12 +87,12 @@ class ModGraph:
 
 
 def trace(mod: Mod | None, kind: ModKind, device: torch.device = _CPU) -> ModGraph:
-    """Trace `mod` to a ModGraph; None gives the identity score_mod or the mask_mod that lets everything pass.
+    """Trace `mod` to a ModGraph. None stands for the identity score_mod, or for the mask_mod that is always True.
 
     A score_mod takes (score: float32, b, h, q, kv: int32) and returns a number; a mask_mod takes (b, h, q, kv) and
-    returns a bool (L7.1). They are on `device`, the query's. Raises TraceError, with the user's line where there is
-    one, for Python control flow on a tensor, an index that PyTorch does not take, a tensor changed in place, a result
-    that is not one scalar, a mask that is not bool.
+    returns a bool (L7.1). The arguments say that they are on `device`, the query's device. Raises TraceError, with the
+    user's line if it is known, for Python control flow on a tensor, an index that PyTorch does not take, a tensor
+    that is changed in place, a result that is not one scalar, and a mask that is not bool.
     """
     if mod is None:
         mod = _pass_score if kind == "score" else _pass_all
@@ -173,7 +173,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         whole = decompose.lookup(func)
         if whole is not None:
             return self._decomposed(func, whole, args, kwargs)
-        if self.part_of is not None:  # a decomposition's own calls are not split into their parts before they come here
+        if self.part_of is not None:  # PyTorch does not split composite calls of a decomposition
             with self:
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
@@ -200,7 +200,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._bind(node, value, device)
 
     def _decomposed(self, func: Any, whole: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
-        """`func` as the operations that PyTorch's own decomposition `whole` makes of it."""
+        """Record `func` as the operations that PyTorch's own decomposition `whole` calls.
+
+        Raises TraceError if PyTorch refuses `func` on these arguments.
+        """
         said = decompose.refused(func, args, kwargs)
         if said is not None:
             raise TraceError(f"{func}: {said}{_at(_user_line())}")
@@ -213,7 +216,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.part_of = before
 
     def finish(self, result: object) -> ModGraph:
-        """Close the graph. Raises TraceError when `result` is not one scalar of the right kind."""
+        """Close the graph and drop captures that the result does not need.
+
+        Raises TraceError if `result` is not one scalar of the right kind.
+        """
         if isinstance(result, (bool, int, float)):
             dtype = torch.bool if self.kind == "mask" and isinstance(result, bool) else None
             result = self._full(result, dtype or (torch.float32 if self.kind == "score" else torch.int64))
@@ -239,7 +245,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return ModGraph(self.kind, module, tuple(t for t, _ in live), tuple(str(n.target) for _, n in live))
 
     def index_call(self, tensor: torch.Tensor, indices: list[object]) -> torch.Tensor:
-        """`tensor[indices]` with scalar indices as one ATen call; a Python int becomes an int64 scalar (L7.4)."""
+        """Record `tensor[indices]` with scalar indices as one ATen call; a Python int becomes an int64 scalar (L7.4).
+
+        Raises TraceError if there are more indices than dimensions.
+        """
         tensors = [self._full(i, torch.int64) if isinstance(i, int) else i for i in indices]
         if tensor.dim() < len(tensors):
             raise TraceError(
@@ -260,7 +269,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return node
 
     def _bind(self, node: Node, meta: torch.Tensor, device: torch.device) -> Traced:
-        """The value that the mod sees for `node`, whose result is like the meta tensor `meta`."""
+        """The value that the mod sees for `node`. `meta` has the shape, strides and dtype of the result."""
         if node.op != "placeholder":
             _annotate(node, meta, requires_grad=False)
             node.meta["where"] = _user_line()
@@ -272,7 +281,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return value
 
     def _device(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:
-        """Where the result of a call is: where it asks for, else where its first tensor is."""
+        """The device of a call's result: its `device` argument, else its first tensor's device, else the query's."""
         devices: list[torch.device] = []
         map_aggregate(args, lambda x: devices.append(x.device) if isinstance(x, torch.Tensor) else None)
         return torch.device(kwargs.get("device") or (devices or [self.device])[0])
@@ -285,7 +294,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._bind(node, meta, device or self.device)
 
     def _literal(self, tensor: torch.Tensor) -> torch.Tensor:
-        """`torch.tensor(...)` written inside the mod: a scalar is a constant, a table a capture."""
+        """`torch.tensor(...)` inside the mod: a scalar becomes a constant; any other tensor becomes a capture."""
         if tensor.dim() == 0:
             with torch._C._DisableTorchDispatch():
                 value = tensor.item()
@@ -299,7 +308,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return copy
 
     def _constant(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
-        """A factory call as `aten.full([], value)`; None when `func` is not one, or makes more than a scalar."""
+        """A factory call as `aten.full([], value)`. Returns None if `func` is no factory or the value is no number.
+
+        Raises TraceError if the call makes more than a scalar.
+        """
         if func in _FACTORIES:
             value = _FACTORIES[func]
         elif func in _FILLS:
@@ -321,7 +333,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._full(value, meta.dtype, self._device(args, kwargs))
 
     def _moved(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
-        """`table.to(score.device)` of a captured tensor on another device: its copy there is captured in its place."""
+        """For `table.to(score.device)`, a capture on another device: its copy there, which is captured in its place.
+
+        Each tensor is copied once per device. Returns None for any other call.
+        """
         source, device = args[0] if args else None, kwargs.get("device")
         if func is not _aten._to_copy.default or isinstance(source, Traced) or not isinstance(source, torch.Tensor):
             return None
@@ -337,7 +352,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self.moved[key]
 
     def _check_indices(self, indices: Sequence[torch.Tensor | None]) -> None:
-        """Raise TraceError for an index of a dtype that selects by mask, or that PyTorch does not index with."""
+        """Raises TraceError if an index selects by mask (bool, uint8) or PyTorch does not index with its dtype."""
         for index in indices:
             if index is None or index.dtype in (torch.int32, torch.int64):
                 continue
@@ -357,7 +372,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 f"{self._called(tensor)} is a {type(tensor).__name__}; a mod captures plain tensors: "
                 f"capture x.as_subclass(torch.Tensor){_at(_user_line())}"
             )
-        # The same view of the same memory under two names is one capture; another view of that memory is another.
+        # Two tensors that are the same view of the same memory are one capture. Another view is another capture.
         key = (
             tensor.device,
             tensor.untyped_storage().data_ptr(),
@@ -401,7 +416,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _ScalarIndexing(TorchFunctionMode):
-    """Makes `tensor[i, j]` with scalar tensors or ints one `aten.index`, where plain indexing would call `.item()`."""
+    """Makes `tensor[i, j]` with scalar tensors or ints one `aten.index` call. Plain indexing would call `.item()`."""
 
     def __init__(self, recorder: _Recorder) -> None:
         super().__init__()
@@ -425,7 +440,7 @@ class _ScalarIndexing(TorchFunctionMode):
 
 
 def _whole(index: object) -> int | None:
-    """A Python or NumPy integer as an int; None for anything else, such as a slice or a bool."""
+    """A Python or NumPy integer as an int. Returns None for anything else, such as a slice or a bool."""
     if isinstance(index, bool):
         return None
     try:
@@ -440,7 +455,10 @@ def _annotate(node: Node, value: torch.Tensor, requires_grad: bool) -> None:
 
 
 def _reachable_tensors(mod: Mod) -> Iterator[tuple[int, str]]:
-    """(id, name) of tensors that the mod names, for readable placeholders; later pairs win over earlier ones."""
+    """Pairs (id, name) of the tensors that the mod refers to by a name, so that placeholders have readable names.
+
+    If two pairs have the same id, the later pair counts.
+    """
     if isinstance(mod, functools.partial):
         yield from _reachable_tensors(mod.func)
         yield from _named(mod.keywords)
@@ -471,14 +489,18 @@ def _reachable_tensors(mod: Mod) -> Iterator[tuple[int, str]]:
 
 def _named(values: Mapping[str, object]) -> Iterator[tuple[int, str]]:
     for name, value in values.items():
-        # The rendered text is ASCII: a name that is not, such as a Greek letter, is left out or cut down to what is.
+        # The rendered text is ASCII. Other characters, such as Greek letters, become _; a name that is then no
+        # identifier is skipped.
         plain = re.sub(r"\W", "_", name, flags=re.ASCII).strip("_")
         if isinstance(value, torch.Tensor) and plain.isidentifier() and not keyword.iskeyword(plain):
             yield id(value), plain
 
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
-    """The first tensor that the call changes in place, by its schema: `x.add_(1)`, `x[0] = 1`, `out=x`."""
+    """The first tensor that the call changes in place, by its schema: `x.add_(1)`, `x[0] = 1`, `out=x`.
+
+    Returns None if the call changes no tensor.
+    """
     for position, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             given = kwargs.get(argument.name, args[position] if position < len(args) else None)
@@ -488,7 +510,10 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.
 
 
 def _user_line(traceback: Any = None) -> tuple[str, int, str] | None:
-    """(file, line, text) of the innermost frame that is neither PyTorch's nor this package's."""
+    """(file, line number, line) of the innermost frame that is neither PyTorch's nor this package's.
+
+    Returns None if there is no such frame.
+    """
     frames: list[tuple[FrameType, int]] = []
     if traceback is not None:
         while traceback is not None:

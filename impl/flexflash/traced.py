@@ -1,4 +1,4 @@
-"""What a mod is called with: a tensor that has a shape, a dtype and the query's device, but no data."""
+"""The values that a mod is called with: tensors with a shape, a dtype and the query's device, but without data."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ class Traced(torch.Tensor):
     """A value of a mod while it is traced.
 
     It says that it is on the device that the kernel will run on. So a mod may ask for `score.device`, make constants
-    there, and move a captured tensor there; on a meta tensor all of these would end up on the meta device.
+    there, and move a captured tensor there. With a meta tensor, all of these would end up on the meta device.
     """
 
     @staticmethod
     def __new__(cls, meta: torch.Tensor, device: torch.device) -> Traced:
-        """A value of the shape, strides and dtype of `meta` that says it is on `device`."""
+        """A value with the shape, strides and dtype of `meta` that says that it is on `device`."""
         value: Traced = torch.Tensor._make_wrapper_subclass(
             cls, meta.shape, strides=meta.stride(), dtype=meta.dtype, device=device
         )
         return value
 
-    # Results are not wrapped in this class.
+    # PyTorch does not wrap results in this class.
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Reached only when no trace runs: the mod has kept one of its values."""
+        """Raises TraceError. This runs only when no trace is running: the mod has kept one of its values."""
         raise TraceError(f"{func} on a value that a mod was called with, after the call; a mod keeps none of them")
 
     def __repr__(self) -> str:  # type: ignore[override]
@@ -44,5 +44,5 @@ class Traced(torch.Tensor):
         return self
 
     def data_ptr(self) -> int:
-        """Refused: there is no data."""
+        """Raises TraceError: there is no data."""
         raise TraceError("a value of a mod has no address")

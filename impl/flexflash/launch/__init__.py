@@ -1,1 +1,1 @@
-"""Where a rendered kernel runs. Only the modules of this package import cutlass or flash_attn (L8, L9)."""
+"""The launchers, which run rendered kernels (L8, L9). Only this package imports cutlass or flash_attn."""

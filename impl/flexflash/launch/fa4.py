@@ -1,4 +1,4 @@
-"""The rendered kernel through flash-attn-4 on a GPU (clause L9). Thin on purpose: it adds nothing to the text."""
+"""Runs a rendered kernel through flash-attn-4 on a GPU (L9). Thin on purpose: it adds nothing to the text."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .module import load
 
 @dataclass
 class Fa4Launcher:
-    """Runs kernels through `flash_attn.cute`; tensors must be on one CUDA device.
+    """Runs kernels through `flash_attn.cute`. All tensors must be on one CUDA device.
 
-    `on_stage` is called with "compile" before the call: flash-attn-4 compiles and launches in one step, and the launch
-    is over only when the device is.
+    `on_stage` is called with "compile" before the call, and never with "launch": flash-attn-4 compiles and launches in
+    one step. `run` may return before the device has finished.
     """
 
     on_stage: Callable[[str], None] = lambda stage: None
@@ -29,7 +29,7 @@ class Fa4Launcher:
     def run(self, kernel: RenderedKernel, arguments: Mapping[str, torch.Tensor]) -> None:
         """Fill `arguments["OUT"]` and `arguments["LSE"]` in place, on the current stream of their device (L9.2).
 
-        Raises InputError for tensors that are not on one CUDA device, or that require grad (L5.5).
+        Raises InputError if the tensors are not on one CUDA device, or require grad while grad mode is on (L5.5).
         """
         check_gradients(arguments)
         devices = {t.device for t in arguments.values()}
@@ -37,12 +37,12 @@ class Fa4Launcher:
         if device.type != "cuda" or len(devices) != 1:
             raise InputError(f"flash-attn-4 needs all tensors on one CUDA device, not {sorted(map(str, devices))}")
         self.on_stage("compile")
-        # flash-attn-4 takes the current device's current stream; the guard makes that the tensors' own device.
+        # flash-attn-4 takes the current stream of the current device. The guard makes the tensors' device current.
         with torch.cuda.device(device):
             getattr(load(kernel.text), ENTRY)(self, **arguments)
 
     def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **keywords: Any) -> None:
-        """flash-attn-4's own forward; only q, k and v go by position."""
+        """Calls flash-attn-4's own forward. Only q, k and v are positional."""
         from flash_attn.cute.interface import _flash_attn_fwd
 
         aux = keywords["aux_tensors"]
@@ -58,7 +58,7 @@ class Fa4Launcher:
         full_block_idx: torch.Tensor,
         block_size: tuple[int, int],
     ) -> Any:
-        """The lists as flash-attn-4's own type; counts (B, H, rows), indices (B, H, rows, blocks), int32."""
+        """The block lists as flash-attn-4's own type; shapes as in `entry.BlockSparseTensors`."""
         from flash_attn.cute.block_sparsity import BlockSparseTensorsTorch
 
         return BlockSparseTensorsTorch(
@@ -67,14 +67,14 @@ class Fa4Launcher:
 
 
 def _with_leading_dim(tensor: torch.Tensor) -> torch.Tensor:
-    """The view itself, or, where flash-attn-4 cannot tell which dimension of stride 1 leads, the same with one named.
+    """The view itself, or an alias that names its leading dimension if flash-attn-4 cannot find that by itself.
 
-    It refuses a capture with several such dimensions of which none, or more than one, is longer than 1. All of them are
-    read by their strides, whichever it keeps as the leading one.
+    The leading dimension has stride 1. flash-attn-4 refuses a capture with several dimensions of stride 1 if none of
+    them, or more than one, is longer than 1. Any of them may be named: the elements are read by all strides.
     """
     dims = [d for d, stride in enumerate(tensor.stride()) if stride == 1]
     if len(dims) < 2 or sum(tensor.shape[d] > 1 for d in dims) == 1:
         return tensor
-    alias = tensor.detach()  # another object of the same memory: the attribute must not stay with the caller's tensor
+    alias = tensor.detach()  # a new object on the same memory: the caller's tensor must not get the attribute
     alias.__leading_dim__ = max(dims, key=lambda d: tensor.shape[d])  # type: ignore[attr-defined]
     return alias

@@ -1,8 +1,8 @@
-"""The rendered kernel on a CPU: the mods through the real CuTe DSL compiler, the attention around them in PyTorch.
+"""Runs a rendered kernel on a CPU: the CuTe DSL compiler compiles the mods, PyTorch does the attention around them.
 
-The text runs unchanged; only the attention entry that it is given is this one. Scores come from a float32 matrix
-product over the blocks that the lists name (L8.4), the mods are compiled and walk those blocks at any vector width
-(L6.5), and softmax and P V follow, with P rounded to the value dtype as flash-attn-4 does.
+The text runs unchanged; the launcher is its attention entry. A float32 matrix product gives the scores of the blocks
+that the lists name (L8.4). The compiled mods then walk those blocks at any vector width (L6.5). Softmax and P V follow,
+with P rounded to the value dtype as in flash-attn-4.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Mod = Callable[..., Any]
 
 @dataclass
 class HostLauncher(TakesBlockLists):
-    """Runs kernels on the CPU. `vector_width` is the number of keys a mod sees at once: 1, 2, 4 or 8.
+    """Runs kernels on the CPU. `vector_width` is the number of keys that a mod sees at once: 1, 2, 4 or 8.
 
-    The default is the mod's own `__vec_size__`, else flash-attn-4's choice: 2 without captures, 1 with. `on_stage` is
-    called with "compile" and "launch" as they begin.
+    The default is the mod's own `__vec_size__`, else flash-attn-4's choice: 2 without captures, 1 with captures.
+    `on_stage` is called with "compile" and "launch" as each of them begins.
     """
 
     vector_width: int | None = None
@@ -42,7 +42,7 @@ class HostLauncher(TakesBlockLists):
     def run(self, kernel: RenderedKernel, arguments: Mapping[str, torch.Tensor]) -> None:
         """Fill `arguments["OUT"]` (B, H, M, Dv) and `arguments["LSE"]` (B, H, M) in place, and nothing else (L9.1).
 
-        Raises InputError for a kernel with fast_math, and for tensors that require grad (L5.5).
+        Raises InputError for a kernel with fast_math, and if a tensor requires grad while grad mode is on (L5.5).
         """
         kernel.check_cpu()
         check_gradients(arguments)
@@ -63,7 +63,10 @@ class HostLauncher(TakesBlockLists):
         block_sparse_tensors: BlockSparseTensors | None,
         aux_tensors: Sequence[torch.Tensor] | None,
     ) -> None:
-        """flash-attn-4's forward signature: q (B, M, H, D), k (B, N, Hkv, D), v (B, N, Hkv, Dv), out (B, M, H, Dv)."""
+        """Attention with flash-attn-4's forward signature.
+
+        q is (B, M, H, D), k (B, N, Hkv, D), v (B, N, Hkv, Dv), out (B, M, H, Dv), lse (B, H, M).
+        """
         self.on_stage("launch")
         query, key, value = (t.transpose(1, 2) for t in (q, k, v))
         tiles = _tiles(query, key, block_sparse_tensors)
@@ -74,7 +77,7 @@ class HostLauncher(TakesBlockLists):
         self.attend(scores, value, tiles, out.transpose(1, 2), lse)
 
     def scores(self, query: torch.Tensor, key: torch.Tensor, scale: float, tiles: Tiles) -> torch.Tensor:
-        """scale * Q K^T (B, H, M, N) float32; -inf where no block is listed."""
+        """scale * Q K^T, (B, H, M, N), float32; -inf in blocks that no list names."""
         batch, heads, length, _ = query.shape
         columns = key.shape[2]
         group = heads // key.shape[1]
@@ -98,7 +101,10 @@ class HostLauncher(TakesBlockLists):
         width: int,
         captures: Sequence[torch.Tensor],
     ) -> None:
-        """Apply the mods to `scores` in place, `width` keys at a time: mask after score_mod, full blocks unmasked."""
+        """Apply the mods to `scores` (B, H, M, N) in place, `width` keys at a time.
+
+        The mask comes after score_mod. Full blocks are not masked.
+        """
         self.on_stage("compile")
         # CuTe refuses an empty list of tensors.
         auxiliary = [cute_tensor(t) for t in captures] or [cute_tensor(scores)]
@@ -109,9 +115,10 @@ class HostLauncher(TakesBlockLists):
         compiled(*operands)
 
     def evaluate(self, kernel: RenderedKernel, scores: torch.Tensor) -> torch.Tensor:
-        """The rendered mods alone: what becomes of `scores` (B, H, M, N) float32, with nothing else around them.
+        """Apply the rendered mods alone to `scores` (B, H, M, N), float32. Returns the modified scores.
 
-        Reads neither Q, K, V nor block lists: every element goes through score_mod, then mask_mod.
+        Reads neither Q, K, V nor block lists: every element goes through score_mod, then mask_mod. Raises InputError
+        for a kernel with fast_math, and if `scores` requires grad while grad mode is on.
         """
         kernel.check_cpu()
         check_gradients({"scores": scores})
@@ -130,13 +137,13 @@ class HostLauncher(TakesBlockLists):
         return modified
 
     def probabilities(self, weights: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """exp(s - max) rounded to the value dtype, as it enters P V."""
+        """`weights`, exp(s - max), rounded to `dtype`, the value dtype, for P V."""
         return weights.to(dtype).float()
 
     def attend(
         self, scores: torch.Tensor, value: torch.Tensor, tiles: Tiles, out: torch.Tensor, lse: torch.Tensor
     ) -> None:
-        """Softmax over the keys and P V, into `out` and `lse`; a row with nothing to attend to is 0 and -inf (L8.2)."""
+        """Write softmax and P V to `out`, the LSE to `lse`. A row with nothing to attend to gets 0 and -inf (L8.2)."""
         group = scores.shape[1] // value.shape[1]
         largest = scores.amax(dim=-1, keepdim=True)
         weights = torch.exp(scores - largest.masked_fill(largest == float("-inf"), 0.0))
@@ -151,20 +158,26 @@ class HostLauncher(TakesBlockLists):
             for b, h, rows, listed in tiles.walk(scores.shape[3]):
                 mixed[b, h, rows] = rounded[b, h, rows][:, listed] @ values[b, h // group, listed]
         out.copy_(torch.where(empty, 0.0, mixed / total))
-        # A score of +inf makes the sum NaN but the logsumexp +inf, as in PyTorch (L8.5).
+        # A score of +inf makes the sum NaN, but the logsumexp is +inf, as in PyTorch (L8.5).
         lse.copy_(torch.where(largest == float("inf"), largest, largest + torch.log(total)).squeeze(-1))
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """Which blocks of the score matrix are attended. `lists` is None when all are, none of them through a mask."""
+    """The blocks of the score matrix that are attended. If `lists` is None, all are, and none of them is masked.
+
+    `block_size` is (q, kv), `shape` is (B, H, M). The methods take `columns`, the key length N.
+    """
 
     lists: BlockSparseTensors | None
     block_size: tuple[int, int]
     shape: tuple[int, int, int]
 
     def walk(self, columns: int) -> Any:
-        """(b, h, rows, columns) for every row of blocks: a slice, and the indices of the listed keys, ascending."""
+        """Yields (b, h, rows, columns) for every row of blocks that lists a block.
+
+        `rows` is a slice; `columns` are the indices of the listed keys, ascending.
+        """
         assert self.lists is not None
         batch, heads, length = self.shape
         partial, partial_idx, full, full_idx = (t.tolist() for t in self.as_lists(columns))
@@ -178,12 +191,15 @@ class Tiles:
                         yield b, h, slice(row * height, min((row + 1) * height, length)), torch.cat(listed)
 
     def work(self, columns: int) -> torch.Tensor:
-        """Every listed block: b, h, row of blocks, block of keys, 1 if a mask_mod decides there; int32 (blocks, 5)."""
+        """Every listed block as int32 (blocks, 5): b, h, row of blocks, block of keys, masked.
+
+        `masked` is 1 if the mask_mod decides in the block, 0 for a full block.
+        """
         partial, partial_idx, full, full_idx = self.as_lists(columns)
         return torch.cat([_listed(partial, partial_idx, 1), _listed(full, full_idx, 0)])
 
     def as_lists(self, columns: int) -> list[torch.Tensor]:
-        """The four lists as int32 (B, H, rows) and (B, H, rows, blocks); all blocks full when there are no lists."""
+        """The four lists as int32 (B, H, rows) and (B, H, rows, blocks). Without lists, all blocks are full."""
         batch, heads, length = self.shape
         if self.lists is not None:
             return self.lists.per_head(batch, heads)
@@ -201,7 +217,7 @@ class Tiles:
 
 
 def _listed(count: torch.Tensor, index: torch.Tensor, masked: int) -> torch.Tensor:
-    """The part of `Tiles.work` that one pair of lists says: as many indices of each row as it counts."""
+    """The part of `Tiles.work` for one pair of lists: the first `count` indices of each row, with `masked`."""
     there = torch.arange(index.shape[3]) < count.unsqueeze(3)
     rows = there.nonzero()[:, :3].to(torch.int32)
     blocks = index[there]
@@ -224,9 +240,9 @@ def _modify(
     captures: list[cute.Tensor],
     work: cute.Tensor,
 ) -> None:
-    """The blocks of `work` (blocks, 5), each of them b, h, row of blocks, block of keys, and whether it is masked.
+    """Apply the mods to the blocks of `work` (blocks, 5): b, h, row of blocks, block of keys, masked.
 
-    One loop, and one place that calls the mods: what is compiled grows with both.
+    There is one loop, and the mods are called in one place, because the compiled code grows with both.
     """
     for n in cutlass.range(work.shape[0], unroll=1):
         b, h, row, block, masked = work[n, 0], work[n, 1], work[n, 2], work[n, 3], work[n, 4] != 0
@@ -255,8 +271,8 @@ def _modify_block(
             score = cute.make_rmem_tensor(width, cutlass.Float32)
             kv_idx = cute.make_rmem_tensor(width, cutlass.Int32)
             for lane in cutlass.range_constexpr(width):
-                # Lanes past the block's last key see that key and its score, so that no mod reads outside its
-                # captures, be it by an index that is computed from the score.
+                # Lanes past the block's last key see that key and its score. So no mod reads outside its captures,
+                # even if it computes an index from the score.
                 kv_idx[lane] = min(n + lane, last)
                 score[lane] = keys[kv_idx[lane]]
             indices = (
@@ -273,5 +289,5 @@ def _modify_block(
                     value = score.load()
                     score.store(cute.where(keep, value, cute.full_like(value, float("-inf"))))
             for lane in cutlass.range_constexpr(width - 1, -1, -1):
-                # From the last lane on: of those that have one key, the first stays, whose key it is.
+                # In descending order: several lanes may have the same key, and the lane that owns the key writes last.
                 keys[kv_idx[lane]] = score[lane]

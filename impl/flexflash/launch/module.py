@@ -1,4 +1,4 @@
-"""Rendered text -> a Python module, with its source where tracebacks, Dynamo and CuTe's own parser find it."""
+"""Makes a Python module of a rendered text. Tracebacks, Dynamo and CuTe's own parser find its source."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import types
 from collections import OrderedDict
 
 _MOST = 256
-_loaded: OrderedDict[str, types.ModuleType] = OrderedDict()  # the one that was asked for last is the last
+_loaded: OrderedDict[str, types.ModuleType] = OrderedDict()  # the most recently used module is the last
 
 
 def load(text: str) -> types.ModuleType:
-    """Execute a rendered module. Only text that this package rendered may come here.
+    """Execute a rendered module. `text` must be rendered by this package, since it runs as code.
 
-    The same text gives the same module, among the last 256. `@cute.jit` reads a function's source, so the text is
-    registered in linecache under a name made of its digest. Raises SyntaxError when the text is not Python (a defect
-    of the template).
+    Equal texts give the same module, as long as it is among the 256 most recently used. `@cute.jit` reads a function's
+    source, so the text is registered in linecache under a name made of its digest. Raises SyntaxError if the text is
+    not Python (a defect of the template).
     """
     name = f"flexflash_kernel_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     if name in _loaded:
@@ -27,8 +27,8 @@ def load(text: str) -> types.ModuleType:
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     module = types.ModuleType(name)
     module.__file__ = filename
-    # The compiler asks `inspect` for the module of each of its frames. Of a file that is in no module and on no disk,
-    # `inspect` looks through all modules that are loaded, each time.
+    # The compiler asks `inspect` for the module of each of its frames. If the file belongs to no module and is not on
+    # disk, `inspect` searches all loaded modules each time.
     sys.modules[name] = module
     try:
         exec(compile(text, filename, "exec"), module.__dict__)

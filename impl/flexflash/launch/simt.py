@@ -1,8 +1,8 @@
-"""The rendered kernel in a plain GPU kernel: one thread a query row, online softmax in float32.
+"""Runs a rendered kernel in a plain GPU kernel: one thread per query row, online softmax in float32.
 
-It is there to tell "the mod's code is wrong on this GPU" from "the attention kernel is wrong": no tensor cores, no
-shared memory, no exchange between threads, nothing to get wrong but the arithmetic. The text runs unchanged. All that a
-thread does is one function, `_row`, which a loop on the CPU calls as well: tensors on a CPU are attended there.
+It separates "the mod's code is wrong on this GPU" from "the attention kernel is wrong": it has no tensor cores, no
+shared memory and no exchange between threads, so only the arithmetic can be wrong. The text runs unchanged. A thread
+only calls the function `_row`. For tensors on a CPU, a loop on the CPU calls the same function.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from .entry import BlockSparseTensors, TakesBlockLists, check_width, cute_tensor
 from .module import load
 
 CHUNK = 32
-"""Keys between two looks at the running maximum; the accumulator is rescaled at most once for so many."""
+"""Keys per chunk. The running maximum is updated, and the accumulator rescaled, at most once per chunk."""
 
 THREADS = 64
 UNROLL = 8
-"""Of the loops over head dims: unrolled whole, large ones spill and take seconds to compile."""
+"""Unroll factor of the loops over head dims. Unrolled fully, large head dims spill and take seconds to compile."""
 Mod = Callable[..., Any]
 
 
 @dataclass
 class SimtLauncher(TakesBlockLists):
-    """Runs kernels a row at a time. `vector_width` is the number of keys a mod sees at once: 1, 2, 4 or 8.
+    """Runs kernels one row at a time. `vector_width` is the number of keys that a mod sees at once: 1, 2, 4 or 8.
 
-    The default is the mod's own `__vec_size__`, else flash-attn-4's choice: 2 without captures, 1 with. Tensors are all
-    on one CUDA device, or all on the CPU. `on_stage` is called with "compile" and "launch" as they begin. A kernel is
-    compiled once for tensors of the same shapes, strides and dtypes.
+    The default is the mod's own `__vec_size__`, else flash-attn-4's choice: 2 without captures, 1 with captures. All
+    tensors must be on one CUDA device, or all on the CPU. `on_stage` is called with "compile" and "launch" as each of
+    them begins. A kernel is compiled once for tensors of the same shapes, strides, dtypes and device.
     """
 
     vector_width: int | None = None
@@ -54,8 +54,9 @@ class SimtLauncher(TakesBlockLists):
     def run(self, kernel: RenderedKernel, arguments: Mapping[str, torch.Tensor]) -> None:
         """Fill `arguments["OUT"]` (B, H, M, Dv) and `arguments["LSE"]` (B, H, M) in place, and nothing else (L9.1).
 
-        On a GPU it is launched on the current stream of the tensors' device (L9.2) and not waited for. Raises
-        InputError for tensors on several devices or that require grad (L5.5), and for fast_math on a CPU.
+        On a GPU, the kernel is launched on the current stream of the tensors' device (L9.2); `run` does not wait for
+        it. Raises InputError if the tensors are on several devices, or require grad while grad mode is on (L5.5), and
+        for fast_math on a CPU.
         """
         check_gradients(arguments)
         devices = {t.device for t in arguments.values()}
@@ -72,7 +73,7 @@ class SimtLauncher(TakesBlockLists):
             getattr(load(kernel.text), ENTRY)(self, **arguments)
 
     def compiled(self) -> tuple[Callable[..., None], ...]:
-        """Every kernel that has been compiled, as `cute.compile` returned it."""
+        """Every kernel that was compiled, as `cute.compile` returned it."""
         return tuple(self._compiled.values())
 
     def forward(
@@ -90,7 +91,10 @@ class SimtLauncher(TakesBlockLists):
         block_sparse_tensors: BlockSparseTensors | None,
         aux_tensors: Sequence[torch.Tensor] | None,
     ) -> None:
-        """flash-attn-4's forward signature: q (B, M, H, D), k (B, N, Hkv, D), v (B, N, Hkv, Dv), out (B, M, H, Dv)."""
+        """Attention with flash-attn-4's forward signature.
+
+        q is (B, M, H, D), k (B, N, Hkv, D), v (B, N, Hkv, Dv), out (B, M, H, Dv), lse (B, H, M).
+        """
         captures = list(aux_tensors or ())
         width = width_for(self.vector_width, score_mod, captures)
         lists = block_sparse_tensors.per_head(q.shape[0], q.shape[2]) if block_sparse_tensors is not None else []
@@ -132,7 +136,10 @@ class SimtLauncher(TakesBlockLists):
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a kernel is specialized for; sizes in elements. `long`: Q, K, V or OUT need 64-bit coordinates (L2.8)."""
+    """The parameters that a kernel is specialized for; sizes are in elements.
+
+    `long` says that Q, K, V, OUT or LSE is so large that coordinates need 64 bits (L2.8).
+    """
 
     width: int
     chunk: int
@@ -175,7 +182,7 @@ def _loop(
     captures: list[cute.Tensor],
     lists: list[cute.Tensor],
 ) -> None:
-    """Every row, one after the other, on the CPU."""
+    """Attention for every row, one after the other, on the CPU."""
     for b in cutlass.range(plan.batch):
         for h in cutlass.range(plan.heads):
             for m in cutlass.range(plan.queries):
@@ -192,7 +199,7 @@ def _launch(
     lists: list[cute.Tensor],
     stream: Any,
 ) -> None:
-    """A thread for every row, on the GPU."""
+    """Attention for every row, one thread per row, on the GPU."""
     rows = plan.batch * plan.heads * plan.queries
     _kernel(score_mod, mask_mod, plan, tensors, captures, lists).launch(
         grid=[-(-rows // THREADS), 1, 1], block=[THREADS, 1, 1], stream=stream
@@ -212,7 +219,7 @@ def _kernel(
     group, _, _ = cute.arch.block_idx()
     index = group * THREADS + thread
     if index < plan.batch * plan.heads * plan.queries:
-        # Neighbouring threads have neighbouring rows of one head: they read the same keys at the same time.
+        # Neighbouring threads have neighbouring rows of one head, so they read the same keys at the same time.
         m = index % plan.queries
         h = (index // plan.queries) % plan.heads
         b = index // (plan.queries * plan.heads)
@@ -221,7 +228,7 @@ def _kernel(
 
 @cute.jit
 def _at(plan: cutlass.Constexpr, *coordinates: cutlass.Int32) -> tuple[cutlass.Int32 | cutlass.Int64, ...]:
-    """The coordinates of an element, so wide that none times its stride overflows."""
+    """The coordinates of an element, as Int64 if a coordinate times its stride may overflow an Int32."""
     if cutlass.const_expr(plan.long):
         return tuple(cutlass.Int64(c) for c in coordinates)
     return coordinates
@@ -239,7 +246,7 @@ def _row(
     h: cutlass.Int32,
     m: cutlass.Int32,
 ) -> None:
-    """Attention for query row (b, h, m): its output and its LSE, from beginning to end."""
+    """Attention for query row (b, h, m): writes its output and its LSE."""
     q, _, _, out, lse = tensors
     query = cute.make_rmem_tensor(plan.dim, cutlass.Float32)
     for d in cutlass.range(plan.dim, unroll=UNROLL):
@@ -247,7 +254,7 @@ def _row(
     total = cute.make_rmem_tensor(plan.value_dim, cutlass.Float32)
     for d in cutlass.range(plan.value_dim, unroll=UNROLL):
         total[d] = cutlass.Float32(0.0)
-    # The running maximum, the running sum, and whether a score was NaN.
+    # The running maximum, the running sum, and 1 if a score was NaN.
     state = cute.make_rmem_tensor(3, cutlass.Float32)
     state[0] = -cutlass.Float32.inf
     state[1] = cutlass.Float32(0.0)
@@ -269,7 +276,7 @@ def _row(
     logarithm = cute.math.log(state[1])
     result = state[0] + logarithm
     if state[0] == cutlass.Float32.inf:
-        result = state[0]  # +inf makes the sum NaN, but the logsumexp +inf (L8.5)
+        result = state[0]  # +inf makes the sum NaN, but the logsumexp is +inf (L8.5)
     if state[2] != cutlass.Float32(0.0):
         result = state[2] * cutlass.Float32.nan
     if empty:
@@ -292,7 +299,7 @@ def _block(
     m: cutlass.Int32,
     block: cutlass.Int32,
 ) -> None:
-    """The keys of one block, a chunk at a time; with `mask_mod` None it is a full block."""
+    """Attend to the keys of one block, chunk by chunk. For a full block, `mask_mod` is None."""
     first = block * plan.block_size[1]
     last = cutlass.min(first + plan.block_size[1], plan.keys)
     scores = cute.make_rmem_tensor(plan.chunk, cutlass.Float32)
@@ -321,7 +328,7 @@ def _score(
     start: cutlass.Int32,
     end: cutlass.Int32,
 ) -> None:
-    """Keys n to n + width - 1: scale * q k, then score_mod, then the mask (L8.1)."""
+    """The scores of keys n to n + width - 1: scale * q k, then score_mod, then the mask (L8.1)."""
     k = tensors[1]
     score = cute.make_rmem_tensor(plan.width, cutlass.Float32)
     b_idx = cute.make_rmem_tensor(plan.width, cutlass.Int32)
@@ -329,7 +336,7 @@ def _score(
     q_idx = cute.make_rmem_tensor(plan.width, cutlass.Int32)
     kv_idx = cute.make_rmem_tensor(plan.width, cutlass.Int32)
     for lane in cutlass.range_constexpr(plan.width):
-        # Lanes past the last key see the last key, so that no mod reads outside its captures.
+        # Lanes past the last key see the last key, so no mod reads outside its captures.
         key = cutlass.min(n + lane, plan.keys - 1)
         product = cutlass.Float32(0.0)
         for d in cutlass.range(plan.dim, unroll=UNROLL):
@@ -364,7 +371,7 @@ def _gather_up(
     start: cutlass.Int32,
     end: cutlass.Int32,
 ) -> None:
-    """Add exp(score - maximum) and its products with V to what the row has so far."""
+    """Add exp(score - maximum) of a chunk to the running sum, and its products with V to the accumulator."""
     v = tensors[2]
     top = state[0]
     for j in cutlass.range(plan.chunk):
@@ -372,7 +379,7 @@ def _gather_up(
             top = scores[j]
         if scores[j] != scores[j]:
             state[2] = cutlass.Float32(1.0)
-            top = cutlass.Float32.inf  # exp(NaN - inf) is NaN like everything that follows
+            top = cutlass.Float32.inf  # exp(NaN - inf) is NaN, and so is all that follows
     if top > -cutlass.Float32.inf:
         if top > state[0]:
             shrink = cute.math.exp(state[0] - top)
@@ -383,7 +390,7 @@ def _gather_up(
                     total[d] = total[d] * shrink
         for n in cutlass.range(start, end):
             weight = cute.math.exp(scores[n - start] - top)
-            # A key that is masked, or too far below to matter, is not read.
+            # V is not read for a key that is masked, or whose score is so far below the maximum that its weight is 0.
             if weight != cutlass.Float32(0.0):
                 state[1] = state[1] + weight
                 for d in cutlass.range(plan.value_dim, unroll=UNROLL):

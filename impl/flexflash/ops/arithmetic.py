@@ -31,7 +31,7 @@ def _add(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: to
 @spell("sub.Tensor sub.Scalar")
 def _sub(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
     x, y = args[0], times_alpha(w, args, kw, dtype)
-    # PyTorch adds y * -alpha, and the integer 0 has no sign to turn.
+    # PyTorch computes x + y * -alpha. If alpha is the integer 0, so is -alpha, and y * 0 is added.
     sign = "+" if constant_of(args[2] if len(args) > 2 else kw.get("alpha", 1)) == 0 else "-"
     result = infix(w, f"{{x}} {sign} {{y}}", x, y, dtype, False, "sub")
     if dtype.is_floating_point or is_unsigned(dtype):
@@ -71,16 +71,16 @@ def _div(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: to
 
 
 def rounded32(number: float) -> float:
-    """`number` rounded to float32."""
+    """`number`, rounded to float32."""
     return float(torch.tensor(number, dtype=torch.float32))
 
 
 def _by_reciprocal(w: Writer, divisor: float, dtype: torch.dtype) -> bool:
     """Whether x / divisor may be written x * (1 / divisor), which a GPU does in one instruction instead of nine.
 
-    By a power of two that is the same number. By any other, the reciprocal is rounded and so is the product: at most
-    1.5 ulp instead of 0.5. That is within what a quotient may be off, but not where a comparison, a floor or a pole
-    waits for the exact quotient of whole numbers.
+    If the divisor is a power of two, both are equal. If not, the reciprocal and the product are rounded: the error is
+    at most 1.5 ulp instead of 0.5. The error bound of a quotient allows that, but not where a comparison, a floor or a
+    pole depends on the exact quotient of whole numbers (see `smoothness`).
     """
     divisor = rounded32(divisor)
     if compute_dtype(dtype) is not torch.float32 or not _FLT_MIN < abs(divisor) < 1 / _FLT_MIN:
@@ -108,7 +108,7 @@ def _quotient(w: Writer, args: Sequence[Argument], mode: Argument, dtype: torch.
         return computed(w, text, dtype, "div", (x, y), positive)
     divisor = constant_of(y)
     if mode == "floor" and isinstance(divisor, int) and is_power_of_two(divisor):
-        # An arithmetic shift floors; `//` takes ten instructions to.
+        # An arithmetic shift floors; `//` takes ten instructions for that.
         vector = w.vector(x, dtype)
         amount = shift_amount(w, divisor.bit_length() - 1, dtype)
         text = f"cute.TensorSSA({vector} >> {amount}, {vector}.shape, {vector}.dtype)"
@@ -121,9 +121,9 @@ def _quotient(w: Writer, args: Sequence[Argument], mode: Argument, dtype: torch.
 
 
 def _divisor(w: Writer, x: Argument, y: Argument, dtype: torch.dtype) -> Argument:
-    """The divisor of an integer, 1 where there is no quotient (L7.3).
+    """The divisor of integers: `y`, but 1 in the lanes where there is no quotient (L7.3).
 
-    A constant divisor is not 0, since that mod was refused.
+    A constant divisor stays as it is: it is not 0, since such a mod is refused before.
     """
     if constant_of(y) is not None or dtype.is_floating_point:
         return y
@@ -177,7 +177,7 @@ def _neg(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: to
 def _abs(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
     if is_unsigned(dtype) or (is_nonnegative(args[0]) and not dtype.is_floating_point):
         return unchanged(w, args[0], dtype)
-    # The smallest integer of a dtype has no positive counterpart, and stays as it is.
+    # The smallest integer of a dtype has no positive counterpart and stays as it is.
     result = computed(w, f"cute.math.abs({w.vector(args[0], dtype)})", dtype, "abs", args, True)
     return with_limit(result, lambda x: x, args[0])
 
@@ -220,13 +220,13 @@ def _pow(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: to
 
 
 def shift_amount(w: Writer, amount: int, dtype: torch.dtype) -> str:
-    """A number to shift by, as CuTe takes it."""
+    """`amount`, as CuTe takes it in a shift of a vector of `dtype`."""
     # CuTe shifts a vector by a plain int or by a vector, but not by a typed scalar.
     return str(amount) if dtype is torch.int32 else w.vector(amount, dtype)
 
 
 def times_alpha(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Argument:
-    """The second argument times `alpha`, of add, sub and rsub."""
+    """The second argument of add, sub or rsub, times `alpha`."""
     alpha = constant_of(args[2]) if len(args) > 2 else constant_of(kw.get("alpha", 1))
     if alpha == 1:
         return args[1]

@@ -80,7 +80,7 @@ def _bounded(w: Writer, value: Argument, bound: Argument, dtype: torch.dtype, ex
     number = constant_of(bound)
     if number is None or not dtype.is_floating_point or math.isnan(number):
         return extremum(w, (value, bound), {}, dtype)
-    # A comparison with a constant lets a NaN through by itself; no second test is needed.
+    # A comparison with a constant keeps a NaN: it is false, and the value stays. No second test is needed.
     x = w.vector(value, dtype)
     text = f"cute.where({x} {symbol} {w.operand(bound, dtype)}, {w.vector(bound, dtype)}, {x})"
     return computed(w, text, dtype, "clamp", (value,), symbol == "<" and number >= 0)

@@ -37,7 +37,10 @@ for _name in APPROXIMATE:
 
 
 def _exponential(w: Writer, x: str, dtype: torch.dtype) -> str:
-    """exp(x). In Float32 exp2(x * log2(e)): half the instructions of CuTe's exp on a GPU, and off by |x| ulp more."""
+    """exp(x) as text. In Float32 it is exp2(x * log2(e)).
+
+    On a GPU that takes half the instructions of CuTe's exp; its error is larger by |x| ulp.
+    """
     if compute_dtype(dtype) is torch.float64:
         return f"cute.math.exp({x})"
     return f"{function_name(w, 'exp2', dtype)}({x} * {math.log2(math.e)!r})"
@@ -114,7 +117,7 @@ def _elu(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: to
     above = x if scale == 1 else f"{x} * {w.operand(scale, dtype)}"
     assert alpha is not None and scale is not None
     below = f"{expm1}({inner}) * {w.operand(alpha * scale, dtype)}"
-    # Not `> 0.0`: with a negative alpha, 0 would become -0.
+    # The condition is not `> 0.0`: with a negative alpha, 0 would become -0.
     return computed(w, f"cute.where({x} < 0.0, {below}, {above})", dtype, "elu", args)
 
 
@@ -134,7 +137,7 @@ spell("asinh.default")(_helper("asinh", of_double=True))
 spell("acosh.default")(_helper("acosh", of_double=True))
 spell("atanh.default")(_helper("atanh", of_double=False))
 spell("hypot.default")(_helper("hypot", of_double=False))
-# CuTe's own atan2 of two zeros that the compiler knows to be zeros is NaN.
+# CuTe's own atan2 of two zeros is NaN if the compiler knows that they are zeros.
 spell("atan2.default")(_helper("atan2", of_double=False))
 
 

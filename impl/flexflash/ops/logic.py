@@ -24,7 +24,11 @@ def _comparison(symbol: str) -> Emitter:
 
 
 def _apart(w: Writer, x: Argument, y: Argument) -> tuple[Argument, Argument]:
-    """q - kv against a number as q - number against kv: once for a row, where the difference is for every element."""
+    """Rewrites the operands of a comparison: (q - kv) < n becomes (q - n) < kv.
+
+    q - n is the same for a whole row, while q - kv differs for every element. The rewriting is exact: all magnitudes
+    are at most 2^24, so that nothing overflows. Other operands are returned unchanged.
+    """
     number = constant_of(y)
     if not isinstance(x, Value) or x.difference is None or type(number) is not int or abs(number) > EXACT:
         return x, y
@@ -111,7 +115,7 @@ def _signbit(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype
     if is_unsigned(inner):
         return Value("False", torch.bool, False, True, True)
     x = w.vector(args[0], inner)
-    if inner.is_floating_point:  # of -0 and of a NaN it is the bit
+    if inner.is_floating_point:  # copysign keeps the sign bit of -0 and NaN
         x = f"cute.math.copysign({w.vector(1, inner)}, {x})"
     return computed(w, f"{x} < 0", torch.bool, "signbit", args, True)
 

@@ -1,4 +1,4 @@
-"""Expressions that many operations are made of."""
+"""Expressions that many operations share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .values import Argument, Value, Writer, is_uniform
 
 
 def approximates(w: Writer, dtype: torch.dtype) -> bool:
-    """Whether an approximate instruction is asked for; there are none for float64."""
+    """Whether to write an approximate instruction: fast_math is set and the dtype is computed in float32."""
     return w.fast_math and compute_dtype(dtype) is torch.float32
 
 
@@ -25,11 +25,11 @@ APPROXIMATE: Final[dict[str, str]] = {
     "log10": "log10_approx",
     "sqrt": "sqrt_approx",
 }
-"""Functions of one float -> what the option fast_math puts in their place."""
+"""Functions of one float -> the prelude functions that replace them with fast_math."""
 
 
 def function_name(w: Writer, name: str, dtype: torch.dtype) -> str:
-    """A function of one float as it is called: approximate where that is asked for (fast_math)."""
+    """The name by which a function of one float is called: the approximate one with fast_math."""
     return w.use(APPROXIMATE[name]) if approximates(w, dtype) else f"cute.math.{name}"
 
 
@@ -41,7 +41,7 @@ def computed(
     inputs: Sequence[Argument],
     nonnegative: bool = False,
 ) -> Value:
-    """The value of an expression; `hint` names its variable, and it is uniform where all `inputs` are."""
+    """The value of an expression. `hint` names its variable. The value is uniform if all `inputs` are."""
     return Value(w.assign(text, hint), dtype, None, is_uniform(*inputs), nonnegative)
 
 
@@ -55,13 +55,13 @@ def unchanged(w: Writer, argument: Argument, dtype: torch.dtype) -> Value:
 def infix(
     w: Writer, template: str, x: Argument, y: Argument, dtype: torch.dtype, nonnegative: bool, hint: str
 ) -> Value:
-    """The value of an operator between two operands, `template` being as "{x} + {y}"."""
+    """The value of an operator between two operands. `template` is a format such as "{x} + {y}"."""
     text = template.format(x=w.operand(x, dtype), y=w.operand(y, dtype))
     return computed(w, text, dtype, hint, (x, y), nonnegative)
 
 
 def combined(w: Writer, symbol: str, x: Argument, y: Argument, dtype: torch.dtype) -> Value:
-    """x & y, x | y or x ^ y, with what is known of its sign and size."""
+    """x & y, x | y or x ^ y, with its sign and limit if they are known."""
     spread = w.vector if dtype is torch.bool else w.operand
     text = f"{spread(x, dtype)} {symbol} {spread(y, dtype)}"
     positive = [a for a in (x, y) if is_nonnegative(a)]
@@ -69,6 +69,6 @@ def combined(w: Writer, symbol: str, x: Argument, y: Argument, dtype: torch.dtyp
         return computed(w, text, dtype, "", (x, y))
     limits = [limit for limit in map(limit_of, positive) if limit is not None]
     result = computed(w, text, dtype, "", (x, y), True)
-    if symbol == "&":  # has no bit that the positive one has not
+    if symbol == "&":  # has only bits that the nonnegative operand has
         return within(result, min(limits, default=None))
     return within(result, (1 << max(limits).bit_length()) - 1 if len(limits) == 2 else None)

@@ -1,4 +1,4 @@
-"""What is known of the range of integers and of signs, so that fewer instructions are right (L7.3)."""
+"""Known bounds and signs of values. With them, fewer instructions are enough (L7.3)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import torch
 
 from .values import Argument, Value, constant_of
 
-EXACT: Final = 2**24  # float32 has every integer up to here
-_WIDE: Final = 32  # bits of the integers of which the dtype alone tells nothing
+EXACT: Final = 2**24  # float32 represents every integer up to here
+_WIDE: Final = 32  # integers of so many bits and more have no limit from their dtype alone
 
 
 def at_least(argument: Argument, bound: float) -> bool:
-    """Whether the argument is certainly not below `bound`: a number, or a value known not to be negative."""
+    """Whether the argument is certainly not below `bound`.
+
+    It is a number of at least `bound`, or `bound` is at most 0 and it is a value known to be nonnegative.
+    """
     if isinstance(argument, Value) and argument.constant is not None:
         argument = argument.constant
     if isinstance(argument, Value):
@@ -29,7 +32,10 @@ def is_nonnegative(argument: Argument) -> bool:
 
 
 def limit_of(argument: Argument) -> int | None:
-    """An integer's largest magnitude; None where its dtype alone would bound it, and for floats."""
+    """The largest magnitude that an integer can have.
+
+    Returns None for floats, and for 32- and 64-bit integers if only their dtype is known.
+    """
     number = constant_of(argument)
     if number is not None:
         return None if isinstance(number, float) else abs(int(number))
@@ -44,9 +50,10 @@ def limit_of(argument: Argument) -> int | None:
 
 
 def with_limit(value: Value, limit: Callable[..., int], *arguments: Argument) -> Value:
-    """`value` with `limit` of the arguments' limits as its own, if its dtype holds that.
+    """`value` with the limit `limit(...)` of the arguments' limits, if its dtype holds that limit.
 
-    Where it may not, the integer may wrap around, and then a signed one is not known to be `nonnegative`.
+    If it does not, or a limit is not known, the integer may wrap around. Then it has no limit, and a signed integer is
+    not known to be `nonnegative`.
     """
     if value.dtype.is_floating_point or value.dtype is torch.bool:
         return value
@@ -58,7 +65,10 @@ def with_limit(value: Value, limit: Callable[..., int], *arguments: Argument) ->
 
 
 def within(value: Value, *limits: int | None) -> Value:
-    """`value`, which cannot wrap around, with the largest of the `limits` as its own, if all of them are known."""
+    """`value` with the largest of the `limits` as its limit, if all of them are known and its dtype holds it.
+
+    For integers that cannot wrap around.
+    """
     if value.dtype.is_floating_point or value.dtype is torch.bool:
         return value
     known = [limit for limit in limits if limit is not None]
@@ -67,7 +77,7 @@ def within(value: Value, *limits: int | None) -> Value:
 
 
 def keeps_sign(source: torch.dtype, target: torch.dtype) -> bool:
-    """Whether a non-negative value stays so under the cast (a narrower integer may wrap)."""
+    """Whether a nonnegative value is still nonnegative after the cast (a narrower integer may wrap around)."""
     if target.is_floating_point or target in (torch.bool, torch.uint8):
         return True
     return not source.is_floating_point and (bits_of(source) < bits_of(target) or source is target)
@@ -84,5 +94,5 @@ def is_power_of_two(number: int) -> bool:
 
 
 def bits_of(dtype: torch.dtype) -> int:
-    """The bits of an integer's or bool's dtype."""
+    """The number of bits of an integer or bool dtype."""
     return 1 if dtype is torch.bool else torch.iinfo(dtype).bits

@@ -1,4 +1,4 @@
-"""The table: ATen overload -> how it is written in CuTe, and what PyTorch takes and refuses there (L7.2, L7.6)."""
+"""The table: ATen overload -> its CuTe spelling, and the dtypes and numbers that PyTorch takes there (L7.2, L7.6)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TABLE: dict[Any, tuple[str, Emitter]] = {}
 
 
 def lookup(target: Any) -> tuple[str, Emitter] | None:
-    """(name hint, emitter) for an ATen overload, or None when it has no spelling."""
+    """(name hint, emitter) of an ATen overload. Returns None if it has no spelling."""
     return _TABLE.get(target)
 
 
@@ -24,7 +24,10 @@ _REALS = frozenset("silu gelu softplus log_sigmoid_forward leaky_relu elu hypot 
 
 
 def check_dtype(target: Any, dtype: torch.dtype) -> None:
-    """Raise Unwritable where PyTorch, which infers a result's `dtype` all the same, has no such operation on it."""
+    """Raises Unwritable if PyTorch does not have the operation on `dtype`.
+
+    Tracing does not show this: PyTorch infers `dtype` as the result's dtype all the same.
+    """
     name = target.overloadpacket.__name__
     if dtype.is_floating_point and name in _BITS:
         raise Unwritable("floating-point numbers, as in PyTorch; cast to an integer first")
@@ -46,7 +49,10 @@ def _overloads(names: str) -> list[Any]:
 
 
 def spell(names: str, hint: str | None = None) -> Callable[[Emitter], Emitter]:
-    """Decorator: the emitter of these overloads, named as "add.Tensor add.Scalar"; `hint` names variables."""
+    """Decorator that enters the emitter of these overloads, given as "add.Tensor add.Scalar", in the table.
+
+    `hint` names the variables of the results; by default it is the operation's name.
+    """
 
     def register(emitter: Emitter) -> Emitter:
         for target in _overloads(names):
@@ -63,7 +69,7 @@ _ROUNDED = _COMPARISONS | frozenset("clamp clamp_min clamp_max hardtanh masked_f
 def converted(
     target: Any, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype
 ) -> tuple[list[Argument], dict[str, Argument]]:
-    """The arguments with their Python numbers as the operation, whose result has `dtype`, reads them."""
+    """The arguments, their Python numbers converted as the operation reads them. `dtype` is the result's."""
     name = target.overloadpacket.__name__
     common = operand_dtype(*args) if name in _COMPARISONS else dtype
     number = rounded_number if name in _ROUNDED else operand_number

@@ -1,4 +1,4 @@
-"""What the operations take and give: values of the text, the code generator as they see it, and PyTorch's promotion."""
+"""The interface of the operations: their values, the code generator as they see it, and PyTorch's promotion."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ def cute_name(dtype: torch.dtype) -> str:
 
 @dataclass(frozen=True)
 class Value:
-    """What a node is worth in the text: a Python `constant`, or the vector that `text` names.
+    """The value of a node in the text: a Python `constant`, or the vector that `text` names.
 
-    `dtype` is PyTorch's nominal dtype; a vector holds `compute_dtype(dtype)`. `uniform`: the same in every lane, since
-    it depends on nothing but b, h and q. `nonnegative`: certainly not below zero, so that an index needs no wrapping.
-    `limit`: an integer's largest magnitude, where more is known of it than its dtype says. `difference`: the two
-    integers that this is the difference of, one of them uniform, where all three are at most 2^24.
+    `dtype` is PyTorch's nominal dtype; a vector holds `compute_dtype(dtype)`. `uniform`: the value is the same in every
+    lane, since it depends only on b, h and q. `nonnegative`: the value is certainly not below zero, so as an index it
+    needs no wrapping. `limit`: the largest magnitude of an integer, or None if only its dtype is known.
+    `difference`: (x, y) if the value is the integer x - y, exactly one of them is uniform, and the magnitudes of all
+    three are at most 2^24.
     """
 
     text: str
@@ -52,33 +53,33 @@ Argument: TypeAlias = "Value | Scalar | str | torch.dtype | None"
 
 
 class Writer(Protocol):
-    """What an entry may ask of the code generator.
+    """The code generator, as an entry sees it.
 
-    `smooth`: nothing that this operation's result reaches can jump, so that its last bit does not matter. `fast_math`:
-    the kernel option of that name.
+    `smooth`: the result of this operation reaches the mod's output through smooth operations alone, so its last bit
+    does not matter. `fast_math`: the kernel option of that name.
     """
 
     smooth: bool
     fast_math: bool
 
     def vector(self, value: Argument, dtype: torch.dtype) -> str:
-        """`value`, cast to `compute_dtype(dtype)`, as the name of a vector (a constant is spread over the lanes)."""
+        """The name of a vector that holds `value` in `compute_dtype(dtype)`; a constant is broadcast to all lanes."""
 
     def operand(self, value: Argument, dtype: torch.dtype) -> str:
-        """Like `vector`, but a constant stays a literal: for the operators, which take one on either side."""
+        """Like `vector`, but a constant stays a literal. Operators take a literal on either side."""
 
     def assign(self, expression: str, hint: str) -> str:
-        """The name of a variable that holds `expression`; an equal expression is computed once."""
+        """The name of a variable that holds `expression`. Equal expressions are computed once."""
 
     def use(self, helper: str) -> str:
-        """The name of a prelude function, which the module then carries."""
+        """The name of a prelude function, which the rendered module then contains."""
 
 
 Emitter: TypeAlias = Callable[[Writer, Sequence[Argument], dict[str, Argument], torch.dtype], Value]
 
 
 def operand_dtype(*arguments: Argument) -> torch.dtype:
-    """PyTorch's promotion of tensors and Python scalars, as for zero-dimensional tensors (L7.2)."""
+    """The dtype to which PyTorch promotes the arguments: zero-dimensional tensors and Python scalars (L7.2)."""
     result: torch.dtype | None = None
     scalars: list[Scalar] = []
     for a in arguments:
@@ -99,7 +100,7 @@ def is_uniform(*arguments: Argument) -> bool:
 
 
 def constant_of(argument: Argument) -> Scalar | None:
-    """The Python number behind an argument, if it is one."""
+    """The Python number of an argument. Returns None if the argument is not a constant number."""
     if isinstance(argument, Value):
         return argument.constant
     return argument if isinstance(argument, (bool, int, float)) else None
