@@ -198,7 +198,7 @@ def test_an_issue_of_what_ends_a_process_says_to_ask_first(run: Path, capsys: py
     mine = _kept(run, {"python": "3.11.7", "packages": {}})
     findings.update(run, dataclasses.replace(mine, symptom="illegal-access", confirmed=False, minimised=False))
     out = say(capsys, "findings", "show", mine.ident, "--in", str(run), "--issue")[1]
-    assert "Ask the maintainers" in out and "not the smallest" in out and "fresh process" in out
+    assert "Ask the maintainers" in out and "larger than it need be" in out and "fresh process" in out
     (findings.folder_of(run, mine.ident) / "repro.py").unlink()
     code, out, err = say(capsys, "findings", "show", mine.ident, "--in", str(run), "--issue")
     assert code == 2 and out == "" and "repro.py" in err and err.count("\n") == 1

@@ -111,7 +111,8 @@ def list_findings(
     `rerun` exits with 1 while the finding is there and 0 when it is gone. A closed finding still explains failures like
     it, so that it is not found again. `show --issue` prints a report for the project whose defect it is, as Markdown.
 
-    Examples: `flexconf findings`, `flexconf findings show output-wrong-1f3a5c7e --issue`, `flexconf findings rerun output-wrong-1f3a5c7e`,
+    Examples: `flexconf findings`, `flexconf findings show output-wrong-1f3a5c7e --issue`,
+    `flexconf findings rerun output-wrong-1f3a5c7e`,
     `flexconf findings close output-wrong-1f3a5c7e --reason "pytorch issue 188878"`
     """
     from flexconf.cli import fuzz_tables
@@ -139,7 +140,8 @@ def list_findings(
             pass
         case _:
             raise InputError(
-                "write flexconf findings [FOLDER], findings show ID, findings rerun ID, or findings close ID --reason TEXT"
+                "write flexconf findings [FOLDER], findings show ID, findings rerun ID, "
+                "or findings close ID --reason TEXT"
             )
     runs = findings.runs(root)
     if root is not None and not runs:

@@ -34,7 +34,7 @@ def text(run: Path, finding: Finding) -> str:
         ]
     lines += ["## What happens", "", finding.message or f"{finding.stage}/{finding.symptom}", "", *mods]
     if not finding.minimised:
-        lines += ["", "The case may not be the smallest: shrinking it was cut short."]
+        lines += ["", "The case may be larger than it need be: shrinking was cut short."]
     if not finding.confirmed:
         lines += ["", "It did not show again in a fresh process, so it does not happen every time."]
     lines += _elements(seen)
