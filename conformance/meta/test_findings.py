@@ -167,10 +167,49 @@ def test_findings_are_listed_and_closed(run: Path, capsys: pytest.CaptureFixture
     assert "known" in say(capsys, "findings", str(run), "--closed")[1]
 
 
+def _kept(run: Path, facts: dict[str, object]) -> Finding:
+    """A finding with the files that an issue is made of."""
+    what = case("score + q % 3")
+    mine = finding(what)
+    worst = [{"tensor": "out", "index": [0, 0, 1, 2], "observed": 1.0, "expected": 0.5, "bound": 0.002}]
+    files = {"mismatch.json": json.dumps({"worst": worst}), "environment.json": json.dumps(facts)}
+    findings.save(run, mine, what, {**files, "repro.py": "print('a script')\n"})
+    return mine
+
+
+def test_a_finding_is_shown_and_told_as_an_issue(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An issue says nothing of the machine but its GPU, driver and packages."""
+    gpu = {"name": "NVIDIA H200", "driver": "580.1", "uuid": "GPU-1234"}
+    packages = {"torch": "2.13.0", "triton": None}
+    facts = {"python": "3.11.7", "cpu": "a CPU", "platform": "Linux 6.1", "packages": packages, "gpus": [gpu, gpu]}
+    mine = _kept(run, facts)
+    code, out, _ = say(capsys, "findings", "show", mine.ident, "--in", str(run))
+    assert code == 0 and mine.ident in out and str(findings.folder_of(run, mine.ident)) in out.replace("\n", "")
+    assert json.loads(say(capsys, "findings", "show", mine.ident, "--in", str(run), "--json")[1])["ident"] == mine.ident
+    code, out, _ = say(capsys, "findings", "show", mine.ident, "--in", str(run), "--issue")
+    assert code == 0 and out.startswith(f"# {mine.subject}: {mine.stage} {mine.symptom}: ")
+    assert "score_mod: `score + q % 3`" in out and "```python\nprint('a script')\n```" in out
+    assert "| out[0, 0, 1, 2] | 1.0 | 0.5 | 0.002 |" in out
+    assert out.count("- NVIDIA H200, driver 580.1\n") == 1 and "- torch 2.13.0\n" in out and "triton" not in out
+    assert not any(private in out for private in ("GPU-1234", "a CPU", "Linux", str(run))) and "<!--" not in out
+
+
+def test_an_issue_of_what_ends_a_process_says_to_ask_first(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = _kept(run, {"python": "3.11.7", "packages": {}})
+    findings.update(run, dataclasses.replace(mine, symptom="illegal-access", confirmed=False, minimised=False))
+    out = say(capsys, "findings", "show", mine.ident, "--in", str(run), "--issue")[1]
+    assert "Ask the maintainers" in out and "larger than it need be" in out and "fresh process" in out
+    (findings.folder_of(run, mine.ident) / "repro.py").unlink()
+    code, out, err = say(capsys, "findings", "show", mine.ident, "--in", str(run), "--issue")
+    assert code == 2 and out == "" and "repro.py" in err and err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "helps"),
     [
         (("findings", "/nowhere"), "holds no run"),
+        (("findings", "show"), "write flexconf findings show ID"),
+        (("findings", "rerun", "x", "--issue"), "--issue goes with show"),
         (("findings", "rerun"), "write flexconf findings rerun ID"),
         (("findings", "rerun", "x", "--in", "/nowhere"), "no finding 'x'"),
         (("findings", "a", "b"), "findings close ID"),

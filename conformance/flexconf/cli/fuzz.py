@@ -14,9 +14,9 @@ from flexconf.cli.options import Json, finite
 from flexconf.errors import InputError
 
 if TYPE_CHECKING:
-    pass
+    from flexconf.fuzz.findings import Finding
 
-_WORDS = "A run's folder, or `rerun ID`, or `close ID`."
+_WORDS = "A run's folder, or `show ID`, `rerun ID`, `close ID`."
 
 
 def register(app: typer.Typer) -> None:
@@ -103,20 +103,28 @@ def list_findings(
     reason: Annotated[str | None, typer.Option(help="Why a finding is closed.")] = None,
     root: Annotated[Path | None, typer.Option("--in", help="Where to look; by default `.flexconf/fuzz`.")] = None,
     closed: Annotated[bool, typer.Option("--closed", help="List those that are closed as well.")] = False,
+    issue: Annotated[bool, typer.Option("--issue", help="With `show`: print the text of an issue.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List the findings of fuzzing, run one again, or close one.
+    """List the findings of fuzzing, show one, run one again, or close one.
 
     `rerun` exits with 1 if the finding still fails and with 0 if it does not. A closed finding still explains failures
-    like it, so they are not reported as new findings.
+    like it, so they are not reported as new findings. `show --issue` prints a report as Markdown, for the project whose
+    defect it is.
 
-    Examples: `flexconf findings`, `flexconf findings rerun output-wrong-1f3a5c7e`,
+    Examples: `flexconf findings`, `flexconf findings show output-wrong-1f3a5c7e --issue`,
+    `flexconf findings rerun output-wrong-1f3a5c7e`,
     `flexconf findings close output-wrong-1f3a5c7e --reason "pytorch issue 188878"`
     """
     from flexconf.cli import fuzz_tables
     from flexconf.fuzz import findings
 
+    if issue and (words or [""])[0] != "show":
+        raise InputError("--issue goes with show: flexconf findings show ID --issue")
     match words or []:
+        case ["show", ident]:
+            _show(*findings.locate(ident, root), issue, as_json)
+            return
         case ["rerun", ident]:
             raise typer.Exit(_rerun(ident, root, as_json))
         case ["close", ident]:
@@ -125,14 +133,17 @@ def list_findings(
             run, finding = findings.locate(ident, root)
             print(f"{findings.close(run, finding, reason).ident} is closed")
             return
-        case ["rerun" | "close" as word, *_]:
+        case ["show" | "rerun" | "close" as word, *_]:
             raise InputError(f"write flexconf findings {word} ID")
         case [folder] if root is None:
             root = Path(folder)
         case []:
             pass
         case _:
-            raise InputError("write flexconf findings [FOLDER], findings rerun ID, or findings close ID --reason TEXT")
+            raise InputError(
+                "write flexconf findings [FOLDER], findings show ID, findings rerun ID, "
+                "or findings close ID --reason TEXT"
+            )
     runs = findings.runs(root)
     if root is not None and not runs:
         raise InputError(f"{root} holds no run of `flexconf fuzz`")
@@ -143,6 +154,21 @@ def list_findings(
         console.screen().print(fuzz_tables.findings(listed))
     else:
         print("no findings")
+
+
+def _show(run: Path, finding: Finding, issue: bool, as_json: bool) -> None:
+    """All that is known of a finding and where its files are, or the text of an issue."""
+    from flexconf.cli import fuzz_tables
+    from flexconf.fuzz import findings
+    from flexconf.fuzz import issue as issues
+
+    if issue:
+        print(issues.text(run, finding), end="")
+    elif as_json:
+        print(json.dumps(asdict(finding), indent=2, allow_nan=False))
+    else:
+        console.screen().print(fuzz_tables.findings([finding], "finding"))
+        print(f"files: {findings.folder_of(run, finding.ident)}")
 
 
 def _rerun(ident: str, root: Path | None, as_json: bool) -> int:
