@@ -246,3 +246,11 @@ def test_a_finding_is_run_again_and_a_case_file_too(run: Path, capsys: pytest.Ca
     file.write_text(file.read_text().replace("% 3", "% nothing"))
     code, _, err = say(capsys, "run", "--file", str(file))
     assert code == 2 and "nothing" in err and str(file) in err
+
+
+def test_a_finding_that_cannot_be_written_says_so(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    what = case("score + q % 3")
+    monkeypatch.setattr(Path, "rename", lambda self, to: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(InputError, match="No space left on device"):
+        findings.save(run, finding(what), what, {})
+    assert findings.load_all(run) == []

@@ -6,6 +6,7 @@ import ast
 import contextlib
 import dataclasses
 import io
+import math
 import runpy
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from flexconf import repro
 from flexconf.cases.case import BlockSpec, Capture, Case, Problem
 from flexconf.fuzz import keeping
 from flexconf.machine import devices
+from flexconf.repro import literals
 from flexconf.subjects import SUBJECTS, trial
 from flexconf.verdict.outcome import Outcome, Stage, Symptom
 
@@ -209,3 +211,13 @@ def test_a_capture_whose_elements_lie_far_apart_is_laid_out_so(tmp_path: Path) -
         text = repro.render(apart, "torch-eager", outcome(apart), exact=exact)
         assert ".as_strided((3, 2), (1073741824, 1), " in text
         assert run(text, tmp_path)[0] == repro.GONE
+
+
+@pytest.mark.parametrize(
+    "values", [[0.0, -0.0, 0.0], [-0.0, -0.0, -0.0], [-0.0, 1.0, 2.0], [math.nan] * 3, [0.0, 1.0, 2.0]]
+)
+def test_a_tensor_is_written_with_the_sign_of_every_zero(values: list[float]) -> None:
+    tensor = torch.tensor(values)
+    written = literals._written(tensor, 0, exact=True)
+    made = eval(written.text, {"torch": torch, "inf": math.inf, "nan": math.nan})  # the project's own text
+    assert made.dtype == tensor.dtype and torch.equal(made.view(torch.int32), tensor.view(torch.int32))

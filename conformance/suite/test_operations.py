@@ -6,9 +6,11 @@ At the vector widths that the three-way check (`test_three_ways`) leaves out: to
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
 import flexflash
 from flexconf.checks import opcheck
@@ -36,6 +38,32 @@ _TEXTS = sorted({o.text for g in opcheck.plan() if g.dtype == "float32" for o in
 _OF_ZERO = [
     t.replace("(x", "(z[kv]") for t in _TEXTS if re.fullmatch(r"[a-z_.\d]+\(x\)", t) and "acosh" not in t
 ]  # NaN
+
+
+_OF_ALPHA: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "add": lambda x, y, alpha: torch.add(x, y, alpha=alpha),
+    "sub": lambda x, y, alpha: torch.sub(x, y, alpha=alpha),
+    "rsub": lambda x, y, alpha: torch.rsub(y, x, alpha=alpha),
+}
+
+
+@pytest.mark.clause("L7.2")
+@pytest.mark.parametrize("alpha", [0, 0.0, -0.0, 1, -1.0], ids=repr)
+@pytest.mark.parametrize("name", _OF_ALPHA)
+def test_a_factor_of_zero_keeps_its_sign(name: str, alpha: float) -> None:
+    """The integer 0 has no sign, and -0.0 has one: x - 0.0 * y is 0 or -0."""
+    x, y = torch.tensor([0.0, 0.0, -0.0, -0.0]), torch.tensor([1.0, -1.0, 1.0, -1.0])
+
+    def mod(score: Tensor, b: Tensor, h: Tensor, m: Tensor, n: Tensor) -> Tensor:
+        return torch.copysign(torch.ones_like(score), _OF_ALPHA[name](x[n], y[n], alpha))
+
+    q, k = (torch.zeros(1, 1, rows, 8, dtype=torch.bfloat16) for rows in (1, 4))
+    plain = torch.stack([_OF_ALPHA[name](a, b, alpha) for a, b in zip(x, y, strict=True)])
+    seen = HostLauncher(2).evaluate(flexflash.lower(q, k, k, mod), torch.zeros(1, 1, 1, 4))
+    assert torch.equal(seen[0, 0, 0], torch.copysign(torch.ones(4), plain))
+    certified = math64.evaluate(mod, "score", (torch.zeros(1, 1, 1, 4).double(), None), 1, 1, 1, 4)
+    inside = (certified.value - seen.double()).abs() <= certified.error
+    assert bool(inside.all()) and bool(certified.error.isfinite().any())
 
 
 @pytest.mark.clause("L7.2")

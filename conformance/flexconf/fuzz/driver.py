@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from multiprocessing import parent_process
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flexconf import strategies, subjects, tampering
 from flexconf.cases.case import Case
@@ -28,9 +28,6 @@ from flexconf.fuzz.plan import Plan, Runs, round_seed
 from flexconf.fuzz.round import Round
 from flexconf.fuzz.stream import Reader, Record, Writer, next_rounds
 from flexconf.verdict.outcome import Outcome, Stage, Symptom, merge
-
-if TYPE_CHECKING:
-    pass
 
 _LEFT_OVER = 5  # at most so many unexplained failures are kept, unshrunk, when the run ends
 _LIFE = 2000  # examples per worker process: compilers do not give back all their memory

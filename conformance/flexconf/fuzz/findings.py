@@ -227,8 +227,10 @@ def save(run: Path, finding: Finding, case: Case, files: Mapping[str, str]) -> b
     write_json(partial / _FACTS, asdict(finding))
     try:
         partial.rename(target)
-    except OSError:
+    except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if not target.is_dir():
+            raise InputError(f"{target} cannot be written: {error.strerror}; is the disk full?") from None
         there = load(target)
         more = tuple(one for one in finding.explains if one not in there.explains)
         if more:

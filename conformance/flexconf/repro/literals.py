@@ -74,10 +74,10 @@ def _written(tensor: Tensor, place: int, exact: bool) -> _Written:
     first = plain.reshape(-1)[0].item()
     if plain.dim() == 0 or plain.numel() == 1:
         return _literal(plain)
-    if bool((plain == plain.reshape(-1)[0]).all()):
+    if _same_bits(plain, plain.reshape(-1)[0].expand(shape)):
         return _Written(f"torch.full({shape}, {number(first)}, dtype={_dtype(plain)})", plain)
     counted = torch.arange(shape[-1]).to(plain.dtype).expand(shape) if plain.dtype != torch.bool else None
-    if counted is not None and bool((plain == counted).all()):
+    if counted is not None and _same_bits(plain, counted):
         along = f"torch.arange({shape[-1]}).to({_dtype(plain)})"
         return _Written(along if plain.dim() == 1 else f"{along}.expand({shape}).contiguous()", plain)
     if plain.numel() <= (_LISTED if exact else _LITERAL[plain.is_floating_point()]):
@@ -86,6 +86,12 @@ def _written(tensor: Tensor, place: int, exact: bool) -> _Written:
         return _packed(plain)
     found = _simple(plain, place)
     return found if found is not None else _packed(plain)
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one shape and dtype are equal to the bit: 0 and -0 are not, a NaN is itself."""
+    a, b = (t.contiguous().reshape(-1).view(torch.uint8) for t in (one, other))
+    return torch.equal(a, b)
 
 
 def _simple(plain: Tensor, place: int) -> _Written | None:

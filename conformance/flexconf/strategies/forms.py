@@ -54,10 +54,9 @@ def _table() -> Iterator[Operation]:
         "x * 1103515245",
     )
     for mode in ("None", "'floor'", "'trunc'"):
-        texts = [f"torch.div({pair}, rounding_mode={mode})" for pair in ("x, y", "x, 7", "x, 2.5", "7, y")]
-        # The first argument of torch.div must be a tensor, so the pair "7, y" is left out.
-        yield from _each("div", SIGNED, *texts[:3], y="nonzero")
-        yield from _each("div", FLOATS, *texts[:3], y="close")
+        texts = [f"torch.div({pair}, rounding_mode={mode})" for pair in ("x, y", "x, 7", "x, 2.5")]
+        yield from _each("div", SIGNED, *texts, y="nonzero")
+        yield from _each("div", FLOATS, *texts, y="close")
         yield from _each("div", SIGNED, f"torch.div(x, -3, rounding_mode={mode})")
         yield from _each("div", ("uint8",), f"torch.div(x, 7, rounding_mode={mode})")
     yield from _each("div", NUMBERS, "x / 7", "x / 0.5", "7 / y", "0.5 / y", "torch.true_divide(x, y)", y="nonzero")

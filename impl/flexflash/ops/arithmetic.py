@@ -31,9 +31,7 @@ def _add(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: to
 @spell("sub.Tensor sub.Scalar")
 def _sub(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
     x, y = args[0], times_alpha(w, args, kw, dtype)
-    # PyTorch computes x + y * -alpha. If alpha is the integer 0, so is -alpha, and y * 0 is added.
-    sign = "+" if constant_of(args[2] if len(args) > 2 else kw.get("alpha", 1)) == 0 else "-"
-    result = infix(w, f"{{x}} {sign} {{y}}", x, y, dtype, False, "sub")
+    result = infix(w, f"{{x}} {_minus(args, kw)} {{y}}", x, y, dtype, False, "sub")
     if dtype.is_floating_point or is_unsigned(dtype):
         return result
     result = with_limit(result, operator.add, x, y)
@@ -46,7 +44,16 @@ def _sub(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: to
 @spell("rsub.Tensor rsub.Scalar")
 def _rsub(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
     minuend, subtrahend = args[1], times_alpha(w, (args[1], args[0], *args[2:]), kw, dtype)
-    return infix(w, "{x} - {y}", minuend, subtrahend, dtype, False, "rsub")
+    return infix(w, f"{{x}} {_minus(args, kw)} {{y}}", minuend, subtrahend, dtype, False, "rsub")
+
+
+def _minus(args: Sequence[Argument], kw: dict[str, Argument]) -> str:
+    """The operator between a minuend and a subtrahend that is already multiplied by alpha.
+
+    PyTorch computes x + y * -alpha. If alpha is the integer 0, -alpha is 0 as well, and not -0.0.
+    """
+    alpha = constant_of(args[2] if len(args) > 2 else kw.get("alpha", 1))
+    return "+" if isinstance(alpha, int) and alpha == 0 else "-"
 
 
 @spell("mul.Tensor mul.Scalar")
