@@ -16,8 +16,9 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flexconf.cases.case import BlockSpec, Capture, Case, Problem
+    from flexconf.cases.case import BlockSpec, Capture, Case
     from flexconf.cases.catalogue import load, select
+    from flexconf.cases.problem import Problem
     from flexconf.errors import InputError
     from flexconf.runs.run import run
     from flexconf.subjects.trial import certify, run_case
@@ -30,7 +31,7 @@ _WHERE = {
     "Case": "cases.case",
     "InputError": "errors",
     "Outcome": "verdict.outcome",
-    "Problem": "cases.case",
+    "Problem": "cases.problem",
     "certify": "subjects.trial",
     "compare": "verdict.compare",
     "load": "cases.catalogue",

@@ -10,7 +10,8 @@ import time
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from flexconf.cases.case import Capture, Case, Problem
+from flexconf.cases.case import Capture, Case
+from flexconf.cases.problem import Problem
 from flexconf.inputs import Inputs
 from flexconf.language import modtext
 from flexconf.subjects import reference, trial

@@ -7,7 +7,8 @@ import tomllib
 import pytest
 
 from flexconf.cases import catalogue
-from flexconf.cases.case import BlockSpec, Capture, Case, Problem
+from flexconf.cases.case import BlockSpec, Capture, Case
+from flexconf.cases.problem import Problem
 from flexconf.errors import InputError
 from flexconf.language import layouts
 from flexconf.language.arithmetic import evaluate

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from flexconf.cases import catalogue
-from flexconf.cases.case import Case, Problem
+from flexconf.cases.case import Case
+from flexconf.cases.problem import Problem
 from flexconf.errors import InputError
 from flexconf.language import layouts, modtext
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from flexconf import inputs
-from flexconf.cases.case import BlockSpec, Capture, Case, Problem
+from flexconf.cases.case import BlockSpec, Capture, Case
+from flexconf.cases.problem import Problem
 from flexconf.checks import attribution, own_mod
 from flexconf.cli.main import main
 from flexconf.errors import InputError

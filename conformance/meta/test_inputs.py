@@ -12,7 +12,8 @@ import torch
 
 from flexconf import inputs
 from flexconf.cases import catalogue
-from flexconf.cases.case import BlockSpec, Capture, Case, Problem
+from flexconf.cases.case import BlockSpec, Capture, Case
+from flexconf.cases.problem import Problem
 from flexconf.errors import InputError
 from flexconf.language import distributions, layouts
 from flexconf.language.modtext import DTYPES

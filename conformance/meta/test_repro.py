@@ -19,7 +19,8 @@ import pytest
 import torch
 
 from flexconf import repro
-from flexconf.cases.case import BlockSpec, Capture, Case, Problem
+from flexconf.cases.case import BlockSpec, Capture, Case
+from flexconf.cases.problem import Problem
 from flexconf.fuzz import keeping
 from flexconf.machine import devices
 from flexconf.repro import literals

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, Phase, find, given, seed, settings
 from hypothesis.errors import NoSuchExample
 
 from flexconf import inputs, strategies
-from flexconf.cases.case import DISTRIBUTIONS, Case, Problem
+from flexconf.cases.case import Case
+from flexconf.cases.problem import DISTRIBUTIONS, Problem
 from flexconf.errors import InputError
 from flexconf.fuzz import coverage, cuts, findings, marks, outline
 from flexconf.language import modtext

@@ -15,7 +15,7 @@ from flexconf.checks.tightness import Figure
 from flexconf.language.operations import OPERATIONS, Operation
 from flexconf.oracles import error_model as em
 from flexconf.oracles import evaluation
-from flexconf.oracles.operation import Operation as Call
+from flexconf.oracles.operation import Call
 from flexconf.oracles.shadow import Shadow
 
 ROOM = 1.15

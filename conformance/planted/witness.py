@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from flexconf.cases.case import BlockSpec, Capture, Case, Problem
+from flexconf.cases.case import BlockSpec, Capture, Case
+from flexconf.cases.problem import Problem
 
 SMALL = Problem(B=1, H=1, Hkv=1, M=4, N=5, D=8, Dv=8)
 

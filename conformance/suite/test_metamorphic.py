@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from flexconf import strategies, tampering
 from flexconf.cases import catalogue
-from flexconf.cases.case import Case, Problem
+from flexconf.cases.case import Case
+from flexconf.cases.problem import Problem
 from flexconf.checks import metamorphic
 from flexconf.checks.metamorphic import RELATIONS, Related, check
 from flexconf.errors import InputError

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from flexconf import subjects
-from flexconf.cases.case import BlockSpec, Capture, Case, Problem
+from flexconf.cases.case import BlockSpec, Capture, Case
+from flexconf.cases.problem import Problem
 from flexconf.errors import InputError
 from flexconf.language import modtext
 from flexconf.machine import caches

@@ -103,7 +103,7 @@ def _task(
     scale: float | None,
     block_size: str,
 ) -> CheckTask:
-    from flexconf.cases.case import Problem
+    from flexconf.cases.problem import Problem
     from flexconf.checks import own_mod as checker
 
     changes: dict[str, Any] = {"dtype": dtype, "layout": layout, "scale": scale}

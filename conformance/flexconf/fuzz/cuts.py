@@ -21,7 +21,8 @@ import copy
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from flexconf.cases.case import BlockSpec, Capture, Case, Problem, used
+from flexconf.cases.case import BlockSpec, Capture, Case, used
+from flexconf.cases.problem import Problem
 from flexconf.errors import InputError
 from flexconf.language import layouts
 from flexconf.language.modtext.syntax import parse

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from flexconf.cases.case import Capture, Case, Problem
+from flexconf.cases.case import Capture, Case
+from flexconf.cases.problem import Problem
 from flexconf.errors import InputError
 from flexconf.inputs.block_lists import block_mask
 from flexconf.language import distributions, layouts, modtext

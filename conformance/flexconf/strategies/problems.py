@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flexconf.cases.case import DISTRIBUTIONS, DTYPES, PROBLEM_LAYOUTS, Problem
+from flexconf.cases.problem import DISTRIBUTIONS, DTYPES, PROBLEM_LAYOUTS, Problem
 from flexconf.strategies.draws import Draw, one
 from flexconf.strategies.features import Features
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from flexconf.cases.case import Capture, Problem
+from flexconf.cases.case import Capture
+from flexconf.cases.problem import Problem
 from flexconf.strategies.features import Features
 from flexconf.strategies.terms import Term
 
