@@ -33,7 +33,7 @@ _active: list[str] = []
 _for_life = ExitStack()  # never closed: its contexts last as long as the process
 
 
-class Fault(Protocol):
+class Tampering(Protocol):
     """A planted fault, as a run sees it: its name, one sentence about it, and a context that switches it on."""
 
     @property
@@ -47,12 +47,12 @@ class Fault(Protocol):
         ...
 
 
-def faults() -> Mapping[str, Fault]:
+def faults() -> Mapping[str, Tampering]:
     """The catalogue of faults by name. Raises InputError outside a checkout, where the catalogue is not installed."""
-    return cast("Mapping[str, Fault]", _test_code("planted.catalogue").FAULTS)
+    return cast("Mapping[str, Tampering]", _test_code("planted.catalogue").FAULTS)
 
 
-def get(name: str) -> Fault:
+def get(name: str) -> Tampering:
     """The fault called `name`. Raises InputError if there is none, or outside a checkout."""
     known = faults()
     if name not in known:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flexconf.gate.bundle import Bundle, Planned, Record
+from flexconf.gate.bundle import Bundle, BundleRecord, Planned
 from flexconf.gate.model import Evidence, Side
 from flexconf.verdict.outcome import Outcome, Stage, Symptom
 
@@ -110,7 +110,7 @@ class Made:
                 attempts = self.changed.get((case.case, subject), (right,))
                 if subject not in self.skips and attempts and (case.expect == "ok" or "reference" in subject):
                     evidence = self.evidence.get((case.case, subject), Evidence())
-                    records[case.case, subject] = Record(attempts, evidence)
+                    records[case.case, subject] = BundleRecord(attempts, evidence)
         side = Side("folder", "label", "2030-01-01T00:00:00+00:00", "digest", self.environment, len(records))
 
         def rows(case: str, subject: str) -> Mapping[str, Tensor] | None:

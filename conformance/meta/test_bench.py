@@ -22,9 +22,9 @@ from typer.testing import CliRunner
 from flexconf.bench import clock, mods, providers, record, rows, run, workloads
 from flexconf.bench.clock import Call
 from flexconf.bench.measure import Poisoned, measure, order
-from flexconf.bench.providers import PROVIDERS, Reference, Refused, TorchFlex
-from flexconf.bench.record import FAILED, OK, REFUSED, WRONG, File, Measurement, Recording, Settings
-from flexconf.bench.run import Broken, Task
+from flexconf.bench.providers import PROVIDERS, ProviderRefused, Reference, TorchFlex
+from flexconf.bench.record import FAILED, OK, REFUSED, WRONG, BenchRecording, File, Measurement, Settings
+from flexconf.bench.run import ProviderBroken, Task
 from flexconf.bench.workloads import WORKLOADS, Built, Workload
 from flexconf.cli import bench, bench_tables
 from flexconf.errors import InputError
@@ -235,9 +235,9 @@ def test_the_reference_provider_with_the_host_launcher(name: str) -> None:
 def test_an_option_without_effect_is_refused() -> None:
     built = workloads.build(small("causal"), "cpu")
     provider = Reference("reference x", "", (), HostLauncher, {"force_flash": True})
-    with pytest.raises(Refused, match="same text"):
+    with pytest.raises(ProviderRefused, match="same text"):
         provider.prepare(built)
-    with pytest.raises(Refused, match="unknown kernel option"):
+    with pytest.raises(ProviderRefused, match="unknown kernel option"):
         Reference("reference x", "", (), HostLauncher, {"speed": 11}).prepare(built)
 
 
@@ -259,7 +259,7 @@ def test_cudnn_refuses_in_words_on_a_cpu() -> None:
 def test_what_has_no_argument_says_so(name: str) -> None:
     built = workloads.build(small(name), "cpu")
     for provider in ("flash-attn-4", "cudnn"):
-        with pytest.raises(Refused, match="no argument for"):
+        with pytest.raises(ProviderRefused, match="no argument for"):
             PROVIDERS[provider].prepare(built)
 
 
@@ -435,7 +435,7 @@ def raising(error: Exception, first: int = 1) -> Callable[[Built], tuple[Tensor,
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        (Refused("no"), REFUSED),
+        (ProviderRefused("no"), REFUSED),
         (NotImplementedError("flex"), REFUSED),
         (RuntimeError("No available kernel. Aborting execution."), REFUSED),
         (AssertionError("SplitKV not supported on SM 9.0"), REFUSED),
@@ -479,14 +479,14 @@ def test_what_cannot_be_captured_says_why() -> None:
 # -------------------------------------------------------------------------------------------------------- the run
 
 
-def pretend(task: Task, report: Report) -> list[Measurement] | Last[list[Measurement] | Broken]:
+def pretend(task: Task, report: Report) -> list[Measurement] | Last[list[Measurement] | ProviderBroken]:
     """A worker's task whose providers do what their names say."""
     for name in task.providers:
         report(f"compile {name}")
         if name == "dies":
             os.abort()
         if name == "poisons":
-            return Last(Broken(name, "time", "CUDA error"))
+            return Last(ProviderBroken(name, "time", "CUDA error"))
     for name in task.providers:
         report(f"graph {name}")
         if name == "dies in capture" and name not in task.without_graph:
@@ -530,16 +530,16 @@ def test_every_process_is_a_fresh_one() -> None:
 
 def test_nothing_measured_is_a_failure() -> None:
     refused = Measurement("none", "a", REFUSED, "no")
-    assert not Recording(SETTINGS, {}, [refused]).ok
-    assert Recording(SETTINGS, {}, [refused, Measurement("none", "b", OK, median=1.0, checked=2)]).ok
-    assert not Recording(SETTINGS, {}, [Measurement("none", "b", OK, median=1.0, checked=0)]).ok
+    assert not BenchRecording(SETTINGS, {}, [refused]).ok
+    assert BenchRecording(SETTINGS, {}, [refused, Measurement("none", "b", OK, median=1.0, checked=2)]).ok
+    assert not BenchRecording(SETTINGS, {}, [Measurement("none", "b", OK, median=1.0, checked=0)]).ok
 
 
 # -------------------------------------------------------------------------------------------- files and tables
 
 
-def recording(*measured: Measurement, **changes: Any) -> Recording:
-    plain = Recording(SETTINGS, {"python": "3", "gpus": [{"name": "H200"}]}, measured, {"none": {"B": 4}}, "now")
+def recording(*measured: Measurement, **changes: Any) -> BenchRecording:
+    plain = BenchRecording(SETTINGS, {"python": "3", "gpus": [{"name": "H200"}]}, measured, {"none": {"B": 4}}, "now")
     return dataclasses.replace(plain, **changes)
 
 

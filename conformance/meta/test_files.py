@@ -58,7 +58,7 @@ def _by_run(path: Path) -> None:
 
 
 def _by_fuzzing(path: Path) -> None:
-    writer = stream.Writer(path.parent, 0)
+    writer = stream.RecordWriter(path.parent, 0)
     try:
         writer.write(RECORD)
         writer.write(RECORD)

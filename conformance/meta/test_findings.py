@@ -17,7 +17,7 @@ from flexconf.cli.main import main
 from flexconf.errors import InputError
 from flexconf.fuzz import findings, outline, stream
 from flexconf.fuzz.findings import Finding
-from flexconf.fuzz.stream import Identity
+from flexconf.fuzz.stream import RunIdentity
 from flexconf.subjects import trial
 from flexconf.verdict import mismatch
 from flexconf.verdict.outcome import Outcome, Stage, Symptom
@@ -87,7 +87,7 @@ def test_what_is_smaller() -> None:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
-    stream.claim(folder, Identity.here("torch-eager", 0))
+    stream.claim(folder, RunIdentity.here("torch-eager", 0))
     return folder
 
 

@@ -17,7 +17,7 @@ from flexconf.fuzz.driver import Driver
 from flexconf.fuzz.judged import discarded
 from flexconf.fuzz.plan import Plan
 from flexconf.fuzz.round import Round
-from flexconf.fuzz.stream import Reader, Writer
+from flexconf.fuzz.stream import Reader, RecordWriter
 from flexconf.strategies import cases
 from flexconf.subjects.trial import Options
 from flexconf.verdict.outcome import Outcome, Stage, Symptom
@@ -148,7 +148,7 @@ def _round(tmp_path: Path, fails: Any, shrink_seconds: float, others: Symptom = 
     plan = Plan("reference.host", tmp_path, 60.0, shrink_seconds=shrink_seconds)
     driver = Driver(plan, 0, Runs(), time.monotonic() + 60.0)
     tmp_path.mkdir(exist_ok=True)
-    driver.writer = Writer(tmp_path, 0)
+    driver.writer = RecordWriter(tmp_path, 0)
     terms = [f"torch.sin(q * {n})" for n in range(2, 9)]
     big = Case(
         "big",

@@ -24,7 +24,7 @@ from flexconf.errors import InputError
 from flexconf.fuzz import coverage, engine, findings, judged, outline, stream
 from flexconf.fuzz.driver import Driver
 from flexconf.fuzz.plan import Plan, round_seed
-from flexconf.fuzz.stream import Identity, Reader, Record
+from flexconf.fuzz.stream import Reader, Record, RunIdentity
 from flexconf.verdict.outcome import Outcome, Stage, Symptom
 from flexconf.workers.pool import Lost
 from flexconf.workers.tasks import CaseTask, of_lost
@@ -134,7 +134,7 @@ def record(ident: str = "0/0/0", **more: Any) -> Record:
 
 def test_a_record_survives_and_a_cut_line_goes(tmp_path: Path) -> None:
     written = [record("0/0/0"), record("0/0/1", verdict="failed", why="x", toml="[a]\n", shrinking=True, ratio=None)]
-    writer = stream.Writer(tmp_path, 0)
+    writer = stream.RecordWriter(tmp_path, 0)
     for one in written:
         writer.write(one)
     writer.close()
@@ -161,10 +161,10 @@ def test_a_record_survives_and_a_cut_line_goes(tmp_path: Path) -> None:
     ],
 )
 def test_a_folder_of_another_run_is_refused(tmp_path: Path, change: dict[str, Any], helps: str) -> None:
-    mine = Identity.here("torch-eager", 1)
+    mine = RunIdentity.here("torch-eager", 1)
     stream.claim(tmp_path, mine)
     stream.claim(tmp_path, mine)
-    other = Identity(**{**{f: getattr(mine, f) for f in mine.__dataclass_fields__}, **change})
+    other = RunIdentity(**{**{f: getattr(mine, f) for f in mine.__dataclass_fields__}, **change})
     if "packages" in change:
         mine, other = other, mine
         (tmp_path / "run.json").unlink()
@@ -288,7 +288,7 @@ def test_shrinking_has_a_limit_of_its_own(tmp_path: Path) -> None:
 
 def test_a_failure_that_a_killed_run_left_is_taken_up(tmp_path: Path) -> None:
     what = case("score + q % 3").replace(name="left")
-    writer = stream.Writer(tmp_path, 0)
+    writer = stream.RecordWriter(tmp_path, 0)
     writer.write(record("0/0/0", verdict="failed", symptom="wrong", why="3 exceed", toml=what.to_toml(), width=2))
     writer.close()
     drive(plan(tmp_path), Here(fuzzed.right), 1)

@@ -33,7 +33,7 @@ from flexconf.cases import catalogue
 from flexconf.cases.case import Case
 from flexconf.errors import InputError
 from flexconf.gate import components, pace
-from flexconf.gate.bundle import Bundle, Planned, Record
+from flexconf.gate.bundle import Bundle, BundleRecord, Planned
 from flexconf.gate.compare import decide
 from flexconf.gate.drift import ulps
 from flexconf.gate.model import Change, Decision, Effect, Evidence, Row, Side, Verdict
@@ -239,7 +239,7 @@ def test_another_version_of_a_case_is_not_compared_and_still_fails_where_it_is_w
 
 def test_results_that_nobody_asked_for_leave_it_open() -> None:
     bundle = Made().done()
-    more = dataclasses.replace(bundle, records={**bundle.records, ("ghost", FA4): Record((outcome("ghost"),))})
+    more = dataclasses.replace(bundle, records={**bundle.records, ("ghost", FA4): BundleRecord((outcome("ghost"),))})
     found = decide(bundle, more, today=TODAY)
     assert found.verdict is OPEN and any("such as ghost on reference.fa4" in r for r in found.reasons)
     twice = dataclasses.replace(bundle, cases=(*bundle.cases, bundle.cases[0]))
@@ -797,7 +797,7 @@ def recorded(case: Case, outcome: Outcome, fault: str = "") -> Bundle:
     group = Planned(case.name, case.digest(), "L7", case.about, case.clauses, case.expect)
     one = dataclasses.replace(outcome, subject=tampering.split(outcome.subject)[0])
     side = Side("folder", "", "", "", {**environment(), "gpus": [], "planted": fault}, 1)
-    return Bundle(side, (group,), (HOST,), {}, {(case.name, HOST): Record((one,))})
+    return Bundle(side, (group,), (HOST,), {}, {(case.name, HOST): BundleRecord((one,))})
 
 
 @pytest.mark.parametrize(

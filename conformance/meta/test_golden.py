@@ -19,7 +19,7 @@ from flexconf import inputs
 from flexconf.cli import golden as command
 from flexconf.errors import InputError
 from flexconf.golden import entry, folder
-from flexconf.golden.entry import Entry
+from flexconf.golden.entry import Golden
 from flexconf.oracles import plain64
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ GROUPS = {"L2", "L4", "L5", "L6", "L7", "L8", "L9"}  # of which there are cases;
 
 
 @pytest.fixture(scope="module")
-def few() -> dict[str, Entry]:
+def few() -> dict[str, Golden]:
     """Three goldens, computed here."""
     return folder.generate([c for c in folder.must_pass() if c.name in ("alibi", "causal", "document")])
 
@@ -53,7 +53,7 @@ def test_the_folder_is_whole() -> None:
     assert folder.verify(HERE) == []
 
 
-def test_some_of_it_is_what_would_be_written_now(few: dict[str, Entry]) -> None:
+def test_some_of_it_is_what_would_be_written_now(few: dict[str, Golden]) -> None:
     assert len(few) == 3
     for name, new in few.items():
         assert folder.read(HERE, name).to_bytes() == new.to_bytes(), name
@@ -125,7 +125,7 @@ def test_whatever_is_spoilt_is_named(how: str, copied: Path) -> None:
     assert ended.value.exit_code == 1
 
 
-def test_every_byte_counts(tmp_path: Path, few: dict[str, Entry], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_byte_counts(tmp_path: Path, few: dict[str, Golden], monkeypatch: pytest.MonkeyPatch) -> None:
     """Each byte of a small manifest, and a sample of a golden's."""
     monkeypatch.setattr(folder, "must_pass", lambda: [c for c in MUST if c.name in few])
     folder.write(tmp_path, few)
@@ -143,7 +143,7 @@ MUST = folder.must_pass()
 
 
 def test_a_write_that_is_killed_is_noticed_or_has_not_begun(
-    tmp_path: Path, few: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, few: dict[str, Golden], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(folder, "must_pass", lambda: [c for c in MUST if c.name in few])
     folder.write(tmp_path, few)
@@ -176,18 +176,18 @@ def test_nothing_is_written_when_the_oracles_disagree(monkeypatch: pytest.Monkey
         folder.generate([c for c in MUST if c.name == "alibi"])
 
 
-def test_what_changed_is_shown(few: dict[str, Entry]) -> None:
+def test_what_changed_is_shown(few: dict[str, Golden]) -> None:
     old = few["alibi"]
     tensors = {name: t.clone() for name, t in old.tensors.items()}
     tensors["out"][0, 0] += 1.0
-    new = Entry(**{**old.__dict__, "tensors": tensors})
+    new = Golden(**{**old.__dict__, "tensors": tensors})
     found = entry.difference(old, new)
     assert found["case"] == "alibi" and "out" in found["changed"]
     assert not entry.difference(old, old)
 
 
 @pytest.mark.parametrize("scale", [1 + 2**-45, 1 - 2**-44])
-def test_the_last_bits_of_float64_do_not_matter(scale: float, few: dict[str, Entry]) -> None:
+def test_the_last_bits_of_float64_do_not_matter(scale: float, few: dict[str, Golden]) -> None:
     """What another machine's float64 may differ by leaves no trace, but where it crosses a line of the grid."""
     case = next(c for c in MUST if c.name == "alibi")
     _, certified, _ = entry.compute(case)
@@ -197,7 +197,7 @@ def test_the_last_bits_of_float64_do_not_matter(scale: float, few: dict[str, Ent
     assert differing <= 2
 
 
-def test_a_golden_says_what_the_case_is_about(few: dict[str, Entry]) -> None:
+def test_a_golden_says_what_the_case_is_about(few: dict[str, Golden]) -> None:
     for name, golden in few.items():
         case = next(c for c in MUST if c.name == name)
         assert golden.case_digest == case.digest()

@@ -178,7 +178,7 @@ START = len(BANNER)
 TWO = BANNER + READ + WRITE + "========= ERROR SUMMARY: 2 errors\n"
 
 
-def statuses(decision: run.Decision) -> dict[str, str]:
+def statuses(decision: run.SanitizerVerdict) -> dict[str, str]:
     return {r.case: r.status for r in decision.results}
 
 

@@ -62,20 +62,20 @@ def test_all_forms_of_one_call_are_more_than_the_suite_runs() -> None:
 FORM = Form("torch.add", "torch.add(x_float32[kv], y_float32_any[q])")
 
 
-def _compared(first: ways.Result, certain: ways.Result, seen: ways.Result) -> list[check.Disagreement]:
-    tally = check.Tally()
+def _compared(first: ways.WayResult, certain: ways.WayResult, seen: ways.WayResult) -> list[check.Disagreement]:
+    tally = check.FormTally()
     check.compare(FORM, first, certain, {1: seen, 4: seen}, tally)
     return tally.disagreements
 
 
-def _three() -> tuple[ways.Result, ways.Result, ways.Result]:
+def _three() -> tuple[ways.WayResult, ways.WayResult, ways.WayResult]:
     first = ways.eager(FORM)
     [certain] = ways.oracle([FORM])
     [seen] = ways.lowered([FORM], [first])
     return first, certain, seen[4]
 
 
-def _moved(result: ways.Result, by: float) -> ways.Result:
+def _moved(result: ways.WayResult, by: float) -> ways.WayResult:
     assert result.value is not None
     return replace(result, value=result.value + by)
 
@@ -91,7 +91,7 @@ def test_whoever_is_wrong_is_named() -> None:
     assert oracle.who == "eager and lowering outside"
     [dtypes] = _compared(first, certain, replace(seen, dtype=torch.float64))
     assert dtypes.who == "dtypes"
-    [refusal] = _compared(first, certain, ways.Result(None, refusal="no"))
+    [refusal] = _compared(first, certain, ways.WayResult(None, refusal="no"))
     assert refusal.who == reasons.LOWERING_REFUSES
 
 

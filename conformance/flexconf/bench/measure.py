@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from flexconf.bench import rows as checking
 from flexconf.bench.clock import Call, Timer, cold
-from flexconf.bench.providers import Provider, Refused, is_refusal
+from flexconf.bench.providers import Provider, ProviderRefused, is_refusal
 from flexconf.bench.record import FAILED, OK, REFUSED, WRONG, Measurement, Settings, quantile
 from flexconf.bench.rows import Check, Rows
 from flexconf.bench.workloads import Built
@@ -167,7 +167,7 @@ def _alive(timer: Timer, name: str, phase: str, error: Exception) -> None:
 
 def _message(error: BaseException) -> str:
     text = " ".join(str(error).split())[:_SHOWN]
-    return text if isinstance(error, Refused) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, ProviderRefused) else f"{type(error).__name__}: {text}"
 
 
 def _measurement(facts: _Facts, name: str, state: _Running, excused: bool) -> Measurement:

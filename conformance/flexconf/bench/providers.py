@@ -20,7 +20,7 @@ from flexconf.errors import InputError
 _DECODING = 128  # below this query length the Triton decoding kernel is used
 
 
-class Refused(Exception):
+class ProviderRefused(Exception):
     """A provider does not support a workload. The message says why."""
 
 
@@ -56,7 +56,7 @@ class Reference:
         launcher = self.launcher()
         kernel = self._lower(built, launcher, self.options)
         if self.options and kernel.text == self._lower(built, launcher, None).text:
-            raise Refused("renders the same text as without the option")
+            raise ProviderRefused("renders the same text as without the option")
 
         def call() -> tuple[Tensor, Tensor]:
             out = torch.empty_strided(
@@ -83,7 +83,7 @@ class Reference:
                 profile=launcher.profile,
             )
         except flexflash.FlexFlashError as error:
-            raise Refused(f"{error.stage}: {error}") from error
+            raise ProviderRefused(f"{error.stage}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class FlashAttention:
     def prepare(self, built: Built) -> Call:
         w = built.workload
         if w.own is None:
-            raise Refused(f"has no argument for {w.about}")
+            raise ProviderRefused(f"has no argument for {w.about}")
         from flash_attn.cute.interface import flash_attn_func
 
         q, k, v = (t.transpose(1, 2) for t in (built.q, built.k, built.v))
@@ -157,7 +157,7 @@ class CuDnn:
 
         w = built.workload
         if w.sdpa is None:
-            raise Refused(f"has no argument for {w.about}")
+            raise ProviderRefused(f"has no argument for {w.about}")
         own = dict(w.sdpa)
         if w.Hkv != w.H:
             own["enable_gqa"] = True
@@ -238,4 +238,4 @@ def is_refusal(error: BaseException) -> bool:
         "not implemented",
         "notimplementederror",
     )
-    return isinstance(error, (Refused, NotImplementedError)) or any(words in text for words in said)
+    return isinstance(error, (ProviderRefused, NotImplementedError)) or any(words in text for words in said)

@@ -205,7 +205,7 @@ def _outside(count: int) -> int:
 
 
 @dataclass(frozen=True)
-class Recording:
+class BenchRecording:
     """One bench. `environment` is as in `flexconf env --json`. `finished` is False until all workloads are measured."""
 
     settings: Settings
@@ -235,7 +235,7 @@ class Recording:
         }
 
     @classmethod
-    def from_json(cls, data: Any, where: str) -> Recording:
+    def from_json(cls, data: Any, where: str) -> BenchRecording:
         """The inverse of `to_json`. `where` names the file in messages. Raises InputError for anything else."""
         if not isinstance(data, dict) or data.get("kind") != _KIND:
             raise InputError(f"{where}: not a file that `flexconf bench gpu --out` has written")
@@ -255,7 +255,7 @@ class Recording:
             raise InputError(f"{where}: damaged: {error}") from None
 
 
-def read(path: Path) -> Recording:
+def read(path: Path) -> BenchRecording:
     """The recording in a file. Raises InputError if it cannot be read or is damaged."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -263,13 +263,13 @@ def read(path: Path) -> Recording:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError:
         raise InputError(f"{path}: not a JSON file") from None
-    return Recording.from_json(data, str(path))
+    return BenchRecording.from_json(data, str(path))
 
 
 class File:
     """A new file that always holds a complete recording, even if the process is killed."""
 
-    def __init__(self, path: Path, first: Recording) -> None:
+    def __init__(self, path: Path, first: BenchRecording) -> None:
         """Raises InputError if the file exists or cannot be made."""
         self._path = path
         try:
@@ -283,11 +283,11 @@ class File:
         except OSError as error:
             raise InputError(f"{path} cannot be written: {error.strerror}") from None
 
-    def write(self, recording: Recording) -> None:
+    def write(self, recording: BenchRecording) -> None:
         """Replace the content atomically."""
         os.replace(self._written(recording), self._path)
 
-    def _written(self, recording: Recording) -> str:
+    def _written(self, recording: BenchRecording) -> str:
         folder = self._path.parent
         handle, name = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=folder)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -298,7 +298,7 @@ class File:
 
 
 @dataclass(frozen=True)
-class Change:
+class SpeedChange:
     """One provider on one workload, before and after. `ratio` is the new time divided by the old one.
 
     `verdict` is faster, slower or same, or says why the two cannot be compared. They are the same, within noise, if the
@@ -313,7 +313,7 @@ class Change:
     verdict: str
 
 
-def compare(before: Recording, after: Recording) -> list[Change]:
+def compare(before: BenchRecording, after: BenchRecording) -> list[SpeedChange]:
     """The changes between two benches.
 
     Raises InputError if only one of them is quick, if they have no workload and provider in common, or if a workload
@@ -331,14 +331,14 @@ def compare(before: Recording, after: Recording) -> list[Change]:
     return [_change(key, old.get(key), new.get(key)) for key in dict.fromkeys([*old, *new])]
 
 
-def _change(key: tuple[str, str], a: Measurement | None, b: Measurement | None) -> Change:
+def _change(key: tuple[str, str], a: Measurement | None, b: Measurement | None) -> SpeedChange:
     if a is None or b is None:
-        return Change(*key, a, b, None, "only after" if a is None else "only before")
+        return SpeedChange(*key, a, b, None, "only after" if a is None else "only before")
     if not (a.ranked and b.ranked):
-        return Change(*key, a, b, None, a.status if a.status == b.status else f"{a.status}, then {b.status}")
+        return SpeedChange(*key, a, b, None, a.status if a.status == b.status else f"{a.status}, then {b.status}")
     assert a.median and b.median and a.low and a.high and b.low and b.high
     verdict = "same" if a.low <= b.high and b.low <= a.high else "faster" if b.median < a.median else "slower"
-    return Change(*key, a, b, b.median / a.median, verdict)
+    return SpeedChange(*key, a, b, b.median / a.median, verdict)
 
 
 def quantile(values: Sequence[float], part: float) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 
 from flexconf import subjects
 from flexconf.bench.clock import keep_code
-from flexconf.bench.record import FAILED, Measurement, Recording, Settings, merged
+from flexconf.bench.record import FAILED, BenchRecording, Measurement, Settings, merged
 from flexconf.bench.workloads import Workload
 from flexconf.machine import caches, devices, environment
 from flexconf.runs import expectations
@@ -36,7 +36,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Broken:
+class ProviderBroken:
     """The process of a task can no longer be used. `provider` caused that during `phase`."""
 
     provider: str
@@ -44,7 +44,7 @@ class Broken:
     message: str
 
 
-Function = Callable[[Task, Report], list[Measurement] | Broken | Last[list[Measurement] | Broken]]
+Function = Callable[[Task, Report], list[Measurement] | ProviderBroken | Last[list[Measurement] | ProviderBroken]]
 
 
 def run(
@@ -52,12 +52,12 @@ def run(
     settings: Settings,
     *,
     on_workload: Callable[[Workload, Sequence[Measurement]], None] = lambda workload, measurements: None,
-    on_progress: Callable[[Recording], None] = lambda recording: None,
+    on_progress: Callable[[BenchRecording], None] = lambda recording: None,
     on_stage: Callable[[str], None] = lambda stage: None,
     function: Function | None = None,
     prepare: Callable[[], None] | None = None,
     time_limit: float = TIME_LIMIT,
-) -> Recording:
+) -> BenchRecording:
     """Measure the tasks one after the other. `on_workload` gets the measurements of each workload when it ends.
 
     `on_progress` gets the recording so far. A provider that ends its process, or leaves the device unusable, is
@@ -85,10 +85,10 @@ def run(
     return recording
 
 
-def start(tasks: Sequence[Task], settings: Settings) -> Recording:
+def start(tasks: Sequence[Task], settings: Settings) -> BenchRecording:
     """A recording without measurements."""
     sizes = ("B", "H", "Hkv", "M", "N", "D", "dtype", "about")
-    return Recording(
+    return BenchRecording(
         settings=settings,
         environment=environment.read().to_json(),
         workloads={t.workload.name: {s: getattr(t.workload, s) for s in sizes} for t in tasks},
@@ -104,7 +104,7 @@ def _workload(task: Task, crew: Crew[Task, Any]) -> list[Measurement]:
         left = tuple(name for name in task.providers if name not in failed)
         if not left:
             return [failed[name] for name in task.providers]
-        ended: list[list[Measurement] | Broken | Lost] = []
+        ended: list[list[Measurement] | ProviderBroken | Lost] = []
         crew.run([dataclasses.replace(task, providers=left)], functools.partial(_keep, ended))
         result = ended[0]
         if isinstance(result, list):
@@ -123,12 +123,16 @@ def _keep(ended: list[Any], task: Task, result: object) -> None:
     ended.append(result)
 
 
-def _blame(ended: Broken | Lost) -> Broken:
-    if isinstance(ended, Broken):
+def _blame(ended: ProviderBroken | Lost) -> ProviderBroken:
+    if isinstance(ended, ProviderBroken):
         return ended
     phase, _, provider = ended.stage.partition(" ")
     message = pool.describe(dataclasses.replace(ended, stage=""))
-    return Broken(provider, phase, message) if phase in _PHASES else Broken("", ended.stage or "start", message)
+    return (
+        ProviderBroken(provider, phase, message)
+        if phase in _PHASES
+        else ProviderBroken("", ended.stage or "start", message)
+    )
 
 
 def prepare_worker() -> None:
@@ -152,7 +156,9 @@ def _has_another_base(provider: str) -> bool:
     return any(f"{Stage.LSE}/{Symptom.WRONG_BASE}" in e.outcomes for e in expectations.in_force(provider))
 
 
-def run_task(task: Task, report: Report) -> list[Measurement] | Broken | Last[list[Measurement] | Broken]:
+def run_task(
+    task: Task, report: Report
+) -> list[Measurement] | ProviderBroken | Last[list[Measurement] | ProviderBroken]:
     """In a worker, measure one workload. A process that a provider broke is not used again."""
     import torch
 
@@ -174,4 +180,4 @@ def run_task(task: Task, report: Report) -> list[Measurement] | Broken | Last[li
         found = measure(built, chosen, DeviceTimer(), task.settings, report, task.without_graph, known)
         return Last(found) if task.settings.processes > 1 else found
     except Poisoned as error:
-        return Last(Broken(error.provider, error.phase, str(error)))
+        return Last(ProviderBroken(error.provider, error.phase, str(error)))

@@ -31,7 +31,7 @@ _CONSTANT = 2.0
 
 
 @dataclass(frozen=True)
-class Side:
+class RelationSide:
     """One changed run: its inputs and options.
 
     `back(out, lse)` arranges its results like those of the original. `ahead` is how much larger its LSE must be.
@@ -54,7 +54,7 @@ class Relation:
     name: str
     about: str
     why_not: Callable[[Case], str]
-    sides: Callable[[Inputs], list[Side]]
+    sides: Callable[[Inputs], list[RelationSide]]
     exact: bool = False
     merged: bool = False
 
@@ -189,15 +189,15 @@ def _not_by_hand(case: Case) -> str:
 # ---------------------------------------------------------------------------------------------------- relations
 
 
-def _widths(base: Inputs) -> list[Side]:
-    return [Side(base, Options(vector_width=width)) for width in (1, 2, 4, 8)]
+def _widths(base: Inputs) -> list[RelationSide]:
+    return [RelationSide(base, Options(vector_width=width)) for width in (1, 2, 4, 8)]
 
 
-def _flipped(dimension: int) -> Callable[[Inputs], list[Side]]:
-    def sides(base: Inputs) -> list[Side]:
+def _flipped(dimension: int) -> Callable[[Inputs], list[RelationSide]]:
+    def sides(base: Inputs) -> list[RelationSide]:
         q, k, v = (t.flip(dimension) for t in (base.q, base.k, base.v))
         return [
-            Side(
+            RelationSide(
                 dataclasses.replace(base, q=q, k=k, v=v),
                 back=lambda out, lse: (out.flip(dimension), lse.flip(dimension)),
             )
@@ -206,22 +206,22 @@ def _flipped(dimension: int) -> Callable[[Inputs], list[Side]]:
     return sides
 
 
-def _repeated_heads(base: Inputs) -> list[Side]:
+def _repeated_heads(base: Inputs) -> list[RelationSide]:
     group = base.q.shape[1] // base.k.shape[1]
     k, v = (t.repeat_interleave(group, 1) for t in (base.k, base.v))
-    return [Side(dataclasses.replace(base, k=k, v=v))]
+    return [RelationSide(dataclasses.replace(base, k=k, v=v))]
 
 
-def _shifted(base: Inputs) -> list[Side]:
+def _shifted(base: Inputs) -> list[RelationSide]:
     own = base.score_mod
 
     def shifted(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
         return (score if own is None else own(score, b, h, q, kv)) + _CONSTANT
 
-    return [Side(dataclasses.replace(base, score_mod=shifted), ahead=_CONSTANT)]
+    return [RelationSide(dataclasses.replace(base, score_mod=shifted), ahead=_CONSTANT)]
 
 
-def _mask_as_score(base: Inputs) -> list[Side]:
+def _mask_as_score(base: Inputs) -> list[RelationSide]:
     own, mask = base.score_mod, base.mask_mod
     assert mask is not None
 
@@ -229,16 +229,16 @@ def _mask_as_score(base: Inputs) -> list[Side]:
         inner = score if own is None else own(score, b, h, q, kv)
         return torch.where(mask(b, h, q, kv), inner, -torch.inf)
 
-    return [Side(dataclasses.replace(base, score_mod=masked, mask_mod=None, block_mask=None))]
+    return [RelationSide(dataclasses.replace(base, score_mod=masked, mask_mod=None, block_mask=None))]
 
 
-def _other_blocks(base: Inputs) -> list[Side]:
+def _other_blocks(base: Inputs) -> list[RelationSide]:
     spec = base.case.block
     others = [BlockSpec(q=q, kv=kv) for q, kv in ((64, 32), (16, 128)) if (q, kv) != (spec.q, spec.kv)]
-    return [Side(inputs.materialize(base.case.replace(block=other))) for other in others]
+    return [RelationSide(inputs.materialize(base.case.replace(block=other))) for other in others]
 
 
-def _other_order(base: Inputs) -> list[Side]:
+def _other_order(base: Inputs) -> list[RelationSide]:
     mask = base.block_mask
     assert mask is not None
     full = mask.full_kv_num_blocks
@@ -251,7 +251,7 @@ def _other_order(base: Inputs) -> list[Side]:
         mask_mod=mask.mask_mod,
         seq_lengths=mask.seq_lengths,
     )
-    return [Side(dataclasses.replace(base, block_mask=other))]
+    return [RelationSide(dataclasses.replace(base, block_mask=other))]
 
 
 def _backwards(count: Tensor, index: Tensor) -> Tensor:
@@ -261,12 +261,12 @@ def _backwards(count: Tensor, index: Tensor) -> Tensor:
     return index.gather(-1, torch.where(place <= last, last - place, place).long())
 
 
-def _contiguous(base: Inputs) -> list[Side]:
+def _contiguous(base: Inputs) -> list[RelationSide]:
     case = base.case
     captures = tuple(dataclasses.replace(c, layout="contiguous") for c in case.captures)
     made = inputs.materialize(case.replace(captures=captures))
     q, k, v = (t.contiguous() for t in (base.q, base.k, base.v))
-    return [Side(dataclasses.replace(made, q=q, k=k, v=v))]
+    return [RelationSide(dataclasses.replace(made, q=q, k=k, v=v))]
 
 
 def _is_strided(case: Case) -> str:
@@ -276,11 +276,11 @@ def _is_strided(case: Case) -> str:
     return "" if kinds - {"contiguous"} or case.problem.layout != "contiguous" else "everything is contiguous"
 
 
-def _halves(base: Inputs) -> list[Side]:
+def _halves(base: Inputs) -> list[RelationSide]:
     """The first half of the keys and the second. The mods of both still see the original key numbers."""
     keys = base.k.shape[2]
     cut = (keys + 1) // 2
-    return [Side(_part(base, 0, cut)), Side(_part(base, cut, keys))]
+    return [RelationSide(_part(base, 0, cut)), RelationSide(_part(base, cut, keys))]
 
 
 def _part(base: Inputs, first: int, last: int) -> Inputs:

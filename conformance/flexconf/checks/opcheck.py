@@ -33,7 +33,7 @@ GROUP = 8
 
 
 @dataclass(frozen=True)
-class Row:
+class OperationRow:
     """The result of checking one operation in one dtype.
 
     `max_ulp` is the largest error in ulp of the result's nominal format. `ulps` is the operation's own figure in the
@@ -114,14 +114,14 @@ def run(
     workers: int | None = None,
     time_limit: float = 300.0,
     on_group: Callable[[], None] = lambda: None,
-) -> list[Row]:
+) -> list[OperationRow]:
     """Check groups in isolated workers. Returns the rows in the order of `groups`.
 
     If a group kills its worker, all its operations fail.
     """
-    done: dict[str, list[Row]] = {}
+    done: dict[str, list[OperationRow]] = {}
 
-    def take(group: Group, ended: list[Row] | Lost) -> None:
+    def take(group: Group, ended: list[OperationRow] | Lost) -> None:
         if isinstance(ended, Lost):
             verdict = pool.describe(ended)
             ended = [_row(o, group.dtype, VECTOR_WIDTHS, verdict) for o in group.operations]
@@ -139,7 +139,7 @@ def run(
     return [row for group in groups for row in done[group.name]]
 
 
-def _run_group(group: Group, report: Report) -> list[Row]:
+def _run_group(group: Group, report: Report) -> list[OperationRow]:
     report("compile")
     rows = check_group(group)
     report("tightness")
@@ -155,7 +155,7 @@ def _run_group(group: Group, report: Report) -> list[Row]:
     ]
 
 
-def check_group(group: Group, widths: Sequence[int] = VECTOR_WIDTHS) -> list[Row]:
+def check_group(group: Group, widths: Sequence[int] = VECTOR_WIDTHS) -> list[OperationRow]:
     """Check the operations of a group at every vector width. If the shared kernel fails, each one runs alone."""
     try:
         return _check(group, widths)
@@ -167,7 +167,7 @@ def check_group(group: Group, widths: Sequence[int] = VECTOR_WIDTHS) -> list[Row
         return [_row(operation, group.dtype, widths, verdict=message)]
 
 
-def _check(group: Group, widths: Sequence[int]) -> list[Row]:
+def _check(group: Group, widths: Sequence[int]) -> list[OperationRow]:
     captures = {"x": operand_values(group.dtype)}
     queries, keys = len(captures["x"]), len(captures["x"])
     for kind in Y_KINDS:  # shorter lists are repeated, so that all operations have one shape
@@ -208,7 +208,7 @@ def _judge(
     error: Tensor,
     floats: bool,
     nominal: torch.dtype,
-) -> Row:
+) -> OperationRow:
     """The row of one operation, from its `results` at each width, (queries, keys) like `value` and `error`.
 
     `value` and `error` are the certified value and bound of the text by `_text`. That is the operation itself, or for
@@ -243,11 +243,13 @@ def _judge(
     )
 
 
-def _row(operation: Operation, dtype: str, widths: Sequence[int], verdict: str) -> Row:
+def _row(operation: Operation, dtype: str, widths: Sequence[int], verdict: str) -> OperationRow:
     model = OPS[_ALIASES.get(operation.name, operation.name)]
     power = re.fullmatch(r"x \*\* (-?[\d.]+)", operation.text)
     ulps = power_ulps(float(power[1])) if power else model.ulps
-    return Row(operation.name, operation.text, dtype, tuple(widths), 0, 0, 0.0, 0.0, ulps, model.source, verdict)
+    return OperationRow(
+        operation.name, operation.text, dtype, tuple(widths), 0, 0, 0.0, 0.0, ulps, model.source, verdict
+    )
 
 
 def _text(group: Group, captures: dict[str, Tensor], floats: bool) -> str:

@@ -14,7 +14,7 @@ from flexconf.cli import console
 from flexconf.cli.options import Json
 
 if TYPE_CHECKING:
-    from flexconf.bench.record import Measurement, Recording
+    from flexconf.bench.record import BenchRecording, Measurement
     from flexconf.bench.workloads import Workload
 
 app = typer.Typer(
@@ -74,7 +74,7 @@ def gpu(
 
             console.screen().print(tables.workload(w, measurements))
 
-    def save(recording: Recording) -> None:
+    def save(recording: BenchRecording) -> None:
         if file is not None:
             file.write(recording)
 

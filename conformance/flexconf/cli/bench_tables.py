@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from flexconf.bench.record import FAILED, OK, WRONG, Change, Measurement, Recording, same_code, speed
+from flexconf.bench.record import FAILED, OK, WRONG, BenchRecording, Measurement, SpeedChange, same_code, speed
 
 if TYPE_CHECKING:
     from flexconf.bench.workloads import Workload
@@ -54,7 +54,7 @@ def workload(w: Workload, measurements: Sequence[Measurement]) -> RenderableType
     return Group(table, below) if notes else table
 
 
-def summary(recording: Recording) -> RenderableType:
+def summary(recording: BenchRecording) -> RenderableType:
     """The closing lines: the verdict, and how to read the tables."""
     counts: dict[str, int] = {}
     for m in recording.measurements:
@@ -77,7 +77,7 @@ def summary(recording: Recording) -> RenderableType:
     return facts
 
 
-def changes(found: Iterable[Change], before: Recording, after: Recording) -> RenderableType:
+def changes(found: Iterable[SpeedChange], before: BenchRecording, after: BenchRecording) -> RenderableType:
     """One line for each provider and workload of two benches, and the differences of their environments."""
     table = _table()
     for name in ("workload", "provider"):

@@ -12,7 +12,7 @@ import typer
 from flexconf.cli.options import Json
 
 if TYPE_CHECKING:
-    from flexconf.golden.folder import Comparison
+    from flexconf.golden.folder import GoldenDiff
 
 app = typer.Typer(no_args_is_help=True, help="What the oracle says of the must-pass cases, kept in a folder.")
 
@@ -89,7 +89,7 @@ def _progress(name: str) -> None:
         print(f"\r{name:60}", end="", file=sys.stderr, flush=True)
 
 
-def _show(found: Comparison, place: Path, as_json: bool, witnessed: str, *, written: bool) -> None:
+def _show(found: GoldenDiff, place: Path, as_json: bool, witnessed: str, *, written: bool) -> None:
     if as_json:
         facts: dict[str, Any] = {
             "folder": str(place),

@@ -14,7 +14,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from flexconf.cases.case import Case
     from flexconf.checks.attribution import Attribution
-    from flexconf.checks.opcheck import Row
+    from flexconf.checks.opcheck import OperationRow
     from flexconf.machine.environment import Environment
     from flexconf.runs.expectations import Crash, Expectation
     from flexconf.runs.judging import Result
@@ -198,7 +198,7 @@ def subjects(rows: Sequence[tuple[Subject, str]]) -> RenderableType:
     return table
 
 
-def ops(rows: Sequence[Row]) -> RenderableType:
+def ops(rows: Sequence[OperationRow]) -> RenderableType:
     """One line for each operation, with the largest figures over its dtypes. The sources are footnotes."""
     table = _table(caption=_ops_caption(rows))
     table.add_column("operation", style="bold", overflow="fold", min_width=10)
@@ -235,13 +235,13 @@ def ops(rows: Sequence[Row]) -> RenderableType:
     return Group(*parts)
 
 
-def _tightness(group: Sequence[Row]) -> str:
+def _tightness(group: Sequence[OperationRow]) -> str:
     """The smallest ratio, over the dtypes, of a correctly rounded result's largest error to its bound."""
     rounded = [r.rounded for r in group if r.rounded is not None]
     return f"{min(rounded):.2f}" if rounded else "exact"
 
 
-def _reasons(group: Sequence[Row], known: dict[str, int]) -> list[str]:
+def _reasons(group: Sequence[OperationRow], known: dict[str, int]) -> list[str]:
     return [_letter(known.setdefault(text, len(known))) for text in sorted({r.explained for r in group if r.explained})]
 
 
@@ -266,7 +266,7 @@ def _dtypes(names: Sequence[str]) -> str:
     return found[0] if found else " ".join(_short(n) for n in names)
 
 
-def _ops_caption(rows: Sequence[Row]) -> str:
+def _ops_caption(rows: Sequence[OperationRow]) -> str:
     failed = sum(not r.passed for r in rows)
     widths = sorted({w for r in rows for w in r.widths})
     operations = len({r.text for r in rows})
@@ -279,8 +279,8 @@ def _ops_caption(rows: Sequence[Row]) -> str:
     )
 
 
-def _by_text(rows: Sequence[Row]) -> list[list[Row]]:
-    groups: dict[str, list[Row]] = {}
+def _by_text(rows: Sequence[OperationRow]) -> list[list[OperationRow]]:
+    groups: dict[str, list[OperationRow]] = {}
     for row in rows:
         groups.setdefault(row.text, []).append(row)
     return list(groups.values())

@@ -26,7 +26,7 @@ from flexconf.fuzz.findings import Finding
 from flexconf.fuzz.judged import Broken, Defect, Failure, Judged, OutOfTime, discarded
 from flexconf.fuzz.plan import Plan, Runs, round_seed
 from flexconf.fuzz.round import Round
-from flexconf.fuzz.stream import Reader, Record, Writer, next_rounds
+from flexconf.fuzz.stream import Reader, Record, RecordWriter, next_rounds
 from flexconf.verdict.outcome import Outcome, Stage, Symptom, merge
 
 _LEFT_OVER = 5  # at most so many unexplained failures are kept, unshrunk, when the run ends
@@ -68,7 +68,7 @@ class Driver:
         self.round = next_rounds(iter(earlier)).get(self.number, 0)
         self._take_up(earlier)
         self.before = frozenset(f.ident for f in self.known)
-        self.writer = Writer(self.plan.folder, self.number)
+        self.writer = RecordWriter(self.plan.folder, self.number)
         renewed = 0
         try:
             while not self.over():

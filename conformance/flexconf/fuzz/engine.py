@@ -24,7 +24,7 @@ from flexconf.fuzz.driver import Driver, parent_is_alive
 from flexconf.fuzz.findings import Finding
 from flexconf.fuzz.judged import Broken
 from flexconf.fuzz.plan import Plan
-from flexconf.fuzz.stream import Identity, Reader, Record
+from flexconf.fuzz.stream import Reader, Record, RunIdentity
 from flexconf.workers.tasks import limit_for
 
 _TEMPORARY = "tmp"  # the next run removes the files that a killed run leaves here
@@ -168,7 +168,7 @@ def fuzz(plan: Plan, on_progress: Callable[[Progress], None] = lambda progress: 
     tampering.announce()
     if importlib.util.find_spec("hypothesis") is None:
         raise InputError("fuzzing needs Hypothesis, which is not installed: python -m pip install hypothesis")
-    stream.claim(plan.folder, Identity.here(plan.subject, plan.seed))
+    stream.claim(plan.folder, RunIdentity.here(plan.subject, plan.seed))
     with stream.exclusively(plan.folder):
         stream.repair(plan.folder)
         shutil.rmtree(plan.folder / _TEMPORARY, ignore_errors=True)

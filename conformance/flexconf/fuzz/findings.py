@@ -28,8 +28,8 @@ from flexconf.machine.files import write_json
 from flexconf.verdict.outcome import Outcome, Stage, Symptom
 
 __all__ = [
-    "ROOT", "Finding", "Signature", "close", "explaining", "family", "load", "load_all", "locate", "of", "save", "size",
-    "traits",
+    "ROOT", "Finding", "FindingSignature", "close", "explaining", "family", "load", "load_all", "locate", "of", "save",
+    "size", "traits",
 ]  # fmt: skip
 
 ROOT = Path(".flexconf/fuzz")
@@ -43,7 +43,7 @@ _WRONG = (Symptom.WRONG, Symptom.NONFINITE)
 
 
 @dataclass(frozen=True)
-class Signature:
+class FindingSignature:
     """Identifies a finding: failures with equal signatures are one finding."""
 
     subject: str
@@ -186,7 +186,7 @@ def explaining(findings: Iterable[Finding], kind: str, having: Sequence[str]) ->
 def of(case: Case, width: int, outcome: Outcome, kind: str | None = None) -> Finding:
     """The finding for a failure. `kind` is its family, if it cannot be told from `outcome`, for example for a flake."""
     seen = outline.of_case(case)
-    signature = Signature(outcome.subject, str(outcome.stage), str(outcome.symptom), shape(seen, case))
+    signature = FindingSignature(outcome.subject, str(outcome.stage), str(outcome.symptom), shape(seen, case))
     return Finding(
         ident=signature.ident,
         subject=signature.subject,

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import TypeGuard
 
 from flexconf.cases.case import Capture
-from flexconf.fuzz.values import Value
+from flexconf.fuzz.values import DrawnValue
 from flexconf.language import layouts
 
 PLACED: Mapping[str, tuple[str, ...]] = {
@@ -52,7 +52,7 @@ def is_word(node: ast.expr) -> TypeGuard[ast.expr]:
     return isinstance(node, ast.Attribute)
 
 
-def form(name: str, arguments: Sequence[Value], keywords: Mapping[str, Value | ast.expr]) -> set[str]:
+def form(name: str, arguments: Sequence[DrawnValue], keywords: Mapping[str, DrawnValue | ast.expr]) -> set[str]:
     """The mark of a call's form. Except for functions in `PLACED`, a call with tensors alone has no mark."""
     places = PLACED.get(name, ())
     written = [_sort(name, places[i] if i < len(places) else "", a) for i, a in enumerate(arguments)]
@@ -62,7 +62,7 @@ def form(name: str, arguments: Sequence[Value], keywords: Mapping[str, Value | a
     return {f"form:{name}:{', '.join(written)}"}
 
 
-def _sort(name: str, word: str, given: Value | ast.expr) -> str:
+def _sort(name: str, word: str, given: DrawnValue | ast.expr) -> str:
     """The sort of an argument: "x" for a tensor, "default", a word, or a sort of number such as "-int"."""
     if isinstance(given, ast.expr):
         value = given.value if isinstance(given, ast.Constant) else ast.unparse(given).removeprefix("torch.")
@@ -80,7 +80,7 @@ def _sort(name: str, word: str, given: Value | ast.expr) -> str:
     return f"{sign}{'int' if isinstance(number, int) else 'float'}"
 
 
-def promotions(operands: Sequence[Value]) -> set[str]:
+def promotions(operands: Sequence[DrawnValue]) -> set[str]:
     """The marks of each pair of operands: a 0-dim capture or a Python number, and another operand that is a tensor."""
     found = set()
     for one, other in itertools.permutations(operands, 2):
@@ -93,7 +93,7 @@ def promotions(operands: Sequence[Value]) -> set[str]:
     return found
 
 
-def lanes(name: str, arguments: Sequence[Value]) -> set[str]:
+def lanes(name: str, arguments: Sequence[DrawnValue]) -> set[str]:
     """The mark of an operation where some arguments differ within a vector and some do not. Otherwise an empty set."""
     differ = [i for i, a in enumerate(arguments) if a.lane]
     if not differ or len(differ) == len(arguments):

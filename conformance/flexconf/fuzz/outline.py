@@ -17,10 +17,10 @@ from dataclasses import dataclass, field, replace
 
 from flexconf.cases.case import Case
 from flexconf.fuzz import marks
-from flexconf.fuzz.values import Value, constant, folded, interval, kinds, operand, promoted
+from flexconf.fuzz.values import DrawnValue, constant, folded, interval, kinds, operand, promoted
 from flexconf.language import layouts
 
-__all__ = ["SPELLINGS", "Operation", "Outline", "Read", "of_case", "of_text", "stride_kind", "tokens"]
+__all__ = ["SPELLINGS", "Outline", "Read", "UsedOperation", "of_case", "of_text", "stride_kind", "tokens"]
 
 _FLOATING = frozenset(
     "exp exp2 expm1 log log1p log2 log10 sqrt rsqrt reciprocal sin cos tan asin acos atan sinh cosh tanh asinh acosh "
@@ -43,7 +43,7 @@ _EVERYTHING = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
-class Operation:
+class UsedOperation:
     """One operation of a mod. `dtype` is the promoted dtype of its tensor operands, "number" if it has none."""
 
     name: str
@@ -75,7 +75,7 @@ class Outline:
     `flexconf.fuzz.marks`: argument forms, promotions, lanes, permuted reads, views.
     """
 
-    operations: tuple[Operation, ...]
+    operations: tuple[UsedOperation, ...]
     reads: tuple[Read, ...]
     graph: str
     shared: frozenset[str]
@@ -84,8 +84,8 @@ class Outline:
 
 
 @dataclass
-class _Seen:
-    operations: list[Operation] = field(default_factory=list)
+class _Walked:
+    operations: list[UsedOperation] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
     marks: set[str] = field(default_factory=set)
 
@@ -95,7 +95,7 @@ def of_case(case: Case) -> Outline:
     symbols = case.problem.symbols()
     dtypes = {c.name: (c.dtype, len(c.shape)) for c in case.captures}
     renaming: dict[str, str] = {}
-    operations: list[Operation] = []
+    operations: list[UsedOperation] = []
     reads: list[Read] = []
     used: list[set[str]] = []
     found: set[str] = set()
@@ -104,7 +104,7 @@ def of_case(case: Case) -> Outline:
         if text is None:
             texts.append("")
             continue
-        seen = _Seen()
+        seen = _Walked()
         tree = ast.parse(textwrap.dedent(text).strip())
         _Walk(kind, symbols, dtypes, seen).module(tree)
         operations += seen.operations
@@ -127,9 +127,9 @@ def of_case(case: Case) -> Outline:
     )
 
 
-def of_text(text: str, captures: Mapping[str, tuple[str, int]]) -> tuple[tuple[Operation, ...], frozenset[str]]:
+def of_text(text: str, captures: Mapping[str, tuple[str, int]]) -> tuple[tuple[UsedOperation, ...], frozenset[str]]:
     """(operations, marks) of the text of a score_mod. `captures` gives (dtype, rank) by name."""
-    seen = _Seen()
+    seen = _Walked()
     _Walk("score", dict.fromkeys(("B", "H", "Hkv", "M", "N", "D", "Dv"), 8), captures, seen).module(ast.parse(text))
     return tuple(seen.operations), frozenset(seen.marks)
 
@@ -149,19 +149,20 @@ class _Walk:
     """Walks the statements of a mod in order, and collects what it finds in `seen`."""
 
     def __init__(
-        self, kind: str, symbols: Mapping[str, int], captures: Mapping[str, tuple[str, int]], seen: _Seen
+        self, kind: str, symbols: Mapping[str, int], captures: Mapping[str, tuple[str, int]], seen: _Walked
     ) -> None:
         self.seen = seen
         self.depth = 0  # the number of subscripts around the current expression
         self.captures = captures
         ranges = {"b": symbols["B"], "h": symbols["H"], "q": symbols["M"], "kv": symbols["N"]}
-        self.names: dict[str, Value] = {
-            name: Value("int32", 0, max(size - 1, 0), variable=True, lane=name == "kv") for name, size in ranges.items()
+        self.names: dict[str, DrawnValue] = {
+            name: DrawnValue("int32", 0, max(size - 1, 0), variable=True, lane=name == "kv")
+            for name, size in ranges.items()
         }
         self.names |= {name: constant(size) for name, size in symbols.items()}
         self.names |= {name: constant(getattr(math, name)) for name in ("inf", "nan", "pi")}
         if kind == "score":
-            self.names["score"] = Value("float32", lane=True)
+            self.names["score"] = DrawnValue("float32", lane=True)
 
     def module(self, tree: ast.Module) -> None:
         for statement in tree.body:
@@ -171,7 +172,7 @@ class _Walk:
             elif isinstance(statement, ast.Expr):
                 self.value(statement.value)
 
-    def value(self, node: ast.expr) -> Value:
+    def value(self, node: ast.expr) -> DrawnValue:
         match node:
             case ast.Constant(value=bool() | int() | float() as number):
                 return constant(number)
@@ -187,23 +188,23 @@ class _Walk:
                 return self.subscript(self.value(inner), index)
             case ast.Call():
                 return self.call(node)
-        return Value("float32")
+        return DrawnValue("float32")
 
-    def name(self, name: str) -> Value:
+    def name(self, name: str) -> DrawnValue:
         if name in self.names:
             return self.names[name]
         dtype, rank = self.captures.get(name, ("float32", 0))
         if rank == 0:
             self.seen.reads.append(Read(name, ("none",)))
         low, high = (0.0, 1.0) if dtype == "bool" else (0.0, math.inf) if dtype == "uint8" else _EVERYTHING
-        return Value(dtype, low, high, rank=rank, loaded=True, capture=name, zero=rank == 0)
+        return DrawnValue(dtype, low, high, rank=rank, loaded=True, capture=name, zero=rank == 0)
 
-    def operator(self, name: str, left: ast.expr, right: ast.expr) -> Value:
+    def operator(self, name: str, left: ast.expr, right: ast.expr) -> DrawnValue:
         operands = [self.value(left), self.value(right)]
         self.seen.marks |= marks.form(name, operands, {})
         return self.operation(name, operands)
 
-    def subscript(self, inner: Value, index: ast.expr) -> Value:
+    def subscript(self, inner: DrawnValue, index: ast.expr) -> DrawnValue:
         written = index.elts if isinstance(index, ast.Tuple) else [index]
         self.depth += 1
         parts = [self.value(part) for part in written]
@@ -216,22 +217,22 @@ class _Walk:
         lane = inner.lane or any(part.lane for part in parts)
         return replace(inner, rank=max(rank, 0), kinds=found, places=places, lane=lane)
 
-    def call(self, node: ast.Call) -> Value:
+    def call(self, node: ast.Call) -> DrawnValue:
         assert isinstance(node.func, ast.Attribute)
         name = SPELLINGS.get(node.func.attr, node.func.attr)
         keywords = {k.arg: k.value for k in node.keywords if k.arg is not None}
         if name == "to":
             target = ast.unparse(node.args[0]).removeprefix("torch.")
             source = self.value(node.func.value)
-            self.seen.operations.append(Operation(f"to_{target}", operand([source])))
+            self.seen.operations.append(UsedOperation(f"to_{target}", operand([source])))
             if target.startswith("int") and source.dtype is not None and "float" not in source.dtype:
                 return replace(source, dtype=target, number=None, variable=False)
-            return Value(target, loaded=source.loaded, lane=source.lane)
+            return DrawnValue(target, loaded=source.loaded, lane=source.lane)
         arguments = [self.value(argument) for argument in node.args]
         named = {k: v if marks.is_word(v) else self.value(v) for k, v in keywords.items()}
         self.seen.marks |= marks.form(name, arguments, named)
         # These keywords are operands too: the bounds of a clamp may be tensors.
-        arguments += [v for k, v in named.items() if k in ("min", "max", "alpha") and isinstance(v, Value)]
+        arguments += [v for k, v in named.items() if k in ("min", "max", "alpha") and isinstance(v, DrawnValue)]
         mode = keywords.get("rounding_mode")
         if name == "div" and isinstance(mode, ast.Constant) and mode.value is not None:
             name = f"div_{mode.value!s}"
@@ -239,11 +240,11 @@ class _Walk:
         if name == "gelu" and isinstance(approximate, ast.Constant) and approximate.value == "tanh":
             name = "gelu_tanh"
         if name in _LIKE and "dtype" in keywords:
-            self.seen.operations.append(Operation(name, operand(arguments[:1])))
-            return Value(ast.unparse(keywords["dtype"]).removeprefix("torch."))
+            self.seen.operations.append(UsedOperation(name, operand(arguments[:1])))
+            return DrawnValue(ast.unparse(keywords["dtype"]).removeprefix("torch."))
         return self.operation(name, arguments)
 
-    def operation(self, name: str, arguments: Sequence[Value]) -> Value:
+    def operation(self, name: str, arguments: Sequence[DrawnValue]) -> DrawnValue:
         numbers = [a.number for a in arguments]
         if all(number is not None for number in numbers) and arguments:
             return folded(name, numbers)
@@ -252,7 +253,7 @@ class _Walk:
         chosen = arguments[1:] if name == "where" else arguments[:1] if name in _LIKE else arguments
         result = promoted([(a.dtype, type(a.number).__name__ if a.dtype is None else "") for a in chosen])
         inner = operand(chosen) if any(a.dtype is not None for a in chosen) else operand(arguments)
-        self.seen.operations.append(Operation(name, inner))
+        self.seen.operations.append(UsedOperation(name, inner))
         self.seen.marks |= marks.promotions(chosen)
         if self.depth:
             self.seen.marks |= marks.lanes(name, arguments)
@@ -262,7 +263,7 @@ class _Walk:
             result = "float32"
         low, high = interval(name, arguments) if "int" in result else _EVERYTHING
         depends = (any(a.loaded for a in arguments), any(a.lane for a in arguments))
-        return Value(result, low, high, loaded=depends[0], lane=depends[1])
+        return DrawnValue(result, low, high, loaded=depends[0], lane=depends[1])
 
 
 def _normal(tree: ast.Module, renaming: dict[str, str], captures: Mapping[str, tuple[str, int]]) -> str:

@@ -76,7 +76,7 @@ class Record:
         return driver, turn, index
 
 
-class Writer:
+class RecordWriter:
     """Appends the records of one driver."""
 
     def __init__(self, folder: Path, driver: int) -> None:
@@ -142,7 +142,7 @@ def next_rounds(records: Iterator[Record]) -> dict[int, int]:
 
 
 @dataclass(frozen=True)
-class Identity:
+class RunIdentity:
     """Identifies the run of a folder: a folder never mixes records of different identities.
 
     `packages` are the versions of the subject's packages. `gpus` are the GPUs with their drivers, () for a CPU subject.
@@ -159,7 +159,7 @@ class Identity:
     facts: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def here(cls, subject: str, seed: int) -> Identity:
+    def here(cls, subject: str, seed: int) -> RunIdentity:
         """The identity of a run that starts now. Raises InputError for an unknown subject."""
         facts = environment.read()
         packages = {name: facts.packages.get(name) for name in subjects.get(subject).packages}
@@ -175,7 +175,7 @@ class Identity:
             facts.to_json(),
         )
 
-    def differs(self, other: Identity) -> str:
+    def differs(self, other: RunIdentity) -> str:
         """How `other`, the identity on disk, differs from this one. Returns "" if they are equal."""
         if other.format != self.format:
             return f"was written in format {other.format}, not {self.format}"
@@ -193,7 +193,7 @@ class Identity:
         return f"holds a run on {other.gpus or 'no GPU'}, not {self.gpus or 'no GPU'}" if other != self else ""
 
 
-def claim(folder: Path, identity: Identity) -> None:
+def claim(folder: Path, identity: RunIdentity) -> None:
     """Make a folder for `identity`, or check that an existing folder has this identity.
 
     Raises InputError if the folder has another identity, is damaged, or cannot be used.
@@ -215,12 +215,12 @@ def claim(folder: Path, identity: Identity) -> None:
         raise InputError(f"{folder} cannot be used: {error.strerror}; name another with --out") from None
 
 
-def read_identity(folder: Path) -> Identity:
+def read_identity(folder: Path) -> RunIdentity:
     """The identity of the run in a folder. Raises InputError if there is none or it is damaged."""
     path = folder / _RUN
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        return Identity(**{**data, "gpus": tuple(data["gpus"])})
+        return RunIdentity(**{**data, "gpus": tuple(data["gpus"])})
     except FileNotFoundError:
         raise InputError(f"{folder} is no folder of `flexconf fuzz`: it has no {_RUN}") from None
     except (OSError, ValueError, TypeError, KeyError) as error:

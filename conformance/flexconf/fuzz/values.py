@@ -13,7 +13,7 @@ _EVERYTHING = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
-class Value:
+class DrawnValue:
     """An expression: a tensor of `dtype`, or the Python number `number` (dtype None).
 
     Its values lie in [low, high]; the ends are infinite if unknown. `rank` counts the dimensions still to be indexed.
@@ -36,17 +36,17 @@ class Value:
     places: tuple[str, ...] = ()
 
 
-def constant(number: bool | int | float) -> Value:
+def constant(number: bool | int | float) -> DrawnValue:
     bound = float(number) if math.isfinite(number) else 0.0
-    return Value(None, bound, bound, number=number)
+    return DrawnValue(None, bound, bound, number=number)
 
 
-def operand(arguments: Sequence[Value]) -> str:
+def operand(arguments: Sequence[DrawnValue]) -> str:
     tensors = [(a.dtype, "") for a in arguments if a.dtype is not None]
     return promoted(tensors) if tensors else "number"
 
 
-def interval(name: str, arguments: Sequence[Value]) -> tuple[float, float]:
+def interval(name: str, arguments: Sequence[DrawnValue]) -> tuple[float, float]:
     """Bounds of the integer result of an operation, where they are easy to know. Otherwise they are infinite."""
     a = arguments[0]
     b = arguments[1] if len(arguments) > 1 else a
@@ -88,7 +88,7 @@ def interval(name: str, arguments: Sequence[Value]) -> tuple[float, float]:
     return _EVERYTHING
 
 
-def folded(name: str, numbers: Sequence[bool | int | float | None]) -> Value:
+def folded(name: str, numbers: Sequence[bool | int | float | None]) -> DrawnValue:
     """The result of an operation on Python numbers, which Python computes.
 
     The value is right for the usual operators only. Otherwise it is the first operand.
@@ -141,7 +141,7 @@ def _promote(operands: tuple[tuple[str | None, str], ...]) -> str:
     return str(result).removeprefix("torch.")
 
 
-def kinds(index: Value) -> tuple[str, ...]:
+def kinds(index: DrawnValue) -> tuple[str, ...]:
     """The kinds of an index. A loaded or computed index that may be negative has two: its own, and "negative"."""
     if index.number is not None:
         return ("negative",) if index.low < 0 else ("constant",)

@@ -41,7 +41,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Record:
+class BundleRecord:
     """One case on one subject. `attempts` are the outcomes of its attempts in order; there is at least one."""
 
     attempts: tuple[Outcome, ...]
@@ -60,7 +60,7 @@ class Bundle:
     cases: tuple[Planned, ...]
     subjects: tuple[str, ...]
     skips: Mapping[str, str]
-    records: Mapping[tuple[str, str], Record]
+    records: Mapping[tuple[str, str], BundleRecord]
     problems: tuple[str, ...] = ()
     rows: Callable[[str, str], Mapping[str, Tensor] | None] = lambda case, subject: None
     options: Mapping[str, Any] = field(default_factory=dict)

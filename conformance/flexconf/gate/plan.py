@@ -29,7 +29,7 @@ _VOLATILE = ("cpus",)  # may differ when a recording is resumed: no result depen
 
 
 @dataclass(frozen=True)
-class Plan:
+class RecordingPlan:
     """The content of plan.json. `options` has the keys repeats, timed, timings, allow_dirty and time_limit."""
 
     label: str
@@ -60,7 +60,7 @@ class Plan:
 
 def make(
     cases: Sequence[Case], names: Sequence[str] | None, label: str, options: Mapping[str, Any], allow_dirty: bool
-) -> Plan:
+) -> RecordingPlan:
     """The plan of a recording that begins now. `names` None means the default subjects.
 
     Raises InputError if nothing would be asked, if a subject is unknown, cannot run or is named twice, or if the
@@ -90,7 +90,7 @@ def make(
                 "this checkout has uncommitted changes, so that nobody could say what was recorded; "
                 "commit them, or give --allow-dirty for a bundle to look at, which is never a PASS"
             )
-    plan = Plan(
+    plan = RecordingPlan(
         label=label,
         begun=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         options={**options, "allow_dirty": allow_dirty},
@@ -109,13 +109,13 @@ def _planned(case: Case) -> Planned:
     return Planned(case.name, case.digest(), group, case.about, tuple(case.clauses), case.expect)
 
 
-def read(path: Path) -> Plan:
+def read(path: Path) -> RecordingPlan:
     """The plan in a file. Raises InputError if the file is damaged or has another format."""
     data = files.read_json(path)
     if data.get("format") != FORMAT:
         raise InputError(f"{path.name}: format {data.get('format')}, and this is format {FORMAT}")
     try:
-        plan = Plan(
+        plan = RecordingPlan(
             label=_text(data["label"]),
             begun=_text(data["begun"]),
             options=dict(data["options"]),
@@ -137,7 +137,7 @@ def _text(value: object) -> str:
     return value
 
 
-def differences(there: Plan, here: Plan) -> list[str]:
+def differences(there: RecordingPlan, here: RecordingPlan) -> list[str]:
     """Sentences on how the plan `here` differs from `there`, with which a folder was begun. [] if it can be resumed."""
     found = []
     before, now = ({c.case: c for c in plan.cases} for plan in (there, here))

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from flexconf.errors import InputError
 from flexconf.gate import files, plan, record
-from flexconf.gate.bundle import FORMAT, Bundle, Record
+from flexconf.gate.bundle import FORMAT, Bundle, BundleRecord
 from flexconf.gate.files import Attempts, Key
 from flexconf.gate.model import Evidence, Side
-from flexconf.gate.plan import Plan
+from flexconf.gate.plan import RecordingPlan
 
-_UNKNOWN = Plan("", "", {}, {}, (), (), {})
+_UNKNOWN = RecordingPlan("", "", {}, {}, (), (), {})
 
 
 def read(root: Path) -> Bundle:
@@ -51,7 +51,7 @@ def read(root: Path) -> Bundle:
         subjects=begun.subjects,
         skips=begun.skips,
         records={
-            key: Record(tuple(outcomes), _evidence(root, key, texts, problems))
+            key: BundleRecord(tuple(outcomes), _evidence(root, key, texts, problems))
             for key, outcomes in attempts.found.items()
         },
         problems=tuple(dict.fromkeys(problems)),
@@ -101,7 +101,7 @@ def _seal(root: Path) -> tuple[list[str], Mapping[str, str] | None]:
     return problems, listed
 
 
-def _plan(root: Path, sealed: Mapping[str, str] | None, problems: list[str]) -> Plan:
+def _plan(root: Path, sealed: Mapping[str, str] | None, problems: list[str]) -> RecordingPlan:
     """The plan, or `_UNKNOWN` if it is damaged. Raises InputError if it is undamaged but has another format."""
     path = root / files.PLAN
     try:
@@ -119,7 +119,7 @@ def _same(path: Path, sealed: Mapping[str, str] | None) -> bool:
     return sealed is not None and sealed.get(path.name) == files.sha256(path)
 
 
-def _consistent(begun: Plan, attempts: Attempts) -> list[str]:
+def _consistent(begun: RecordingPlan, attempts: Attempts) -> list[str]:
     """The problems of the plan, and the contradictions between the plan and the results."""
     problems = []
     git: Any = begun.environment.get("git")

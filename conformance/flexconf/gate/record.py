@@ -19,7 +19,7 @@ from flexconf.errors import InputError
 from flexconf.gate import evidence, files, plan
 from flexconf.gate.attempt import Attempt, Attempted, attempt
 from flexconf.gate.files import Key
-from flexconf.gate.plan import Plan
+from flexconf.gate.plan import RecordingPlan
 from flexconf.gate.recording import TIMED, Recording
 from flexconf.machine import caches
 from flexconf.machine.files import write
@@ -132,7 +132,7 @@ def _environments(subject: str, workers: int, variables: Mapping[str, str]) -> l
 
 
 @contextlib.contextmanager
-def _opened(root: Path, here: Plan) -> Iterator[Recording]:
+def _opened(root: Path, here: RecordingPlan) -> Iterator[Recording]:
     """The recording in a new or existing folder, locked for this process.
 
     Raises InputError if another process holds the lock, or if the folder cannot be used.
@@ -152,7 +152,7 @@ def _opened(root: Path, here: Plan) -> Iterator[Recording]:
         os.close(handle)
 
 
-def _found(root: Path, here: Plan) -> Recording:
+def _found(root: Path, here: RecordingPlan) -> Recording:
     if (root / files.SEAL).exists():
         raise InputError(f"{root} is already finished; name another folder")
     there = files.present(root)
@@ -188,7 +188,7 @@ def _found(root: Path, here: Plan) -> Recording:
     return Recording(root, begun, {}, read.found, sum(map(len, read.found.values())))
 
 
-def foreign(begun: Plan, found: Mapping[Key, Sequence[Outcome]]) -> list[str]:
+def foreign(begun: RecordingPlan, found: Mapping[Key, Sequence[Outcome]]) -> list[str]:
     """A sentence for each result that the plan does not ask for, or that has another case version or subject."""
     digests = {c.case: c.digest for c in begun.cases}
     asked, problems = set(begun.asked()), []

@@ -12,7 +12,7 @@ from flexconf.cases.case import Case
 from flexconf.gate import files
 from flexconf.gate.attempt import Attempt, Attempted
 from flexconf.gate.files import Key
-from flexconf.gate.plan import Plan
+from flexconf.gate.plan import RecordingPlan
 from flexconf.machine.files import append_to, write
 from flexconf.runs import judging
 from flexconf.subjects.trial import Options
@@ -35,7 +35,7 @@ class Recording:
     """
 
     root: Path
-    plan: Plan
+    plan: RecordingPlan
     cases: Mapping[str, Case]
     seen: dict[Key, list[Outcome]] = field(default_factory=dict)
     resumed: int = 0

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from flexconf import subjects
 from flexconf.errors import InputError
 from flexconf.gate import components, drift
-from flexconf.gate.bundle import Bundle, Planned, Record
+from flexconf.gate.bundle import Bundle, BundleRecord, Planned
 from flexconf.gate.model import Change, Effect, Evidence, Row
 from flexconf.runs import expectations
 from flexconf.runs.expectations import Expectation
@@ -52,7 +52,7 @@ class Half:
     """
 
     planned: Planned | None
-    record: Record | None
+    record: BundleRecord | None
     outcome: Outcome | None
     grade: Grade | None
     trouble: str

@@ -32,7 +32,7 @@ GRID = 256
 
 
 @dataclass(frozen=True)
-class Entry:
+class Golden:
     """The golden of a case.
 
     `tensors` holds out (R, Dv) and lse (R) in float32 on their grids, out_bound and lse_bound in bfloat16 (inf where
@@ -67,13 +67,13 @@ _DTYPES = {
 }
 
 
-def of_bytes(data: bytes, name: str) -> Entry:
+def of_bytes(data: bytes, name: str) -> Golden:
     """The inverse of `Entry.to_bytes`. Raises InputError, which names the file `name`, if `data` is no golden."""
     try:
         size = int.from_bytes(data[:8], "little")
         facts = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["golden"])
         tensors = load(data)
-        entry = Entry(str(facts["case"]), str(facts["case_digest"]), dict(facts["inputs"]), tensors)
+        entry = Golden(str(facts["case"]), str(facts["case_digest"]), dict(facts["inputs"]), tensors)
         if facts["format"] != FORMAT:
             raise InputError(f"{name}: format {facts['format']}, and this is format {FORMAT}")
     except InputError:
@@ -85,7 +85,7 @@ def of_bytes(data: bytes, name: str) -> Entry:
     return entry
 
 
-def compute(case: Case) -> tuple[Entry, Certified, inputs.Inputs]:
+def compute(case: Case) -> tuple[Golden, Certified, inputs.Inputs]:
     """(the golden of a case, the oracle's result, the inputs). Raises InputError for an invalid case."""
     given = inputs.materialize(case)
     certified = math64.attention(
@@ -97,7 +97,7 @@ def compute(case: Case) -> tuple[Entry, Certified, inputs.Inputs]:
         block_mask=given.block_mask,
         scale=given.scale,
     )
-    return Entry(case.name, case.digest(), given.digests, _kept(certified)), certified, given
+    return Golden(case.name, case.digest(), given.digests, _kept(certified)), certified, given
 
 
 def _kept(certified: Certified) -> dict[str, Tensor]:
@@ -169,7 +169,7 @@ def disagreement(certified: Certified, given: inputs.Inputs) -> str:
     return ""
 
 
-def difference(old: Entry, new: Entry) -> dict[str, Any]:
+def difference(old: Golden, new: Golden) -> dict[str, Any]:
     """What changed between two goldens of a case, and the likely cause. Returns {} if nothing changed."""
     found: dict[str, Any] = {}
     why = []

@@ -18,7 +18,7 @@ from flexconf.cases import catalogue
 from flexconf.cases.case import Case
 from flexconf.errors import InputError
 from flexconf.golden import entry as entries
-from flexconf.golden.entry import Entry
+from flexconf.golden.entry import Golden
 from flexconf.machine import files
 from flexconf.machine.files import replacing
 from flexconf.runs import expectations
@@ -31,7 +31,7 @@ ORACLE = "math64, version 1"
 
 
 @dataclass
-class Comparison:
+class GoldenDiff:
     """The comparison of new goldens with the folder.
 
     `compared` counts goldens and `elements` their values. `differences` has one entry for each case that differs.
@@ -70,12 +70,12 @@ def must_pass() -> list[Case]:
 
 def generate(
     cases: Iterable[Case], on_case: Callable[[str], None] = lambda name: None, *, cross_check: bool = True
-) -> dict[str, Entry]:
+) -> dict[str, Golden]:
     """The goldens of `cases` by name.
 
     With `cross_check`, raises InputError if math64 and the plain oracle disagree about a case: no golden may be kept.
     """
-    found: dict[str, Entry] = {}
+    found: dict[str, Golden] = {}
     against = []
     for case in cases:
         entry, certified, given = entries.compute(case)
@@ -117,7 +117,7 @@ def ask_triton(cases: Sequence[Case]) -> str:
     return f"Triton agrees in {len(judged)} cases ({sum(r.expectation is not None for r in judged)} known defects)"
 
 
-def write(folder: Path, goldens: Mapping[str, Entry]) -> None:
+def write(folder: Path, goldens: Mapping[str, Golden]) -> None:
     """Replace the goldens of the folder by `goldens`. All new files are written before the old ones are replaced."""
     files.make_folder(folder, "name another with --folder")
     new, old, place = folder / f".{CASES}.new", folder / f".{CASES}.old", folder / CASES
@@ -161,7 +161,7 @@ def adopt(folder: Path, name: str) -> None:
     files.write(folder / MANIFEST, _text(manifest))
 
 
-def _facts(entry: Entry, data: bytes) -> dict[str, Any]:
+def _facts(entry: Golden, data: bytes) -> dict[str, Any]:
     return {
         "sha256": hashlib.sha256(data).hexdigest(),
         "case_digest": entry.case_digest,
@@ -236,7 +236,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return dict(found)
 
 
-def read(folder: Path, name: str) -> Entry:
+def read(folder: Path, name: str) -> Golden:
     """The golden of the case `name`. Raises InputError if it cannot be read."""
     path = folder / CASES / f"{name}{SUFFIX}"
     try:
@@ -245,9 +245,9 @@ def read(folder: Path, name: str) -> Entry:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def compare(folder: Path, goldens: Mapping[str, Entry]) -> Comparison:
+def compare(folder: Path, goldens: Mapping[str, Golden]) -> GoldenDiff:
     """Compare new goldens with the folder."""
-    found = Comparison(problems=verify(folder))
+    found = GoldenDiff(problems=verify(folder))
     for name, new in sorted(goldens.items()):
         try:
             old = read(folder, name)

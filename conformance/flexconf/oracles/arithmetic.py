@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from flexconf.oracles import error_model as em
-from flexconf.oracles.operation import INF, Operation, aten, exact_op, finish, plus, spread, straddles_zero, times
+from flexconf.oracles.operation import INF, Call, aten, exact_op, finish, plus, spread, straddles_zero, times
 from flexconf.oracles.selection import step, stepped
 from flexconf.oracles.shadow import Shadow, doubt, exact_result, rounded, scalar
 
 
-def sum(op: Operation) -> Shadow:
+def sum(op: Call) -> Shadow:
     a, b = op.operand("self"), op.operand("other")
     alpha = op.args.get("alpha", 1)
     v = op.on(self=a.v, other=b.v)
@@ -50,7 +50,7 @@ def _factor_rounding(b: Shadow, alpha: float, nominal: torch.dtype) -> Tensor:
     return torch.where(exact | ~b.v.isfinite(), 0.0, rounding * em.ORACLE_SLACK)
 
 
-def product(op: Operation) -> Shadow:
+def product(op: Call) -> Shadow:
     a, b = op.operand("self"), op.operand("other")
     v = op.on(self=a.v, other=b.v)
     both = None if a.e is None or b.e is None else a.e * b.e
@@ -62,7 +62,7 @@ def product(op: Operation) -> Shadow:
     return finish(op, v, e, a, b, ieee=True, unsure=unsure)
 
 
-def square(op: Operation) -> Shadow:
+def square(op: Call) -> Shadow:
     return _squared(op.operand("self"), op.nominal)
 
 
@@ -84,7 +84,7 @@ def quotient_error(v: Tensor, a: Shadow, b: Shadow) -> Tensor | None:
     return torch.where((numerator == 0) & (room != 0), 0.0, e)
 
 
-def quotient(op: Operation) -> Shadow:
+def quotient(op: Call) -> Shadow:
     if op.args.get("rounding_mode") == "floor":
         return floor_divide(op)
     a = scalar(1.0, op.nominal) if op.name == "reciprocal" else op.operand("self")
@@ -107,7 +107,7 @@ def quotient(op: Operation) -> Shadow:
     return quotient
 
 
-def _approximate_quotient(op: Operation, v: Tensor, e: Tensor | None, a: Shadow, b: Shadow) -> Tensor | None:
+def _approximate_quotient(op: Call, v: Tensor, e: Tensor | None, a: Shadow, b: Shadow) -> Tensor | None:
     """`e` with the errors of div.approx.ftz added.
 
     A subnormal dividend may be read as 0. A divisor beyond 2^126 makes the result indeterminate. The reciprocal of such
@@ -123,14 +123,14 @@ def _approximate_quotient(op: Operation, v: Tensor, e: Tensor | None, a: Shadow,
     return e
 
 
-def corners(op: Operation, a: Shadow, b: Shadow, f: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
+def corners(op: Call, a: Shadow, b: Shadow, f: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
     ea, eb = a.error(), b.error()
     if b.e is None:
         return [f(a.v - ea, b.v), f(a.v + ea, b.v)]
     return [f(a.v + i * ea, b.v + j * eb) for i in (-1, 1) for j in (-1, 1)]
 
 
-def floor_divide(op: Operation) -> Shadow:
+def floor_divide(op: Call) -> Shadow:
     a, b = op.operand("self"), op.operand("other")
     v = aten.floor_divide.default(a.v, b.v)
     if a.exact and b.exact:
@@ -157,7 +157,7 @@ def _of_large_quotients(v: Tensor, x: Tensor, y: Tensor, name: str) -> Tensor:
     return v
 
 
-def remainder(op: Operation) -> Shadow:
+def remainder(op: Call) -> Shadow:
     a, b = op.operand("self"), op.operand("other")
     v = aten.remainder.Tensor(a.v, b.v) if op.name == "remainder" else aten.fmod.Tensor(a.v, b.v)
     v = _of_large_quotients(v, a.v, b.v, op.name)
@@ -178,7 +178,7 @@ def remainder(op: Operation) -> Shadow:
     return finish(op, v, e, a, b, ieee=True, ulps=0.5)
 
 
-def addcmul(op: Operation) -> Shadow:
+def addcmul(op: Call) -> Shadow:
     """self + value * tensor1 * tensor2: two products, in either order, and a sum."""
     x, y, z = op.operand("self"), op.operand("tensor1"), op.operand("tensor2")
     n, value = op.nominal, scalar(op.args.get("value", 1), op.nominal)
@@ -208,7 +208,7 @@ def either_order(a: Shadow, b: Shadow) -> Shadow:
     return Shadow(a.v, e, a.nominal, mixed=True, wild=bool(e.isinf().any()))
 
 
-def lerp(op: Operation) -> Shadow:
+def lerp(op: Call) -> Shadow:
     """start + weight * (end - start) if |weight| < 0.5, else end - (end - start) * (1 - weight), as in PyTorch."""
     n = op.nominal
     x, y, w = op.operand("self"), op.operand("end"), op.operand("weight")
@@ -231,7 +231,7 @@ def lerp(op: Operation) -> Shadow:
     return finish(op, v, e, *inputs, ieee=True, extra=extra, unsure=lambda: open_ends | doubt(e))
 
 
-def rounding(op: Operation) -> Shadow:
+def rounding(op: Call) -> Shadow:
     """round. Rounding to a whole number is exact.
 
     Rounding to decimals is a product, a rounding to a whole number and a quotient. With negative decimals, the quotient
@@ -255,12 +255,12 @@ def multiplied(a: Shadow, b: Shadow, nominal: torch.dtype) -> Shadow:
     return rounded(a.v * b.v, e, nominal, (a, b), ulps=0.5, ieee=True)
 
 
-def lipschitz(op: Operation) -> Shadow:
+def lipschitz(op: Call) -> Shadow:
     a = op.operand("self")
     return Shadow(op.on(self=a.v), a.e, op.nominal, a.mixed, a.wild)
 
 
-def copysign(op: Operation) -> Shadow:
+def copysign(op: Call) -> Shadow:
     a, b = op.operand("self"), op.operand("other")
     v = op.on(self=a.v, other=b.v)
     if a.exact and b.exact:
@@ -269,7 +269,7 @@ def copysign(op: Operation) -> Shadow:
     return exact_op(op, v, e, a, b)
 
 
-def power(op: Operation) -> Shadow:
+def power(op: Call) -> Shadow:
     a, b = op.operand("self"), op.operand("exponent")
     number = _number(op.args["exponent"])
     if number == 1:
@@ -309,6 +309,6 @@ def _number(exponent: Any) -> float | None:
     return float(exponent.v) if exponent.number and exponent.exact and exponent.v.numel() == 1 else None
 
 
-def hypot(op: Operation) -> Shadow:
+def hypot(op: Call) -> Shadow:
     a, b = op.operand("self"), op.operand("other")
     return finish(op, op.on(self=a.v, other=b.v), plus(a.e, b.e), a, b)

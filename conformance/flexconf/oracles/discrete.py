@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from flexconf.oracles.integers import any_integer, integer
-from flexconf.oracles.operation import INF, Operation, truth, unsure
+from flexconf.oracles.operation import INF, Call, truth, unsure
 from flexconf.oracles.shadow import Shadow, as_float, doubt, scalar
 
 
-def comparison(op: Operation) -> Shadow:
+def comparison(op: Call) -> Shadow:
     a, b = op.args["self"], op.args["other"]
     common = common_dtype(a, b)
     if common.is_floating_point:
@@ -37,13 +37,13 @@ def common_dtype(a: Any, b: Any) -> torch.dtype:
     return torch.result_type(probe(a), probe(b))
 
 
-def classification(op: Operation) -> Shadow:
+def classification(op: Call) -> Shadow:
     a = op.args["self"]
     open_ = doubt(a.e) if a.nominal.is_floating_point else torch.zeros((), dtype=torch.bool)
     return Shadow(op.on(self=a.v), open_ if bool(open_.any()) else None, torch.bool)
 
 
-def logic(op: Operation) -> Shadow:
+def logic(op: Call) -> Shadow:
     """Three-valued logic: `false & x` is certainly false and `true | x` is certainly true, even if x is uncertain."""
     kind = op.name.strip("_").rpartition("_")[2]
     a, b = op.args["self"], op.args.get("other")
@@ -63,7 +63,7 @@ def logic(op: Operation) -> Shadow:
     return Shadow(v, e if bool(e.any()) else None, torch.bool)
 
 
-def cast(op: Operation) -> Shadow:
+def cast(op: Call) -> Shadow:
     a, target = op.args["self"], op.nominal
     if not isinstance(a, Shadow):  # a Python number that vmap turns into a tensor
         return scalar(a, target)

@@ -19,7 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from flexconf.oracles import error_model as em
 from flexconf.oracles import pieces  # noqa: F401  (it adds its rule to the table)
-from flexconf.oracles.operation import Operation, UnmodelledOperation
+from flexconf.oracles.operation import Call, UnmodelledOperation
 from flexconf.oracles.promotion import PlainPromotion
 from flexconf.oracles.propagate import shadow_of
 from flexconf.oracles.shadow import Shadow, as_float, source
@@ -148,7 +148,7 @@ class _Shadowing(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return result
         shadows = {n: self._argument(a) for n, a in given.items()}
         try:
-            shadow = shadow_of(Operation(func, name, shadows, result, self._fast_math))
+            shadow = shadow_of(Call(func, name, shadows, result, self._fast_math))
         except TypeError as error:  # Python would replace it: for `a + b` it says "unsupported operand types"
             raise RuntimeError(f"the error model of {func} failed: {error}") from error
         if name == "_to_copy" and not isinstance(given["self"], Tensor):  # vmap turns Python numbers into tensors

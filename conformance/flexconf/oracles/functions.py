@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from flexconf.oracles import error_model as em
-from flexconf.oracles.operation import INF, LN2, Operation, exactly, finish, spread, straddles_zero
+from flexconf.oracles.operation import INF, LN2, Call, exactly, finish, spread, straddles_zero
 from flexconf.oracles.shadow import Shadow, represented
 
 
-def monotone(op: Operation, **more: Any) -> Shadow:
+def monotone(op: Call, **more: Any) -> Shadow:
     """A monotone function: its error follows from its values at both ends of the interval.
 
     An end outside the domain gives NaN, and hence an indeterminate result.
@@ -35,7 +35,7 @@ def monotone(op: Operation, **more: Any) -> Shadow:
     return finish(op, v, e, a, **more)
 
 
-def rectified(op: Operation) -> Shadow:
+def rectified(op: Call) -> Shadow:
     """leaky_relu and elu: a curve below zero, the argument itself above."""
     a = op.operand("self")
     if op.name == "elu":
@@ -58,7 +58,7 @@ def _early_overflow(a: Shadow, e: Tensor | None) -> Tensor | None:
     return torch.where(near, INF, a.error() * 0 if e is None else e)
 
 
-def exponential(op: Operation, base_log: float, argument_rounding: float) -> Shadow:
+def exponential(op: Call, base_log: float, argument_rounding: float) -> Shadow:
     a = op.operand("self")
     v = op.on(self=a.v)
     e: Tensor | None = None
@@ -76,7 +76,7 @@ def exponential(op: Operation, base_log: float, argument_rounding: float) -> Sha
     return finish(op, v, e, a, extra=extra, unsure=None if low is None else lambda: op.on(self=low) <= em.FLT_MAX)
 
 
-def log(op: Operation) -> Shadow:
+def log(op: Call) -> Shadow:
     a = op.operand("self")
     v = op.on(self=a.v)
     if a.e is None:
@@ -88,7 +88,7 @@ def log(op: Operation) -> Shadow:
     return finish(op, v, e, a, unsure=lambda: e.isinf(), **_near_one(op, v))
 
 
-def _near_one(op: Operation, v: Tensor) -> dict[str, Tensor]:
+def _near_one(op: Call, v: Tensor) -> dict[str, Tensor]:
     """The error of lg2.approx in addition to its relative error, for inputs between 0.5 and 2, as {"extra": error}.
 
     In that range the instruction has an absolute error. The relative error is computed from |v| + e, so the sum also
@@ -101,7 +101,7 @@ def _near_one(op: Operation, v: Tensor) -> dict[str, Tensor]:
     return {"extra": torch.clamp(unit - v.abs(), min=0.0).nan_to_num_(nan=0.0) * (em.LG2_APPROX * em.ORACLE_SLACK)}
 
 
-def sine(op: Operation) -> Shadow:
+def sine(op: Call) -> Shadow:
     a = op.operand("self")
     v = op.on(self=a.v)
     if a.e is None:
@@ -111,7 +111,7 @@ def sine(op: Operation) -> Shadow:
     return finish(op, v, e.nan_to_num_(nan=0.0), a)
 
 
-def tangent(op: Operation) -> Shadow:
+def tangent(op: Call) -> Shadow:
     a = op.operand("self")
     v = op.on(self=a.v)
     if a.e is None:
@@ -122,13 +122,13 @@ def tangent(op: Operation) -> Shadow:
     return finish(op, v, e, a)
 
 
-def cosh(op: Operation) -> Shadow:
+def cosh(op: Call) -> Shadow:
     a = op.operand("self")
     e = None if a.e is None else torch.where(a.e == 0, 0.0, a.e * torch.sinh(a.v.abs() + a.e))
     return finish(op, op.on(self=a.v), _early_overflow(a, e), a)
 
 
-def tanh(op: Operation) -> Shadow:
+def tanh(op: Call) -> Shadow:
     a = op.operand("self")
     v = op.on(self=a.v)
     if a.e is None:
@@ -138,7 +138,7 @@ def tanh(op: Operation) -> Shadow:
     return finish(op, v, _between_ends(op, a, v, e), a)
 
 
-def _between_ends(op: Operation, a: Shadow, v: Tensor, e: Tensor) -> Tensor:
+def _between_ends(op: Call, a: Shadow, v: Tensor, e: Tensor) -> Tensor:
     """`e`, or the error from the values at both ends of the interval if that is smaller.
 
     The ends are evaluated only if an interval is wide, since there a slope gives a loose bound.
@@ -165,7 +165,7 @@ def _over(slope: Tensor, a: Shadow, most: float, steepness: float = 1.0) -> Tens
     return torch.clamp(slope * torch.exp(a.e * steepness), max=most)
 
 
-def sigmoid(op: Operation) -> Shadow:
+def sigmoid(op: Call) -> Shadow:
     a = op.operand("self")
     v = op.on(self=a.v)
     slope = v * (1 - v)
@@ -177,7 +177,7 @@ def sigmoid(op: Operation) -> Shadow:
     return finish(op, v, e, a, extra=extra, tiny=2.0**-120)
 
 
-def silu(op: Operation) -> Shadow:
+def silu(op: Call) -> Shadow:
     a = op.operand("self")
     v = op.on(self=a.v)
     gate = torch.sigmoid(a.v)
@@ -192,7 +192,7 @@ def silu(op: Operation) -> Shadow:
     return finish(op, v, e, a, extra=extra, tiny=2.0**-119)
 
 
-def gelu(op: Operation) -> Shadow:
+def gelu(op: Call) -> Shadow:
     """x / 2 * (1 + g), where g is an erf or a tanh. For negative x the sum cancels, so the absolute error of g remains.
 
     The error of g is counted in unit roundoffs. g itself has 2.5 ulp, and from 0.5 to 1 one ulp is one roundoff. Its
@@ -227,7 +227,7 @@ def gelu(op: Operation) -> Shadow:
     return finish(op, v, e, a, extra=extra)
 
 
-def softplus(op: Operation) -> Shadow:
+def softplus(op: Call) -> Shadow:
     """log1p(exp(beta * x)) / beta, and x itself where beta * x is beyond the threshold."""
     a = op.operand("self")
     beta, threshold = float(op.args.get("beta", 1)), float(op.args.get("threshold", 20))
@@ -254,7 +254,7 @@ def softplus(op: Operation) -> Shadow:
     return exactly(result, scaled - margin > threshold, a)
 
 
-def log_sigmoid(op: Operation) -> Shadow:
+def log_sigmoid(op: Call) -> Shadow:
     a = op.operand("self")
     v = torch.nn.functional.logsigmoid(a.v)
     rest = torch.sigmoid(-a.v)  # the slope; |second derivative| <= 1 / 4
@@ -265,7 +265,7 @@ def log_sigmoid(op: Operation) -> Shadow:
     return finish(op, v, e, a, extra=extra)
 
 
-def angle(op: Operation) -> Shadow:
+def angle(op: Call) -> Shadow:
     y, x = op.operand("self"), op.operand("other")
     v = op.on(self=y.v, other=x.v)
     if y.exact and x.exact:

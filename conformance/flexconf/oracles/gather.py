@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flexconf.oracles.operation import INF, WIDEST_GATHER, Operation, aten, spread
+from flexconf.oracles.operation import INF, WIDEST_GATHER, Call, aten, spread
 from flexconf.oracles.shadow import Shadow
 
 
-def gather(op: Operation) -> Shadow:
+def gather(op: Call) -> Shadow:
     table, indices = op.args["self"], op.args["indices"]
 
     def read(values: Tensor, at: list[Any]) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flexconf.oracles.operation import INF, Operation, spread, truth, unsure
+from flexconf.oracles.operation import INF, Call, spread, truth, unsure
 from flexconf.oracles.shadow import Shadow, number
 
 
@@ -34,7 +34,7 @@ def within(v: Tensor, exact: Tensor, e: Tensor, nominal: torch.dtype) -> Shadow:
     return Shadow(v, e, nominal, mixed=True, wild=bool(e.isinf().any()))
 
 
-def integer_sum(op: Operation) -> Shadow:
+def integer_sum(op: Call) -> Shadow:
     if op.nominal == torch.bool:  # True + True is True
         return either(op)
     a, b = integer(op.args["self"], op.nominal), integer(op.args["other"], op.nominal)
@@ -46,14 +46,14 @@ def integer_sum(op: Operation) -> Shadow:
     return within(op.on(self=a.v, other=b.v), exact, e, op.nominal)
 
 
-def either(op: Operation) -> Shadow:
+def either(op: Call) -> Shadow:
     x, y = truth(op.args["self"]), truth(op.args["other"])
     ux, uy = unsure(x), unsure(y)
     e = (ux & (~y.v | uy)) | (uy & (~x.v | ux))
     return Shadow(x.v | y.v, e if bool(e.any()) else None, torch.bool)
 
 
-def integer_product(op: Operation) -> Shadow:
+def integer_product(op: Call) -> Shadow:
     if op.nominal == torch.bool:
         s, t = truth(op.args["self"]), truth(op.args["other"])
         us, ut = unsure(s), unsure(t)
@@ -66,7 +66,7 @@ def integer_product(op: Operation) -> Shadow:
     return within(op.on(self=a.v, other=b.v), x * y, e, op.nominal)
 
 
-def integer_monotone(op: Operation) -> Shadow:
+def integer_monotone(op: Call) -> Shadow:
     """neg, abs, sign, min, max, clamp and rounding. neg and abs are 1-Lipschitz and keep the error.
 
     The others are monotone, and are evaluated in float64 at the ends of the interval.
@@ -86,7 +86,7 @@ def integer_monotone(op: Operation) -> Shadow:
     return within(v, v.double(), spread(v.double(), *ends), op.nominal)
 
 
-def integer_floor(op: Operation) -> Shadow:
+def integer_floor(op: Call) -> Shadow:
     a, b = integer(op.args["self"], op.nominal), integer(op.args["other"], op.nominal)
     v = op.on()
     if not b.exact or op.args.get("rounding_mode", "floor") not in ("floor", "trunc"):
@@ -97,7 +97,7 @@ def integer_floor(op: Operation) -> Shadow:
     return within(v, v.double(), spread(v.double(), *ends), op.nominal)
 
 
-def integer_remainder(op: Operation) -> Shadow:
+def integer_remainder(op: Call) -> Shadow:
     a, b = integer(op.args["self"], op.nominal), integer(op.args["other"], op.nominal)
     v = op.on()
     if not b.exact:
@@ -109,7 +109,7 @@ def integer_remainder(op: Operation) -> Shadow:
     return within(v, v.double(), torch.where(same | (a.error() == 0), a.error(), width), op.nominal)
 
 
-def any_integer(op: Operation) -> Shadow:
+def any_integer(op: Call) -> Shadow:
     """The rule for an operation without a model for uncertain integers.
 
     Wherever an input is uncertain, any value of the result is legal.

@@ -26,7 +26,7 @@ class UnmodelledOperation(Exception):
 
 
 @dataclass(frozen=True)
-class Operation:
+class Call:
     """One call of an ATen overload.
 
     `args` are its arguments by schema name, with shadows in the place of tensors. `real` is its result. `fast_math`:
@@ -137,7 +137,7 @@ def spread(v: Tensor, *others: Tensor) -> Tensor:
     return result.mul_(em.ORACLE_SLACK)
 
 
-def finish(op: Operation, v: Tensor, e: Tensor | None, *inputs: Shadow, **more: Any) -> Shadow:
+def finish(op: Call, v: Tensor, e: Tensor | None, *inputs: Shadow, **more: Any) -> Shadow:
     more.setdefault("ulps", op.model.ulps)
     return rounded(v, e, op.nominal, inputs, **more)
 
@@ -149,7 +149,7 @@ def exactly(result: Shadow, where: Tensor, source: Shadow) -> Shadow:
     return replace(result, e=torch.where(where, source.error(), result.error()), mixed=True)
 
 
-def exact_op(op: Operation, v: Tensor, e: Tensor | None, *inputs: Shadow) -> Shadow:
+def exact_op(op: Call, v: Tensor, e: Tensor | None, *inputs: Shadow) -> Shadow:
     """The result of an operation that selects or moves values and never rounds."""
     if e is None:
         return Shadow(v, None, op.nominal)

@@ -51,11 +51,11 @@ from flexconf.oracles.integers import (
     integer_remainder,
     integer_sum,
 )
-from flexconf.oracles.operation import LN2, Operation, UnmodelledOperation
+from flexconf.oracles.operation import LN2, Call, UnmodelledOperation
 from flexconf.oracles.selection import frac, order, select, step
 from flexconf.oracles.shadow import Shadow
 
-RULES: dict[str, Callable[[Operation], Shadow]] = {
+RULES: dict[str, Callable[[Call], Shadow]] = {
     "sum": sum,
     "product": product,
     "square": square,
@@ -96,7 +96,7 @@ RULES: dict[str, Callable[[Operation], Shadow]] = {
     "cast": cast,
     "gather": gather,
 }
-_DISCRETE: dict[str, Callable[[Operation], Shadow]] = {
+_DISCRETE: dict[str, Callable[[Call], Shadow]] = {
     "sum": integer_sum,
     "product": integer_product,
     "select": select,
@@ -116,7 +116,7 @@ _DISCRETE: dict[str, Callable[[Operation], Shadow]] = {
 }
 
 
-def shadow_of(op: Operation) -> Shadow:
+def shadow_of(op: Call) -> Shadow:
     """Applies the rule of `op`. Raises UnmodelledOperation if there is none."""
     model = em.OPS.get(op.name)
     if model is None:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from flexconf.oracles.integers import integer
-from flexconf.oracles.operation import INF, Operation, exact_op, finish, spread, unsure
+from flexconf.oracles.operation import INF, Call, exact_op, finish, spread, unsure
 from flexconf.oracles.shadow import Shadow, exact_result, scalar
 
 
-def select(op: Operation) -> Shadow:
+def select(op: Call) -> Shadow:
     if op.name == "masked_fill":
         condition, first, second = op.args["mask"], op.args["value"], op.args["self"]
     else:
@@ -42,7 +42,7 @@ def bool_select(condition: Shadow, a: Shadow, b: Shadow) -> Tensor:
     return torch.where(uc, ua | ub | (a.v != b.v), torch.where(condition.v, ua, ub))
 
 
-def order(op: Operation) -> Shadow:
+def order(op: Call) -> Shadow:
     """min, max, clamps and relu.
 
     They are monotone in every argument, so the ends of the arguments' intervals give the ends of the result's interval.
@@ -73,18 +73,18 @@ def _either_zero(v: Tensor, *operands: Shadow) -> Tensor | None:
     return either.double() * 2.0**-149 if bool(either.any()) else None
 
 
-def stepped(op: Operation, x: Shadow, f: Callable[[Tensor], Tensor]) -> Shadow:
+def stepped(op: Call, x: Shadow, f: Callable[[Tensor], Tensor]) -> Shadow:
     v = f(x.v)
     if x.e is None:
         return Shadow(v, None, op.nominal)
     return exact_op(op, v, spread(v, f(x.v - x.e), f(x.v + x.e)), x)
 
 
-def step(op: Operation) -> Shadow:
+def step(op: Call) -> Shadow:
     return stepped(op, op.operand("self"), lambda x: op.on(self=x))
 
 
-def frac(op: Operation) -> Shadow:
+def frac(op: Call) -> Shadow:
     a = op.operand("self")
     v = torch.frac(a.v)
     if a.e is None:

@@ -30,7 +30,7 @@ _TROUBLE = (
 
 
 @dataclass(frozen=True)
-class Report:
+class SanitizerReport:
     """One report: its first `lines`, without the prefix, and the byte `offset` at which it begins."""
 
     lines: tuple[str, ...]
@@ -59,7 +59,7 @@ class Log:
     its own failures. `truncated` says that it did not print all reports.
     """
 
-    reports: tuple[Report, ...]
+    reports: tuple[SanitizerReport, ...]
     errors: int | None
     trouble: tuple[str, ...]
     truncated: bool
@@ -72,7 +72,7 @@ class Log:
 
 def parse(text: bytes) -> Log:
     """Parse the bytes of a log file."""
-    reports: list[Report] = []
+    reports: list[SanitizerReport] = []
     trouble: list[str] = []
     counts: list[int] = []
     truncated = False
@@ -85,7 +85,7 @@ def parse(text: bytes) -> Log:
         elif not begins:
             if lines is not None and len(lines) < _SHOWN:
                 lines.append(content)
-                reports[-1] = Report(tuple(lines), reports[-1].offset)
+                reports[-1] = SanitizerReport(tuple(lines), reports[-1].offset)
         elif found := _SUMMARY.search(content):
             counts.append(int(found.group(1).replace(",", "")))
             lines = None
@@ -98,7 +98,7 @@ def parse(text: bytes) -> Log:
             lines = None
         else:
             lines = [content]
-            reports.append(Report((content,), offset))
+            reports.append(SanitizerReport((content,), offset))
     return Log(tuple(reports), sum(counts) if counts else None, tuple(trouble), truncated)
 
 

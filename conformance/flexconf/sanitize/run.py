@@ -28,7 +28,7 @@ from flexconf.machine import caches, devices, files
 from flexconf.runs import expectations
 from flexconf.runs.judging import judge
 from flexconf.sanitize import log as reading
-from flexconf.sanitize.log import Log, Report
+from flexconf.sanitize.log import Log, SanitizerReport
 from flexconf.verdict.outcome import Outcome, Symptom
 
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
@@ -87,7 +87,7 @@ class Ended:
 
 
 @dataclass
-class Decision:
+class SanitizerVerdict:
     """The consequences of one process: final results, and groups of cases to run again."""
 
     results: list[Sanitized] = field(default_factory=list)
@@ -142,13 +142,13 @@ def run(
     return [results.get(c.name) or Sanitized(c.name, MISSING, why="it was never run") for c in cases]
 
 
-def decide(process: Ended) -> Decision:
+def decide(process: Ended) -> SanitizerVerdict:
     """Derive results from the events and the log of one process.
 
     A case's result is final if its reports are certainly its own. Otherwise the case runs again alone, since in a
     process with one case every report belongs to it. Each round leaves fewer cases or smaller groups, so the run ends.
     """
-    decision = Decision()
+    decision = SanitizerVerdict()
     log, alone = process.log, len(process.cases) == 1
     if alone:
         (case,) = process.cases
@@ -184,7 +184,9 @@ def _alone(case: Case, process: Ended) -> Sanitized:
     return _result(case, process.ended[case.name][1], [])
 
 
-def _result(case: Case, outcome: Outcome | None, reports: Sequence[Report], log: Log | None = None) -> Sanitized:
+def _result(
+    case: Case, outcome: Outcome | None, reports: Sequence[SanitizerReport], log: Log | None = None
+) -> Sanitized:
     why, known = "the process did not end well", False
     if outcome is not None:
         judged = judge(case, outcome, expectations.in_force(outcome.subject))
@@ -201,7 +203,7 @@ def _result(case: Case, outcome: Outcome | None, reports: Sequence[Report], log:
     return Sanitized(case.name, FAILED if why and not known else CLEAN, why=why)
 
 
-def _between(log: Log, first: int, last: int) -> list[Report]:
+def _between(log: Log, first: int, last: int) -> list[SanitizerReport]:
     return [r for r in log.reports if first <= r.offset < last]
 
 

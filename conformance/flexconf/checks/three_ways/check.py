@@ -12,7 +12,7 @@ from torch import Tensor
 from flexconf.checks.three_ways.forms import Form
 from flexconf.checks.three_ways.reasons import LOWERING_REFUSES, LOWERING_TAKES, REASONS, Reason
 from flexconf.checks.three_ways.values import KEYS, QUERIES
-from flexconf.checks.three_ways.ways import GROUP, Result, eager, lowered, oracle, refused
+from flexconf.checks.three_ways.ways import GROUP, WayResult, eager, lowered, oracle, refused
 
 LEAST: Final = 5000
 """The least number of points that a check of all operations must compare to count as a check."""
@@ -31,7 +31,7 @@ class Disagreement:
 
 
 @dataclass
-class Tally:
+class FormTally:
     """The results for the forms of one operation.
 
     `forms` counts them. `compared` counts the points at which eager, the oracle and the lowering at every width were
@@ -54,12 +54,12 @@ class Tally:
         )
 
 
-def check(forms: Sequence[Form]) -> dict[str, Tally]:
+def check(forms: Sequence[Form]) -> dict[str, FormTally]:
     """Compare the results of every form: integers and bools must be equal, floats must lie within the bound.
 
     Returns the tallies by operation. Several operations share a kernel, so many forms in one call take less time.
     """
-    tallies = {form.operation: Tally() for form in forms}
+    tallies = {form.operation: FormTally() for form in forms}
     for form in forms:
         tallies[form.operation].forms += 1
     first = {form: eager(form) for form in forms}
@@ -82,7 +82,7 @@ def check(forms: Sequence[Form]) -> dict[str, Tally]:
     return tallies
 
 
-def _refused(form: Form, first: Result, tally: Tally) -> None:
+def _refused(form: Form, first: WayResult, tally: FormTally) -> None:
     """Tally a form that the lowering must refuse: PyTorch refuses it, or a reason says that the lowering does."""
     refusal = refused(form)
     if refusal and first.value is None:
@@ -95,7 +95,7 @@ def _refused(form: Form, first: Result, tally: Tally) -> None:
         tally.disagreements.append(Disagreement(form, "the lowering takes it", "a reason has it that it does not"))
 
 
-def compare(form: Form, first: Result, certain: Result, seen: dict[int, Result], tally: Tally) -> None:
+def compare(form: Form, first: WayResult, certain: WayResult, seen: dict[int, WayResult], tally: FormTally) -> None:
     """Compare the three results of a form that all ways should take.
 
     `first` is eager PyTorch's, `certain` the oracle's, `seen` the lowering's by vector width.
@@ -152,7 +152,7 @@ def _distinct(form: Form) -> Tensor:
     return rows & columns
 
 
-def _report(form: Form, who: str, detail: str, tally: Tally) -> None:
+def _report(form: Form, who: str, detail: str, tally: FormTally) -> None:
     known = _expected(form, who)
     if known is None:
         tally.disagreements.append(Disagreement(form, who, detail))

@@ -31,7 +31,7 @@ Mod = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
-class Result:
+class WayResult:
     """The result of one way: `value` (M, N) in float64, int64 or bool, or None and the reason in `refusal`.
 
     `dtype` is the PyTorch dtype of the value. `bound` is the oracle's, float64 (M, N), inf where any value is legal.
@@ -55,7 +55,7 @@ def scores() -> Tensor:
     return capture("x_float32").expand(QUERIES, KEYS).contiguous()
 
 
-def eager(form: Form) -> Result:
+def eager(form: Form) -> WayResult:
     """The result of PyTorch on real 0-dim tensors, with one call per element.
 
     A refusal is the first line of PyTorch's error. If the dtype depends on the value, that is a refusal too.
@@ -74,17 +74,17 @@ def eager(form: Form) -> Result:
                 try:
                     result = mod(score[column], index[0], index[0], index[row], index[column])
                 except (RuntimeError, TypeError, ValueError, NotImplementedError, OverflowError) as error:
-                    return Result(None, refusal=_line(error))
+                    return WayResult(None, refusal=_line(error))
                 dtypes.add(result.dtype)
                 values.append(result.item())
     if len(dtypes) != 1:
-        return Result(None, refusal=f"dtypes {sorted(map(str, dtypes))}, by value")
+        return WayResult(None, refusal=f"dtypes {sorted(map(str, dtypes))}, by value")
     dtype = dtypes.pop()
     held = torch.tensor(values, dtype=_held(dtype)).view(rows, columns)
-    return Result(held.expand(QUERIES, KEYS).contiguous(), dtype)
+    return WayResult(held.expand(QUERIES, KEYS).contiguous(), dtype)
 
 
-def oracle(forms: Sequence[Form]) -> list[Result]:
+def oracle(forms: Sequence[Form]) -> list[WayResult]:
     """The oracle's value and bound of each form. An operation without a model is a refusal."""
     given = scores().view(1, 1, QUERIES, KEYS).double()
 
@@ -97,18 +97,18 @@ def oracle(forms: Sequence[Form]) -> list[Result]:
             followed = evaluation.follow(all_of_them, "score", (given, None), 1, 1, QUERIES, KEYS)
     except (RuntimeError, TypeError, ValueError, UnmodelledOperation) as error:
         if len(forms) == 1:
-            return [Result(None, refusal=_line(error))]
+            return [WayResult(None, refusal=_line(error))]
         return [result for form in forms for result in oracle([form])]
     return [_certified(result, shadow) for result, shadow in followed]
 
 
-def _certified(result: Tensor, shadow: Shadow) -> Result:
+def _certified(result: Tensor, shadow: Shadow) -> WayResult:
     value = shadow.v.to(_held(shadow.nominal)).expand(1, 1, QUERIES, KEYS)[0, 0]
     bound = shadow.error().expand(1, 1, QUERIES, KEYS)[0, 0]
-    return Result(value, result.dtype, bound=bound)
+    return WayResult(value, result.dtype, bound=bound)
 
 
-def lowered(forms: Sequence[Form], first: Sequence[Result]) -> list[dict[int, Result]]:
+def lowered(forms: Sequence[Form], first: Sequence[WayResult]) -> list[dict[int, WayResult]]:
     """The results of the rendered mods at each of `WIDTHS`. The forms share a kernel.
 
     `first` has PyTorch's result of each form. A score holds 24 bits only, so a float64 value is scaled by the magnitude
@@ -134,20 +134,22 @@ def lowered(forms: Sequence[Form], first: Sequence[Result]) -> list[dict[int, Re
             kernel = _kernel(together, count)
     except flexflash.FlexFlashError as error:
         if len(forms) == 1:
-            return [{width: Result(None, refusal=_line(error)) for width in WIDTHS}]
+            return [{width: WayResult(None, refusal=_line(error)) for width in WIDTHS}]
         return _without_refused(forms, first)
     try:
         given = scores().expand(1, count, QUERIES, KEYS)
         seen = {width: HostLauncher(width).evaluate(kernel, given)[0].double() for width in WIDTHS}
     except Exception as error:  # the compiler's errors have no common base
         if len(forms) == 1:
-            return [{width: Result(None, refusal=f"crash: {_line(error)}") for width in WIDTHS}]
+            return [{width: WayResult(None, refusal=f"crash: {_line(error)}") for width in WIDTHS}]
         half = len(forms) // 2
         return [*lowered(forms[:half], first[:half]), *lowered(forms[half:], first[half:])]
-    results: list[dict[int, Result]] = []
+    results: list[dict[int, WayResult]] = []
     head = 0
     for told, dtype, scale in zip(parts, dtypes, scales, strict=True):
-        results.append({w: Result(_joined(s[head : head + len(told)], dtype, scale), dtype) for w, s in seen.items()})
+        results.append(
+            {w: WayResult(_joined(s[head : head + len(told)], dtype, scale), dtype) for w, s in seen.items()}
+        )
         head += len(told)
     return results
 
@@ -178,7 +180,7 @@ def _of_the_head(values: Sequence[Tensor], h: Tensor) -> Tensor:
     return values[0]
 
 
-def _without_refused(forms: Sequence[Form], first: Sequence[Result]) -> list[dict[int, Result]]:
+def _without_refused(forms: Sequence[Form], first: Sequence[WayResult]) -> list[dict[int, WayResult]]:
     """The results of forms whose shared kernel was refused: forms that are refused alone are taken out of it.
 
     Raises RuntimeError if none of them is refused alone.
@@ -189,7 +191,8 @@ def _without_refused(forms: Sequence[Form], first: Sequence[Result]) -> list[dic
         raise RuntimeError(f"{len(forms)} forms are refused together, and none of them alone: {forms[0].text}, ...")
     seen = dict(zip(kept, lowered([forms[n] for n in kept], [first[n] for n in kept]) if kept else [], strict=True))
     return [
-        seen.get(n) or {width: Result(None, refusal=refusals[form]) for width in WIDTHS} for n, form in enumerate(forms)
+        seen.get(n) or {width: WayResult(None, refusal=refusals[form]) for width in WIDTHS}
+        for n, form in enumerate(forms)
     ]
 
 
