@@ -182,7 +182,7 @@ def test_the_softmax_bound_holds_for_any_errors_of_the_scores() -> None:
     assert all(0.9 < share <= 1 for share in closest.values()), closest
 
 
-# --- planted faults (accuracy point 7) ----------------------------------------------------------------------
+# --- planted faults -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -29,7 +29,9 @@ def record(
     label: Annotated[str, typer.Option(help="What the bundle is called in reports, such as `torch 2.14 rc2`.")] = "",
     subject: Annotated[
         list[str] | None,
-        typer.Option(help="What to ask. Repeatable; by default every one of five that can run here."),
+        typer.Option(
+            help="What to ask. Repeatable; by default reference.host and the four that need a GPU, as far as they can run here."
+        ),
     ] = None,
     case: Annotated[
         list[str] | None,

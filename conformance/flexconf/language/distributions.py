@@ -131,7 +131,6 @@ class _Request:
 
     def last_two(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """The indices along the last two dimensions, broadcast over the shape. Raises InputError if the rank is < 2."""
-        """The indices along the last two dimensions, broadcast over the shape. Raises InputError if the rank is < 2."""
         if len(self.shape) < 2:
             raise InputError(f"values {self.spec!r} need at least two dimensions")
         rows = np.arange(self.shape[-2], dtype=np.int64)[:, None]
