@@ -29,9 +29,7 @@ def record(
     label: Annotated[str, typer.Option(help="What the bundle is called in reports, such as `torch 2.14 rc2`.")] = "",
     subject: Annotated[
         list[str] | None,
-        typer.Option(
-            help="What to ask. Repeatable; by default reference.host and the four that need a GPU, as far as they can run here."
-        ),
+        typer.Option(help="What to ask. Repeatable; by default reference.host and the four GPU subjects that can run."),
     ] = None,
     case: Annotated[
         list[str] | None,
