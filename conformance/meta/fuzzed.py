@@ -78,7 +78,7 @@ def slow(task: CaseTask, report: Report) -> Outcome:
 
 def planted(task: CaseTask, report: Report) -> Outcome:
     """reference.host with C's remainder in the place of Python's."""
-    return trial.run_case(task.case, task.subject, task.options, report, attend=_c_remainder, keep=task.keep)
+    return trial.run_on(task.case, task.subject, task.options, report, attend=_c_remainder, keep=task.keep)
 
 
 def _c_remainder(given: Inputs, clock: StageClock, options: Options) -> Attended:
@@ -93,4 +93,4 @@ def _outcome(task: CaseTask, stage: Stage, symptom: Symptom, message: str, exclu
         "elements": 9, "excluded_elements": excluded, "rows": 4, "excluded_rows": excluded,
         "max_ratio": 0.5 if ok else 3.0, "worst": None, "telling": 72,
     }  # fmt: skip
-    return Outcome(task.case.name, task.case.digest(), task.subject, stage, symptom, message, comparison)
+    return Outcome(task.case.name, task.case.digest(), task.subject.name, stage, symptom, message, comparison)

@@ -42,7 +42,7 @@ def _made(what: Attempt, bits: str, wrong: bool = False) -> Attempted:
     outcome = Outcome(
         case.name,
         case.digest(),
-        what.task.subject,
+        what.task.subject.name,
         Stage.OUTPUT,
         Symptom.WRONG if wrong else Symptom.OK,
         "made up",

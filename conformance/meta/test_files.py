@@ -12,6 +12,7 @@ from typing import Any
 import fuzzed
 import pytest
 
+from flexconf import subjects
 from flexconf.cases.case import Case
 from flexconf.errors import InputError
 from flexconf.fuzz import stream
@@ -112,7 +113,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_whole_records(
 def test_a_full_disk_ends_fuzzing_and_is_no_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Here:
         def run(self, case: Case, subject: str, options: Any = None, keep: Path | None = None) -> Outcome:
-            return fuzzed.right(tasks.CaseTask(case, subject, options), lambda stage: None)
+            return fuzzed.right(tasks.CaseTask(case, subjects.get(subject), options), lambda stage: None)
 
     plan = Plan("torch-eager", tmp_path, 60, drawn=("fuzzed:cases", "fuzzed:widths"), check_repro=False)
     Disk(monkeypatch, each=1 << 20, room=700)

@@ -18,6 +18,7 @@ from typing import Any
 import fuzzed
 import pytest
 
+from flexconf import subjects
 from flexconf.cases.case import BlockSpec, Capture, Case
 from flexconf.cases.problem import Problem
 from flexconf.cli import fuzz_tables
@@ -188,7 +189,7 @@ class Here:
         self.ran: list[str] = []
 
     def run(self, what: Case, subject: str, options: Any = None, keep: Path | None = None) -> Outcome:
-        task = CaseTask(what, subject, options, keep)
+        task = CaseTask(what, subjects.get(subject), options, keep)
         self.ran.append(what.score_mod or "")
         if self.task is fuzzed.faulty and "exp" in (what.score_mod or ""):
             return of_lost(task, Lost("exit", "exit code 1", "compile", ""))
@@ -333,7 +334,9 @@ def compared(elements: int, excluded: int, rows: int) -> dict[str, int]:
 
 def test_what_production_refuses_is_counted_and_what_the_reference_refuses_is_found(tmp_path: Path) -> None:
     def refuse(task: CaseTask, report: object) -> Outcome:
-        return Outcome(task.case.name, task.case.digest(), task.subject, Stage.RENDER, Symptom.REFUSED, "no 'sin' yet")
+        return Outcome(
+            task.case.name, task.case.digest(), task.subject.name, Stage.RENDER, Symptom.REFUSED, "no 'sin' yet"
+        )
 
     drive(plan(tmp_path / "a", examples=9), Here(refuse), 1)
     assert [f.symptom for f in findings.load_all(tmp_path / "a")] == ["refused"]

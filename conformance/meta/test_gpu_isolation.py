@@ -9,6 +9,7 @@ import signal
 import pytest
 import torch
 
+from flexconf import subjects
 from flexconf.cases import catalogue
 from flexconf.cases.case import Case
 from flexconf.inputs import Inputs
@@ -18,7 +19,7 @@ from flexconf.subjects.trial import Attended, Options, StageClock
 from flexconf.verdict.outcome import Outcome, Stage, Symptom
 from flexconf.workers import pool
 from flexconf.workers.pool import Last, Lost, Report
-from flexconf.workers.tasks import CaseTask, environments, of_lost, prepare_worker, run_task
+from flexconf.workers.tasks import CaseTask, of_lost, prepare_worker, run_task
 
 NEIGHBOURS = 50
 WORKERS = 8
@@ -58,7 +59,7 @@ def work(task: CaseTask, report: Report) -> Outcome | Last[Outcome]:
     bad = {"illegal": _illegal, "endless": _endless, "greedy": _greedy, "killed": _killed}.get(task.case.name)
     if bad is None:
         return run_task(task, report)
-    outcome = trial.run_case(task.case, task.subject, task.options, report, attend=bad)
+    outcome = trial.run_on(task.case, task.subject, task.options, report, attend=bad)
     # After a real one the context is broken: the worker's last case.
     return Last(outcome) if trial.is_broken() or outcome.symptom is Symptom.ILLEGAL_ACCESS else outcome
 
@@ -78,13 +79,13 @@ def test_each_is_recorded_as_what_it_was_and_its_neighbours_never_notice() -> No
 
     with caches.fresh() as variables:
         pool.run_many(
-            [CaseTask(case, subject) for case in order],
+            [CaseTask(case, subjects.get(subject)) for case in order],
             work,
             workers=WORKERS,
             time_limit=LIMIT,
             on_result=take,
-            prepare=functools.partial(prepare_worker, subject),
-            environments=environments(subject, WORKERS, variables),
+            prepare=functools.partial(prepare_worker, subjects.get(subject)),
+            environments=subjects.get(subject).environments(WORKERS, variables),
         )
     assert len(ended) == NEIGHBOURS + len(bad), "nothing is lost"
     seen = {name: (ended[name].stage, ended[name].symptom) for name in ("illegal", "endless", "greedy", "killed")}

@@ -21,7 +21,7 @@ from flexconf.verdict import triton_opinion
 from flexconf.verdict.outcome import Outcome, Symptom
 from flexconf.workers.isolated import Isolated
 from flexconf.workers.pool import Last, Report
-from flexconf.workers.tasks import CaseTask, environments
+from flexconf.workers.tasks import CaseTask
 from flexflash.launch.host import HostLauncher
 
 
@@ -130,8 +130,8 @@ def test_devices_are_dealt_round_robin_among_those_that_are_visible(
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert [devices.assign(n).get("CUDA_VISIBLE_DEVICES") for n in range(3)] == expected
-    assert [e.get("CUDA_VISIBLE_DEVICES") for e in environments("reference.fa4", 3, {})] == expected
-    assert all("CUDA_VISIBLE_DEVICES" not in e for e in environments("reference.host", 1, {"A": "b"}))
+    assert [e.get("CUDA_VISIBLE_DEVICES") for e in subjects.get("reference.fa4").environments(3, {})] == expected
+    assert all("CUDA_VISIBLE_DEVICES" not in e for e in subjects.get("reference.host").environments(1, {"A": "b"}))
 
 
 def test_a_subject_that_needs_a_gpu_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +172,7 @@ def breaks(task: CaseTask, report: Report) -> Outcome | Last[Outcome]:
     report("launch")
     if task.case.name == "softcap":
         os.abort()
-    outcome = trial.run_case(task.case, task.subject, task.options, report, keep=task.keep)
+    outcome = trial.run_on(task.case, task.subject, task.options, report, keep=task.keep)
     return Last(outcome) if task.case.name == "alibi" else outcome
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from flexconf import subjects
 from flexconf.gate import record
 from flexconf.machine import caches, devices
 from flexconf.subjects import ptx
@@ -57,8 +58,8 @@ def test_whoever_loads_a_kernel_has_the_digest_of_whoever_compiled_it(tmp_path: 
 
 def test_a_recording_keeps_ptx_on_a_gpu_and_each_worker_in_a_folder_of_its_own(tmp_path: Path) -> None:
     variables = caches.variables(tmp_path)
-    assert record._environments("reference.host", 2, variables) == [variables]
-    kept = record._environments("reference.fa4", 2, variables)
+    assert record._environments(subjects.get("reference.host"), 2, variables) == [variables]
+    kept = record._environments(subjects.get("reference.fa4"), 2, variables)
     assert all(e["CUTE_DSL_KEEP"] == "ptx" for e in kept)
     assert len({e["CUTE_DSL_DUMP_DIR"] for e in kept}) == 2 and all(Path(e["CUTE_DSL_DUMP_DIR"]).is_dir() for e in kept)
 
@@ -71,7 +72,7 @@ from cutlass.utils import HardwareInfo
 from torch._subclasses.fake_tensor import FakeTensorMode
 import flash_attn.cute.interface as flash, flexflash
 from flash_attn.cute.cache_utils import JITPersistentCache
-from flexconf import inputs
+from flexconf import inputs, subjects
 from flexconf.cases import catalogue
 from flexconf.subjects import ptx
 from flexflash import eligibility

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from flexconf import subjects
 from flexconf.cases import catalogue
 from flexconf.cases.case import Case
 from flexconf.errors import InputError
@@ -103,7 +104,7 @@ def test_a_refusal_is_expected_with_its_stage_and_text(symptom: str, stage: str,
     ids=lambda value: value.how if isinstance(value, Lost) else "",
 )
 def test_a_lost_case_is_a_failure_with_the_stage_it_reached(lost: Lost, symptom: str, stage: str) -> None:
-    task = CaseTask(PLAIN, "reference.host")
+    task = CaseTask(PLAIN, subjects.get("reference.host"))
     found = of_lost(task, lost)
     assert (found.case, found.case_digest) == ("plain", PLAIN.digest())
     assert (found.symptom, found.stage) == (symptom, stage)

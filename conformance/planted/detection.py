@@ -66,7 +66,7 @@ def through_simt(task: CaseTask, report: Report) -> Outcome:
 
     width = task.options.vector_width if task.options is not None else None
     attend = reference.through(lambda on_stage: SimtLauncher(width, on_stage))
-    return trial.run_case(task.case, task.subject, task.options, report, attend=attend, keep=task.keep)
+    return trial.run_on(task.case, task.subject, task.options, report, attend=attend, keep=task.keep)
 
 
 def detect(fault: Fault, seed: int, folder: Path, *, limit: float, shrink: float) -> Detection:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from flexconf import inputs
+from flexconf import inputs, subjects
 from flexconf.cases import catalogue
 from flexconf.language import layouts
 from flexconf.machine import devices
@@ -19,7 +19,7 @@ from flexconf.subjects import trial
 from flexconf.subjects.canary import Canary
 from flexconf.workers import pool
 from flexconf.workers.pool import Lost, Report
-from flexconf.workers.tasks import environments, prepare_worker
+from flexconf.workers.tasks import prepare_worker
 from flexflash import RenderedKernel, lower
 
 LAUNCHERS = ("fa4", "simt")
@@ -171,7 +171,7 @@ def _performed(payload: Payload, variables: dict[str, str] | None = None) -> dic
         workers=1,
         time_limit=180.0,
         on_result=lambda _, result: ended.append(result),
-        prepare=functools.partial(prepare_worker, "reference.fa4"),
+        prepare=functools.partial(prepare_worker, subjects.get("reference.fa4")),
         environments=[variables if variables is not None else devices.assign(0)],
     )
     (result,) = ended
@@ -228,7 +228,9 @@ def test_the_second_device_while_the_first_is_current(case: str, launcher: str) 
 def test_workers_are_spread_over_the_devices() -> None:
     seen: list[str | Lost] = []
     count = devices.count()
-    with pool.Crew(where, workers=2 * count, environments=environments("reference.fa4", 2 * count, {})) as crew:
+    with pool.Crew(
+        where, workers=2 * count, environments=subjects.get("reference.fa4").environments(2 * count, {})
+    ) as crew:
         crew.run(list(range(40)), lambda _, result: seen.append(result))
     assert not [s for s in seen if isinstance(s, Lost)]
     assert len(set(seen)) == count, f"{count} devices, but the work ran on {set(seen)}"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexconf import strategies, tampering
+from flexconf import strategies, subjects, tampering
 from flexconf.cases import catalogue
 from flexconf.cases.case import Case
 from flexconf.cases.problem import Problem
@@ -57,7 +57,9 @@ def test_generated_cases(record_property: pytest.RecordProperty) -> None:  # typ
     """Each is held to one of the relations that say something about it, in a process of its own."""
     counts: Counter[str] = Counter()
 
-    with pool.Crew(relate, workers=1, prepare=functools.partial(prepare_worker, "reference.host")) as crew:
+    with pool.Crew(
+        relate, workers=1, prepare=functools.partial(prepare_worker, subjects.get("reference.host"))
+    ) as crew:
 
         @settings(max_examples=settings.default.max_examples // 3)
         @given(strategies.cases(), st.data())

@@ -35,7 +35,7 @@ class Provider(Protocol):
     def needs(self) -> tuple[str, ...]: ...
 
     def prepare(self, built: Built) -> Call:
-        """The call to be timed. Its first run may compile. Raises Refused if the workload is not supported."""
+        """The call to be timed. Its first run may compile. Raises ProviderRefused if the workload is not supported."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from flexconf.runs.judging import Result, judge
 from flexconf.verdict.outcome import Outcome, Stage, Symptom
 from flexconf.workers import pool
 from flexconf.workers.pool import Last, Lost, Report
-from flexconf.workers.tasks import CaseTask, environments, limit_for, of_lost, prepare_worker
+from flexconf.workers.tasks import CaseTask, of_lost, prepare_worker
 
 if TYPE_CHECKING:
     from flexconf.inputs import Inputs
@@ -106,9 +106,8 @@ def check(what: CheckTask, time_limit: float | None = None) -> Result:
         )
     ended = _in_a_worker(what, run_check, time_limit)
     if isinstance(ended, Lost):
-        ended = of_lost(CaseTask(what.case, what.subject, what.options), ended)
-    of_reference = subjects.get(what.subject).is_reference
-    if of_reference and ended.symptom is Symptom.REFUSED and ended.stage in _USERS_FAULT:
+        ended = of_lost(CaseTask(what.case, subject, what.options), ended)
+    if subject.is_reference and ended.symptom is Symptom.REFUSED and ended.stage in _USERS_FAULT:
         raise InputError(f"refused while {_DOING[ended.stage]}: {ended.message}")
     return judge(what.case, ended)
 
@@ -127,16 +126,17 @@ def kernel_text(what: CheckTask, time_limit: float | None = None) -> str:
 def _in_a_worker(
     what: CheckTask, function: Callable[[CheckTask, Report], R | Last[R]], time_limit: float | None
 ) -> R | Lost:
+    subject = subjects.get(what.subject)
     results: list[R | Lost] = []
     with caches.fresh() as variables:
         pool.run_many(
             [what],
             function,
             workers=1,
-            time_limit=time_limit or limit_for(what.subject),
+            time_limit=time_limit or subject.time_limit,
             on_result=lambda _, ended: results.append(ended),
-            prepare=functools.partial(prepare_worker, what.subject),
-            environments=environments(what.subject, 1, variables),
+            prepare=functools.partial(prepare_worker, subject),
+            environments=subject.environments(1, variables),
         )
     (ended,) = results
     if isinstance(ended, Lost) and isinstance(ended.error, InputError):

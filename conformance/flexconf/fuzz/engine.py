@@ -25,7 +25,6 @@ from flexconf.fuzz.findings import Finding
 from flexconf.fuzz.judged import Broken
 from flexconf.fuzz.plan import Plan
 from flexconf.fuzz.stream import Reader, Record, RunIdentity
-from flexconf.workers.tasks import limit_for
 
 _TEMPORARY = "tmp"  # the next run removes the files that a killed run leaves here
 _LOOK = 0.25
@@ -240,7 +239,7 @@ def _drivers(plan: Plan, until: float) -> Iterator[list[_Process]]:
 
 def _watch(plan: Plan, drivers: list[_Process], look: Callable[[], None], started: float) -> list[str]:
     """Wait until all drivers have ended, or should have ended. Returns what went wrong, one message per driver."""
-    limit = plan.time_limit or limit_for(plan.subject)
+    limit = plan.time_limit or subjects.get(plan.subject).time_limit
     last = started + plan.seconds + plan.shrink_seconds + 2 * limit + _CONFIRM
     broken: list[str] = []
     running = list(drivers)
@@ -291,7 +290,9 @@ def drive(plan: Plan, number: int, until: float) -> None:
     from flexconf.workers.isolated import Isolated
 
     trial.single_threaded()
-    place = _Place(lambda: Isolated(number, plan.time_limit or limit_for(plan.subject), plan.subject, plan.task))
+    place = _Place(
+        lambda: Isolated(number, plan.time_limit or subjects.get(plan.subject).time_limit, plan.subject, plan.task)
+    )
     try:
         Driver(plan, number, place, until, fresh=place.renew, parent_alive=parent_is_alive).drive()
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
-from flexconf import repro, tampering
+from flexconf import repro, subjects, tampering
 from flexconf.checks import attribution
 from flexconf.gate import files
 from flexconf.gate.attempt import Rendering, render
@@ -105,7 +105,7 @@ def kernels(recording: Recording, variables: Mapping[str, str]) -> dict[str, str
     with Crew(
         render,
         workers=1,
-        prepare=functools.partial(tasks.prepare_worker, "reference.host"),
+        prepare=functools.partial(tasks.prepare_worker, subjects.get("reference.host")),
         environments=[dict(variables)],
     ) as crew:
         crew.run(list(wanted.values()), take)

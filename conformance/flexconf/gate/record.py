@@ -23,7 +23,7 @@ from flexconf.gate.plan import RecordingPlan
 from flexconf.gate.recording import TIMED, Recording
 from flexconf.machine import caches
 from flexconf.machine.files import write
-from flexconf.subjects import ptx
+from flexconf.subjects import Subject, ptx
 from flexconf.verdict.outcome import Outcome
 from flexconf.workers import pool, tasks
 from flexconf.workers.pool import Crew, Last, Report
@@ -43,7 +43,7 @@ def record(
     allow_dirty: bool = False,
     time_limit: float | None = None,
     work: Work = attempt,
-    prepare: Callable[[str], None] = tasks.prepare_worker,
+    prepare: Callable[[Subject], None] = tasks.prepare_worker,
     on_begin: Callable[[Recording], None] = lambda recording: None,
     on_attempt: Callable[[Key, Outcome], None] = lambda key, outcome: None,
     on_step: Callable[[str], None] = lambda step: None,
@@ -94,7 +94,7 @@ def _ask(
     recording: Recording,
     keys: Sequence[Key],
     work: Work,
-    prepare: Callable[[str], None],
+    prepare: Callable[[Subject], None],
     workers: int,
     variables: Mapping[str, str],
 ) -> None:
@@ -102,31 +102,31 @@ def _ask(
 
     Either all keys run on a CPU or all on a GPU.
     """
-    names = tuple(dict.fromkeys(subject for _, subject in keys))
+    asked = tuple(subjects.get(name) for name in dict.fromkeys(subject for _, subject in keys))
     timed = recording.wants(keys[0]) == "time"
-    workers = 1 if timed and subjects.get(names[0]).device == "cpu" else workers
+    workers = 1 if timed and asked[0].device == "cpu" else workers
     with Crew(
         work,
         workers=workers,
-        time_limit=recording.plan.options["time_limit"] or tasks.limit_for(names[0]),
-        prepare=functools.partial(_prepare, prepare, names),
-        environments=_environments(names[0], workers, variables),
+        time_limit=recording.plan.options["time_limit"] or asked[0].time_limit,
+        prepare=functools.partial(_prepare, prepare, asked),
+        environments=_environments(asked[0], workers, variables),
     ) as crew:
         while keys:
             crew.run([recording.task(key) for key in keys], recording.take)
             keys = [key for key in keys if recording.wants(key) == "again"]
 
 
-def _prepare(prepare: Callable[[str], None], names: Sequence[str]) -> None:
+def _prepare(prepare: Callable[[Subject], None], asked: Sequence[Subject]) -> None:
     """In a worker, prepare every subject that it runs."""
-    for name in names:
-        prepare(name)
+    for subject in asked:
+        prepare(subject)
 
 
-def _environments(subject: str, workers: int, variables: Mapping[str, str]) -> list[dict[str, str]]:
+def _environments(subject: Subject, workers: int, variables: Mapping[str, str]) -> list[dict[str, str]]:
     """The environment variables of each worker. On a GPU they make it keep the PTX that it compiles."""
-    started = tasks.environments(subject, workers, variables)
-    if subjects.get(subject).device == "cpu":
+    started = subject.environments(workers, variables)
+    if subject.device == "cpu":
         return started
     return [{**e, **ptx.variables(variables[caches.FOLDER], place)} for place, e in enumerate(started)]
 

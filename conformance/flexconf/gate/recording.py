@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flexconf import subjects
 from flexconf.cases.case import Case
 from flexconf.gate import files
 from flexconf.gate.attempt import Attempt, Attempted
@@ -64,11 +65,11 @@ class Recording:
         number = len(self.seen.get(key, [])) + 1
         options = Options(repeats=int(self.plan.options["repeats"]), timed=TIMED if self.wants(key) == "time" else 0)
         rows = self.root / files.OUTPUTS / f"{key[0]}.{key[1]}.safetensors" if number == 1 else None
-        return Attempt(CaseTask(self.cases[key[0]], key[1], options), number, rows)
+        return Attempt(CaseTask(self.cases[key[0]], subjects.get(key[1]), options), number, rows)
 
     def take(self, what: Attempt, ended: Attempted | Lost) -> None:
         """Store an attempt: its files first, then its line in results.jsonl."""
-        key = (what.task.case.name, what.task.subject)
+        key = (what.task.case.name, what.task.subject.name)
         if isinstance(ended, Lost):
             if ended.log:
                 write(self.root / files.LOGS / f"{key[0]}.{key[1]}.{what.number}.txt", ended.log)

@@ -22,7 +22,7 @@ from flexconf.runs.judging import Result, judge
 from flexconf.verdict.outcome import Outcome, missing
 from flexconf.workers import pool
 from flexconf.workers.pool import Lost
-from flexconf.workers.tasks import CaseTask, environments, limit_for, of_lost, prepare_worker, run_task
+from flexconf.workers.tasks import CaseTask, of_lost, prepare_worker, run_task
 
 if TYPE_CHECKING:
     from flexconf.runs.expectations import Expectation
@@ -104,7 +104,7 @@ def run(
         raise InputError(f"these cases state what the reference must refuse, which is not asked of {subject}")
     stream = _Stream(results) if results is not None else None
     workers = workers or pool.default_workers()
-    tasks = [CaseTask(case, subject, options) for case in asked]
+    tasks = [CaseTask(case, what, options) for case in asked]
     collected: dict[str, Result] = {}
     started = time.perf_counter()
 
@@ -122,10 +122,10 @@ def run(
                 tasks,
                 run_task,
                 workers=workers,
-                time_limit=time_limit or limit_for(subject),
+                time_limit=time_limit or what.time_limit,
                 on_result=take,
-                prepare=functools.partial(prepare_worker, subject),
-                environments=environments(subject, workers, variables),
+                prepare=functools.partial(prepare_worker, what),
+                environments=what.environments(workers, variables),
             )
     finally:
         if stream is not None:

@@ -18,7 +18,7 @@ from flexconf import inputs, tampering
 from flexconf.cases.case import Case
 from flexconf.inputs import Inputs
 from flexconf.oracles import error_model, math64
-from flexconf.subjects import get, saved
+from flexconf.subjects import Subject, get, saved
 from flexconf.subjects.trial import Options, StageClock, Unjudged, asked, error_symptom
 from flexconf.verdict import compare
 from flexconf.verdict.outcome import Outcome, Stage, Symptom
@@ -43,9 +43,22 @@ def run_case(
     scores. A refusal is an outcome. Raises InputError for a case that cannot be judged, or options that the subject
     does not have.
     """
+    return run_on(case, get(subject), options, stage, given=given, keep=keep)
+
+
+def run_on(
+    case: Case,
+    what: Subject,
+    options: Options | None = None,
+    stage: Callable[[str], None] | None = None,
+    *,
+    given: Inputs | None = None,
+    keep: Path | None = None,
+) -> Outcome:
+    """`run_case` on the subject itself."""
     options = options if options is not None else Options()
-    get(subject).check(options)
-    subject = tampering.labelled(subject)
+    what.check(options)
+    subject = tampering.labelled(what.name)
     clock = StageClock(stage)
     clock.enter("inputs")
     exact = given if given is not None else inputs.materialize(case)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -33,15 +33,15 @@ def _nothing() -> str:
 
 
 def _whole_attention() -> Callable[..., Outcome]:
-    from flexconf.subjects.trial import run_case
+    from flexconf.subjects.trial import run_on
 
-    return run_case
+    return run_on
 
 
 def _mods_alone() -> Callable[..., Outcome]:
-    from flexconf.subjects.mods import run_case
+    from flexconf.subjects.mods import run_on
 
-    return run_case
+    return run_on
 
 
 def _why_no_codegen() -> str:
@@ -92,16 +92,24 @@ def _torch_eager() -> Attend:
     return eager
 
 
+CPU_TIME_LIMIT = 60.0
+"""Seconds for a case on a CPU."""
+
+GPU_TIME_LIMIT = 180.0
+"""Seconds for a case on a GPU. It is long, since several processes may compile kernels at once."""
+
+
 @dataclass(frozen=True)
 class Subject:
-    """One subject: what it is, and how to run it.
+    """One subject: what it is, and how it is run, judged, isolated and timed.
 
     `packages` are the packages whose versions decide its results. `device` is where it runs; "any" means a GPU if there
     is one. `attend` imports and returns the subject's `Attend`. `imports` names modules that take long to import. A
     worker does both before its first case, so they are not part of a case's time. `runner` imports and returns the
     function that runs and judges a case. `extra_check` returns the reason why the subject cannot run, other than a
-    missing package or GPU, or "" if there is none. `approximates`: the subject has the option fast_math. `tiled`: it
-    takes only problems that fit flash-attn-4's tiles, and fuzzing draws only those. `narrow`: fuzzing draws only the
+    missing package or GPU, or "" if there is none. `approximates`: the subject has the option fast_math;
+    `chooses_tile`: it has the option tile; `stands_in`: functions of CuTe may be replaced in it. `tiled`: it takes only
+    problems that fit flash-attn-4's tiles, and fuzzing draws only those. `narrow`: fuzzing draws only the
     vector widths that flash-attn-4 takes. `backend_refuses`: its backend rejects some kernels at compile or launch,
     which is no failure of the lowering.
     """
@@ -115,6 +123,8 @@ class Subject:
     runner: Callable[[], Callable[..., Outcome]] = _whole_attention
     extra_check: Callable[[], str] = _nothing
     approximates: bool = False
+    chooses_tile: bool = False
+    stands_in: bool = False
     tiled: bool = False
     narrow: bool = False
     backend_refuses: bool = False
@@ -122,13 +132,14 @@ class Subject:
     def check(self, options: Options | None) -> None:
         """Raises InputError if `options` sets an option that the subject does not have.
 
-        Only torch-triton has a tile, only torch-codegen has stand-ins, and only subjects with `approximates` have
-        fast_math.
+        A tile needs `chooses_tile`, stand-ins need `stands_in`, and fast_math needs `approximates`.
         """
-        if options is not None and options.tile is not None and self.name != "torch-triton":
-            raise InputError(f"a tile is chosen for torch-triton alone, not for {self.name}")
-        if options is not None and options.stand_ins and self.name != "torch-codegen":
-            raise InputError(f"functions are stood in for in torch-codegen alone, not in {self.name}")
+        if options is not None and options.tile is not None and not self.chooses_tile:
+            having = " and ".join(s.name for s in SUBJECTS.values() if s.chooses_tile)
+            raise InputError(f"a tile is chosen for {having} alone, not for {self.name}")
+        if options is not None and options.stand_ins and not self.stands_in:
+            having = " and ".join(s.name for s in SUBJECTS.values() if s.stands_in)
+            raise InputError(f"functions are stood in for in {having} alone, not in {self.name}")
         if options is not None and options.fast_math and not self.approximates:
             having = " and ".join(s.name for s in SUBJECTS.values() if s.approximates)
             raise InputError(
@@ -161,6 +172,21 @@ class Subject:
             return why
         return devices.why_none() if self.needs_gpu and not devices.count() else ""
 
+    @property
+    def time_limit(self) -> float:
+        """The default time limit of a case, in seconds."""
+        return CPU_TIME_LIMIT if self.device == "cpu" else GPU_TIME_LIMIT
+
+    def environments(self, workers: int, variables: Mapping[str, str]) -> list[dict[str, str]]:
+        """The environment variables that each of `workers` worker processes starts with.
+
+        They are `variables` (the run's compile caches), and one GPU, chosen round robin. A subject that runs on a CPU
+        only gets no GPU; the list then has one entry, which all workers share.
+        """
+        if self.device == "cpu":
+            return [dict(variables)]
+        return [{**variables, **devices.assign(place)} for place in range(workers)]
+
     def load(self) -> Attend:
         """Imports everything that a run needs, and returns the subject's `Attend`."""
         for name in self.imports:
@@ -180,7 +206,7 @@ class Subject:
         `report` is called with each stage as it begins. `keep` is a folder that receives the results. `given` are the
         case's inputs, on the CPU, for mods that are Python functions without a text in the case.
         """
-        return self.runner()(case, self.name, options, report, keep=keep, given=given)
+        return self.runner()(case, self, options, report, keep=keep, given=given)
 
 
 @functools.cache
@@ -250,6 +276,7 @@ SUBJECTS: dict[str, Subject] = {
             _codegen,
             ("flexflash.launch.host", "torch._dynamo", "torch._inductor.compile_fx"),
             extra_check=_why_no_codegen,
+            stands_in=True,
         ),
         Subject(
             "torch-triton",
@@ -258,6 +285,7 @@ SUBJECTS: dict[str, Subject] = {
             ("torch", "triton"),
             _torch_triton,
             ("triton", "torch._dynamo"),
+            chooses_tile=True,
         ),
         Subject(
             "torch-eager",

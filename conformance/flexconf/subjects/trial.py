@@ -19,7 +19,7 @@ from flexconf.errors import InputError
 from flexconf.inputs import Inputs
 from flexconf.oracles import eager, math64
 from flexconf.oracles.math64 import Certified
-from flexconf.subjects import get, saved
+from flexconf.subjects import Subject, get, saved
 from flexconf.verdict import compare
 from flexconf.verdict.outcome import Outcome, Stage, Symptom
 
@@ -127,10 +127,23 @@ def run_case(
     the case. `keep` is a folder that receives the output and LSE. A refusal is an outcome. Raises InputError for a bad
     input; defects of the harness raise too.
     """
+    return run_on(case, get(subject), options, stage, attend=attend, given=given, keep=keep)
+
+
+def run_on(
+    case: Case,
+    what: Subject,
+    options: Options | None = None,
+    stage: Callable[[str], None] | None = None,
+    *,
+    attend: Attend | None = None,
+    given: Inputs | None = None,
+    keep: Path | None = None,
+) -> Outcome:
+    """`run_case` on a subject itself."""
     options = options if options is not None else Options()
-    what = get(subject)
     what.check(options)
-    subject = tampering.labelled(subject)
+    subject = tampering.labelled(what.name)
     clock = StageClock(stage)
     clock.enter("inputs")
     exact = given if given is not None else inputs.materialize(case)

@@ -13,7 +13,7 @@ from flexconf.machine import caches
 from flexconf.subjects.trial import Options
 from flexconf.verdict.outcome import Outcome
 from flexconf.workers.pool import Crew, Last, Lost, Report
-from flexconf.workers.tasks import CaseTask, environments, limit_for, of_lost, prepare_worker, run_task
+from flexconf.workers.tasks import CaseTask, of_lost, prepare_worker, run_task
 
 Task = Callable[[CaseTask, Report], Outcome | Last[Outcome]]
 
@@ -33,12 +33,13 @@ class Isolated:
         task: Task = run_task,
     ) -> None:
         self._caches = caches.fresh()
-        chosen = environments("torch-eager", place + 1, self._caches.__enter__())[place]
+        anywhere = subjects.get("torch-eager")  # it runs on a GPU if there is one, else on a CPU
+        chosen = anywhere.environments(place + 1, self._caches.__enter__())[place]
         self._crew: Crew[CaseTask, Outcome] = Crew(
             task,
             workers=1,
-            time_limit=time_limit or limit_for("torch-eager"),
-            prepare=functools.partial(prepare_worker, prepare),
+            time_limit=time_limit or anywhere.time_limit,
+            prepare=functools.partial(prepare_worker, subjects.get(prepare)),
             environments=[chosen],
         )
 
@@ -56,8 +57,7 @@ class Isolated:
 
         Raises InputError if the subject is unknown, or if the worker cannot start.
         """
-        subjects.get(subject)
-        task = CaseTask(case, subject, options, keep)
+        task = CaseTask(case, subjects.get(subject), options, keep)
         ended: list[Outcome | Lost] = []
         self._crew.run([task], lambda _, result: ended.append(result))
         (result,) = ended
