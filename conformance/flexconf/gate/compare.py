@@ -1,4 +1,4 @@
-"""Compare two bundles and decide whether the candidate is fit to ship. docs/gating.md has the rules as a table.
+"""Compare two bundles and decide whether the candidate is fit to ship. docs/release-gate.md has the rules as a table.
 
 If the candidate's bundle cannot be trusted, its failures are listed but decide nothing: the verdict is INCONCLUSIVE.
 A wrong result in a trusted candidate fails the gate, whether or not the baseline can be trusted. A result that is only
