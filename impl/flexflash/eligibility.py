@@ -39,6 +39,7 @@ class Profile:
     widest_values: tuple[tuple[int, int], ...] = ()
 
 
+# The rules of the source, PyTorch's own file, which allows masks on Hopper only. No launcher uses it.
 SOURCE = Profile("source", "flash_attn.cute", frozenset({9}))
 # flash-attn-4 4.0.0b36 takes a mask_mod with block lists on SM 9.x, 10.x and 11.x. On 12.0 an assertion fails, and 8.x
 # has no score_mod. On SM 9.x, its own check lets head dims through that its kernels are not made for.

@@ -24,7 +24,7 @@ from flexconf.strategies.terms import Term, result_dtype, written
 if TYPE_CHECKING:
     from flexconf.subjects import Subject
 
-_DEPTHS = (1, 2, 3, 4)
+_DEPTHS = (1, 2, 3, 4)  # of a score_mod's expressions; those of a mask_mod are in `masks`
 _FAR = (("-300.0",), ("200.0",))  # offsets of a whole row from 0: without subtracting its maximum, the softmax fails
 # If the scores of a row are far apart, the result depends on the largest only, and faults in the others stay unseen.
 _FACTORS = (None, 0.0625, 0.015625, 0.0625)

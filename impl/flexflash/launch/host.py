@@ -143,7 +143,10 @@ class HostLauncher(TakesBlockLists):
     def attend(
         self, scores: torch.Tensor, value: torch.Tensor, tiles: Tiles, out: torch.Tensor, lse: torch.Tensor
     ) -> None:
-        """Write softmax and P V to `out`, the LSE to `lse`. A row with nothing to attend to gets 0 and -inf (L8.2)."""
+        """Write softmax and P V to `out`, and the LSE, a natural logarithm (L8.1), to `lse`.
+
+        A row with nothing to attend to gets 0 and -inf (L8.2).
+        """
         group = scores.shape[1] // value.shape[1]
         largest = scores.amax(dim=-1, keepdim=True)
         weights = torch.exp(scores - largest.masked_fill(largest == float("-inf"), 0.0))
