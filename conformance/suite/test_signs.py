@@ -62,6 +62,9 @@ GROUPS: dict[str, list[Index]] = {
         lambda q, kv: torch.maximum(kv, q - kv), lambda q, kv: torch.clamp(q - kv, -2, 3),
         lambda q, kv: torch.clamp(q - kv, min=-2), lambda q, kv: torch.clamp(q - kv, max=1),
         lambda q, kv: torch.clamp(q - kv, min=0), lambda q, kv: torch.relu(q - kv),
+        lambda q, kv: torch.clamp((q - kv).float(), max=2.0).to(torch.int32),
+        lambda q, kv: torch.clamp((q - kv).float(), min=-2.0).to(torch.int32),
+        lambda q, kv: torch.relu((q - kv).float()).to(torch.int32),
     ],
     "choices": [
         lambda q, kv: torch.where(q > kv, q - kv - 4, kv), lambda q, kv: torch.where(q > kv, q, q - kv),
