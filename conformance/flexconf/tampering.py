@@ -129,10 +129,18 @@ def in_workers(name: str | None) -> Iterator[None]:
 
 
 def announce() -> None:
-    """Prints a warning on stderr if this run has a planted fault. Raises InputError if its name is unknown."""
+    """Prints a warning on stderr if this run has a planted fault, or defects of the source document put back.
+
+    Raises InputError if a name is unknown.
+    """
     name = wanted()
     if name:
         print(f"flexconf: PLANTED FAULT {name}: {get(name).about} The results are no results.", file=sys.stderr)
+    names = _reverted()
+    if names:
+        print(
+            f"flexconf: DEFECTS PUT BACK by {REVERT}: {', '.join(names)}. The results are no results.", file=sys.stderr
+        )
 
 
 def from_environment() -> str:
@@ -154,13 +162,18 @@ def revert_from_environment() -> tuple[str, ...]:
 
     Raises InputError if a name is unknown.
     """
-    names = tuple(filter(None, os.environ.get(REVERT, "").split(",")))
+    names = _reverted()
     if names:
-        corrections = _test_code("planted.corrections")
-        for name in names:
-            if name not in corrections.DESCRIPTIONS:
-                raise InputError(f"{REVERT} names {name!r}; there are {', '.join(corrections.DESCRIPTIONS)}")
-        _for_life.enter_context(corrections.reverted(*names))
+        _for_life.enter_context(_test_code("planted.corrections").reverted(*names))
+    return names
+
+
+def _reverted() -> tuple[str, ...]:
+    names = tuple(filter(None, os.environ.get(REVERT, "").split(",")))
+    known = _test_code("planted.corrections").DESCRIPTIONS if names else {}
+    for name in names:
+        if name not in known:
+            raise InputError(f"{REVERT} names {name!r}; there are {', '.join(known)}")
     return names
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from flexconf import tampering
+from flexconf.errors import InputError
 from planted import corrections
 
 SUITE = Path(__file__).parents[1] / "suite"
@@ -55,3 +57,14 @@ def test_without_the_correction_the_named_tests_fail(name: str) -> None:
 def test_an_unknown_switch_is_refused() -> None:
     with pytest.raises(KeyError, match="indexer-scope"):
         corrections.known("indexer")
+
+
+def test_a_run_with_a_defect_put_back_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FLEXFLASH_REVERT", "indexer-scope,trivial-mask-fill")
+    tampering.announce()
+    assert "DEFECTS PUT BACK by FLEXFLASH_REVERT: indexer-scope, trivial-mask-fill" in capsys.readouterr().err
+    monkeypatch.setenv("FLEXFLASH_REVERT", "indexer")
+    with pytest.raises(InputError, match="names 'indexer'; there are indexer-docstring"):
+        tampering.announce()
