@@ -261,6 +261,24 @@ def test_what_is_no_tensor_is_refused() -> None:
         lower(q, k, None)  # type: ignore[arg-type]
 
 
+@pytest.mark.clause("L5.5")
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("dimension", [1, 2])
+def test_k_and_v_of_other_sizes_are_refused_whichever_is_larger(dimension: int, sign: int) -> None:
+    q, k, v = qkv(1, 4, 2, 8, 8)
+    larger = k.repeat_interleave(2, dim=dimension)
+    with pytest.raises(InputError, match="k and v must agree in heads and length"):
+        lower(q, *((larger, v) if sign > 0 else (k, larger)))
+
+
+@pytest.mark.clause("L5.5")
+@pytest.mark.parametrize("lengths", [(8, 9), (8, 7), (9, 8), (7, 8), (7, 9), (9, 7)])
+def test_a_block_mask_for_other_lengths_is_refused(lengths: tuple[int, int]) -> None:
+    mask = create_block_mask(_causal, None, None, *lengths, device="cpu")
+    with pytest.raises(InputError, match=r"the block mask is for lengths .*the tensors have \(M, N\) = \(8, 8\)"):
+        lower(*qkv(1, 2, 2, 8, 8), None, mask)
+
+
 def _listed(**changes: torch.Tensor) -> BlockMask:
     """Two rows of two blocks of 128: the first row's block 0 is partial, every other block is full."""
     lists: Mapping[str, torch.Tensor] = {
