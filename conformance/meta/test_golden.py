@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from flexconf import inputs
+from flexconf.cases import catalogue
 from flexconf.cli import golden as command
 from flexconf.errors import InputError
 from flexconf.golden import entry, folder
@@ -218,3 +219,10 @@ def test_the_script_is_the_command(tmp_path: Path) -> None:
         check=False,
     )
     assert said.returncode == 2 and said.stderr.count("\n") == 1, said.stderr
+
+
+def test_an_installed_package_looks_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its catalogue lies within the package, where no goldens are."""
+    assert folder.default() == HERE
+    monkeypatch.setattr(catalogue, "folder", lambda: tmp_path / "flexconf" / "_cases")
+    assert folder.default() == Path("golden")

@@ -50,8 +50,12 @@ class GoldenDiff:
 
 
 def default() -> Path:
-    """The folder `golden` of the checkout, beside `cases`."""
-    return catalogue.folder().parent / "golden"
+    """The default folder: beside the catalogue in a checkout, else `golden` of the current folder.
+
+    An installed package has no goldens.
+    """
+    cases = catalogue.folder()
+    return cases.parent / "golden" if cases.name == "cases" else Path("golden")
 
 
 def must_pass() -> list[Case]:
