@@ -160,7 +160,7 @@ CAPTURES = (
     Fault(
         "index-width-by-elements",
         "captures",
-        "An index has 64 bits where a capture has more than 2^31 elements, not where its strides span as many.",
+        "An index has 64 bits if the capture has more than 2^31 elements, but not if only its strides span as many.",
         attributes(lambda: [(FixedLayout, "reaches", lambda self, limit: int(self.numel) > limit)]),
         score("score * 0.0 + t[h + 1, 0]", Capture("t", (3, 1), "int8", "list(1, 2, 3)", "strided(1073741824, 1)"),
               at=problem(H=2, Hkv=2)),
@@ -169,21 +169,21 @@ CAPTURES = (
     Fault(
         "lexicographic-index",
         "captures",
-        "A linear index counts row by row, as everywhere in PyTorch, where CuTe counts column by column.",
+        "A linear index counts row by row, as PyTorch does, but CuTe counts column by column.",
         _weighted(_row_major),
         score("bias[q, kv]", _BIAS),
     ),
     Fault(
         "strides-for-sizes",
         "captures",
-        "A linear index is made of the tensor's strides, which CuTe applies once more.",
+        "A linear index is computed from the tensor's strides, which CuTe then applies once more.",
         _weighted(_strides),
         score("bias[q, kv]", _BIAS),
     ),
     Fault(
         "third-weight-without-first-size",
         "captures",
-        "The weight of the third dimension is the second one's size, not the product of the first two.",
+        "The weight of the third dimension is the second size instead of the product of the first two.",
         _weighted(_without_first_size),
         score("t[b, q, kv]", Capture("t", (2, "M", "N"))),
     ),
@@ -197,14 +197,14 @@ CAPTURES = (
     Fault(
         "negative-index-not-wrapped",
         "captures",
-        "A negative index is not counted from the end, and reads before the tensor.",
+        "A negative index does not count from the end and reads before the tensor.",
         attributes(_not_wrapped),
         score("t[-kv]", Capture("t", ("N",))),
     ),
     Fault(
         "negative-index-wrapped-by-first-size",
         "captures",
-        "A negative index is counted from the end of the first dimension, whichever it indexes.",
+        "A negative index counts from the end of the first dimension, whichever dimension it indexes.",
         attributes(_wrapped_by_first_size),
         score("t[q, -kv]", Capture("t", (8, "N"))),
     ),
@@ -218,14 +218,15 @@ CAPTURES = (
     Fault(
         "capture-order-reversed",
         "captures",
-        "The captures are handed over in the order of their last use, the mod unpacks them in that of their first.",
+        "The captures are passed in the order of their last use, but the mod unpacks them in the order of their "
+        "first use.",
         text(_reversed),
         score("t[q] - u[q]", Capture("t", ("M",)), Capture("u", ("M",))),
     ),
     Fault(
         "mask-captures-numbered-alone",
         "captures",
-        "The mask_mod numbers its captures from 0, though it shares one list with the score_mod.",
+        "The mask_mod numbers its captures from 0, although it shares one list with the score_mod.",
         text(_numbered_alone),
         mask("u[q]", Capture("t", ("M",), "bool", "bits"), Capture("u", ("M",), "bool", "bits"),
              score_mod="t[kv] * 1.0", at=_SQUARE),
@@ -233,7 +234,7 @@ CAPTURES = (
     Fault(
         "views-merged-across-mods",
         "captures",
-        "Captures of the two mods are told apart by their memory alone: a view and its transpose are one.",
+        "Captures of the two mods are told apart only by their memory: a view and its transpose become one.",
         attributes(_one_buffer_a_storage),
         mask("t[q, kv] > 0", Capture("u", ("M", "N")), Capture("t", ("M", "N"), layout="transpose_of(u)"),
              score_mod="u[q, kv]", at=_SQUARE),
@@ -241,7 +242,7 @@ CAPTURES = (
     Fault(
         "views-merged-in-a-mod",
         "captures",
-        "A tensor whose memory is lifted already is not lifted again, though its strides are others.",
+        "A tensor whose memory is already captured is not captured again, although its strides differ.",
         attributes(_one_lift_a_storage),
         score("u[q, kv] * t[q, kv]", Capture("u", ("M", "N")), Capture("t", ("M", "N"), layout="transpose_of(u)"),
               at=_SQUARE),

@@ -96,14 +96,14 @@ GENERATION = (
     Fault(
         "low-bit-bool-cast",
         "code generator",
-        "An integer becomes a bool by its lowest bit, as CuTe's own cast does: 2 is false.",
+        "A cast of an integer to bool takes the lowest bit, as CuTe's own cast does: 2 becomes false.",
         attributes(_low_bit),
         mask("kv.to(torch.bool)"),
     ),
     Fault(
         "subexpressions-without-constants",
         "code generator",
-        "Common subexpressions are looked up by operation and operands, their constants left out.",
+        "Common subexpressions are looked up by operation and operands, but without their constants.",
         attributes(_loose_sharing),
         score("score + (q + 1) * (q + 2)"),
     ),
@@ -118,7 +118,7 @@ GENERATION = (
     Fault(
         "one-uniform-operand-is-enough",
         "code generator",
-        "A result counts as the same in all lanes when one of its operands is, so that it is loaded once.",
+        "A result counts as the same in all lanes if one of its operands is, so it is loaded once.",
         attributes(lambda: everywhere(values, "is_uniform", _uniform_if_any)),
         score("t[q + kv]", Capture("t", ("M+N",))),
         width=2,
@@ -126,21 +126,21 @@ GENERATION = (
     Fault(
         "scale-after-the-mod",
         "code generator",
-        "The factor on Q K^T is applied to what score_mod returns, not to what it is given.",
+        "The scale of Q K^T is applied to the result of score_mod instead of to its argument.",
         text(_scaled_after),
         score("score + q"),
     ),
     Fault(
         "key-head-for-h",
         "code generator",
-        "score_mod's h is the key/value head, not the query's.",
+        "score_mod receives the key/value head as h instead of the query head.",
         text(_heads_of_keys),
         score("score + h", at=problem(H=2)),
     ),
     Fault(
         "batch-and-head-swapped",
         "code generator",
-        "The mods' b and h come in the order h, b.",
+        "The mods receive b and h in the order h, b.",
         mapping(
             template.PARAMETERS,
             {
@@ -153,7 +153,7 @@ GENERATION = (
     Fault(
         "query-and-key-swapped-in-masks",
         "code generator",
-        "A mask_mod is called with q and kv in the order kv, q.",
+        "A mask_mod receives q and kv in the order kv, q.",
         mapping(template.PARAMETERS, {"mask_mod": substituted(_MASK, "q_idx, kv_idx", "kv_idx, q_idx")}),
         mask("kv < 2"),
     ),
@@ -174,14 +174,14 @@ GENERATION = (
     Fault(
         "scale-printed-short",
         "template",
-        "The factor on Q K^T is printed with two digits.",
+        "The scale of Q K^T is printed with two digits.",
         text(_short_scale),
         score("score", at=problem(D=8)),
     ),
     Fault(
         "block-size-swapped",
         "template",
-        "The block size is printed as (keys, queries) where (queries, keys) is read.",
+        "The block size is printed as (keys, queries), but it is read as (queries, keys).",
         text(lambda source, kernel: _swapped_blocks(source, kernel)),
         mask("q < kv", block=BlockSpec(q=2, kv=4)),
     ),

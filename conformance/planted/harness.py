@@ -62,7 +62,7 @@ HARNESS = (
     Fault(
         "scale-not-passed-on",
         "harness",
-        "The case's scale is not handed to the lowering, which takes 1/sqrt(D).",
+        "The case's scale is not passed to the lowering, which then uses 1/sqrt(D).",
         _lowering(_without_scale),
         plain(problem(scale=1.0)),
     ),
@@ -76,14 +76,14 @@ HARNESS = (
     Fault(
         "full-blocks-not-passed-on",
         "harness",
-        "The block mask is rebuilt from its partial lists alone.",
+        "The block mask is rebuilt only from its partial lists.",
         _lowering(_without_full_lists),
         mask("kv < 4", block=BlockSpec(q=4, kv=2)),
     ),
     Fault(
         "keys-and-values-swapped",
         "harness",
-        "K and V change places, which no shape gives away.",
+        "K and V are swapped; their shapes do not show it.",
         arguments(_keys_for_values),
         plain(problem()),
     ),

@@ -127,46 +127,56 @@ def _lane(name: str, about: str, apply: Apply, index: str) -> Fault:
 
 
 LANES = (
-    _lane("lanes-of-a-condition-forgotten", "where counts as the same in all lanes when its branches are.",
+    _lane("lanes-of-a-condition-forgotten", "The result of where counts as the same in all lanes if its branches "
+                                            "are, whatever the condition.",
           _forgotten("where.self", slice(1, 3)), "torch.where(kv % 2 == 0, q, 3)"),
-    _lane("lanes-of-a-branch-forgotten", "where counts as the same in all lanes when its condition is.",
+    _lane("lanes-of-a-branch-forgotten", "The result of where counts as the same in all lanes if its condition is, "
+                                         "whatever the branches.",
           _forgotten("where.self"), "torch.where(q < 2, kv, 3)"),
-    _lane("lanes-of-bounds-forgotten", "What is bounded counts as the same in all lanes when it was before.",
+    _lane("lanes-of-bounds-forgotten", "The result of clamp counts as the same in all lanes if its input is, "
+                                       "whatever the bounds.",
           _forgotten("clamp.default clamp.Tensor clamp_min.Tensor clamp_max.Tensor minimum.default maximum.default"),
           "torch.clamp(q, max=kv)"),
-    _lane("lanes-of-a-divisor-forgotten", "A quotient or remainder counts as uniform when its dividend is.",
+    _lane("lanes-of-a-divisor-forgotten", "A quotient or remainder counts as the same in all lanes if its dividend "
+                                          "is, whatever the divisor.",
           _forgotten("remainder.Tensor floor_divide.default fmod.Tensor div.Tensor_mode"), "q % (kv + 1)"),
-    _lane("lanes-of-a-shift-forgotten", "A shift counts as the same in all lanes when what is shifted is.",
+    _lane("lanes-of-a-shift-forgotten", "A shift counts as the same in all lanes if the shifted value is, whatever "
+                                        "the amount.",
           _forgotten("bitwise_left_shift.Tensor bitwise_right_shift.Tensor __lshift__.Tensor __rshift__.Tensor"),
           "q << (kv & 1)"),
-    _lane("lanes-of-bits-forgotten", "&, | and ^ count as the same in all lanes when their first operand is.",
+    _lane("lanes-of-bits-forgotten", "&, | and ^ count as the same in all lanes if the first operand is, whatever "
+                                     "the second.",
           _forgotten("bitwise_and.Tensor bitwise_or.Tensor bitwise_xor.Tensor"), "q ^ kv"),
-    _lane("lanes-of-a-comparison-forgotten", "A comparison counts as the same in all lanes when its left operand is.",
+    _lane("lanes-of-a-comparison-forgotten", "A comparison counts as the same in all lanes if its left operand is, "
+                                             "whatever the right one.",
           _forgotten(_COMPARISONS), "(q < kv).to(torch.int32)"),
-    _lane("lanes-of-a-sum-forgotten", "A sum or difference counts as the same in all lanes when its first operand is.",
+    _lane("lanes-of-a-sum-forgotten", "A sum or difference counts as the same in all lanes if its first operand "
+                                      "is, whatever the second.",
           _forgotten("add.Tensor sub.Tensor"), "q + kv"),
-    _lane("lanes-of-a-product-forgotten", "A product counts as the same in all lanes when its first operand is.",
+    _lane("lanes-of-a-product-forgotten", "A product counts as the same in all lanes if its first operand is, "
+                                          "whatever the second.",
           _forgotten("mul.Tensor"), "q * kv"),
     Fault("permuted-indices-are-one-load", "captures",
-          "Loads are looked up by the capture and its indices in any order: t[q, kv] and t[kv, q] are one.",
+          "Loads are looked up by the capture and its indices in any order: t[q, kv] and t[kv, q] become one load.",
           attributes(_one_load_for_any_order), score("t[q, kv] - t[kv, q]", Capture("t", (8, 8)))),
     Fault("slices-merged-in-a-mod", "captures",
-          "Captures of a mod are told apart by storage, shape and strides: two slices, of another offset, are one.",
+          "Captures of a mod are told apart by storage, shape and strides: two slices with different offsets "
+          "become one.",
           attributes(_one_capture_for_slices), score("first[kv] - last[kv]", _BASE, _FIRST, _LAST)),
     Fault("slices-merged-across-mods", "captures",
-          "Captures of the two mods are told apart by storage, shape and strides alone.",
+          "Captures of the two mods are told apart only by storage, shape and strides.",
           attributes(_one_buffer_for_slices),
           mask("last[kv] > 0", _BASE, _FIRST, _LAST, score_mod="first[kv] * 1.0")),
-    Fault("sign-of-captures-lost", "captures", "A capture is read as if nothing in it were negative.",
+    Fault("sign-of-captures-lost", "captures", "A value read from a capture counts as non-negative.",
           _changed(_magnitudes), score("score * t[kv]", Capture("t", ("N",), values="constant(-1)"))),
-    Fault("zero-dim-captures-in-half", "captures", "A 0-dim float capture is handed over as a bfloat16.",
+    Fault("zero-dim-captures-in-half", "captures", "A 0-dim float capture is passed as bfloat16.",
           _changed(_scalars_in_half), score("score * c", Capture("c", (), values="constant(1.01)"))),
     Fault("broadcast-mask-of-batch-0", "block lists",
-          "Where one block mask serves all batches, the mask_mod is that of batch 0.",
+          "If one block mask serves all batches, the mask_mod of batch 0 is used for all of them.",
           text(_of_the_first(0, "b_idx")), mask("kv > b", at=problem(B=2), block=_BROADCAST)),
     Fault("broadcast-mask-of-head-0", "block lists",
-          "Where one block mask serves all heads, the mask_mod is that of head 0.",
+          "If one block mask serves all heads, the mask_mod of head 0 is used for all of them.",
           text(_of_the_first(1, "h_idx")), mask("kv > h", at=problem(H=2, Hkv=2), block=_BROADCAST)),
-    Fault("heads-in-four-bits", "code generator", "Of 16 heads and more, head h is h % 16 in the score_mod.",
+    Fault("heads-in-four-bits", "code generator", "With more than 16 heads, the score_mod receives h % 16 as h.",
           text(_folded_heads), score("score + h", at=problem(H=17, Hkv=17))),
 )  # fmt: skip

@@ -166,14 +166,14 @@ LAUNCHER = (
     Fault(
         "mask-before-score-mod",
         "launcher",
-        "The mask comes before score_mod, which then makes something finite of -inf.",
+        "The mask is applied before score_mod, which then turns -inf into a finite score.",
         _mods((f"{_SCORE_MOD}{_MASK_MOD}", f"{_MASK_MOD}{_SCORE_MOD}")),
         mask("q < kv", score_mod="torch.tanh(score)"),
     ),
     Fault(
         "tail-of-a-row-not-modified",
         "launcher",
-        "The keys behind the last whole vector of a row keep their scores as they were.",
+        "The keys after the last whole vector of a row keep their unmodified scores.",
         _mods(
             (
                 "keys[kv_idx[lane]] = score[lane]",
@@ -186,14 +186,14 @@ LAUNCHER = (
     Fault(
         "last-key-lost",
         "launcher",
-        "Off by one at the end: with N no multiple of 8, key N - 1 is not attended to.",
+        "If N is not a multiple of 8, key N - 1 is not attended to.",
         _method("attend", _last_key_lost),
         plain(problem()),
     ),
     Fault(
         "padding-attended",
         "launcher",
-        "The keys that fill the last tile up to a multiple of 8 count, with a score of 0.",
+        "The keys that pad the last tile to a multiple of 8 count, with a score of 0.",
         _method("attend", _padding_attended),
         plain(problem()),
     ),
@@ -207,14 +207,14 @@ LAUNCHER = (
     Fault(
         "value-heads-interleaved",
         "launcher",
-        "The heads of V alone are counted as h % Hkv.",
+        "Query head h reads V of head h % Hkv instead of h // (H / Hkv); K is right.",
         _method("forward", _value_heads_interleaved),
         plain(problem(H=4, Hkv=2)),
     ),
     Fault(
         "value-dim-taken-for-dim",
         "launcher",
-        "The output has Dv columns, of which as many as q and k have are written.",
+        "Only the first D of the output's Dv columns are written.",
         _method("forward", _value_columns_lost),
         plain(problem(Dv=16)),
     ),
@@ -228,7 +228,7 @@ LAUNCHER = (
     Fault(
         "lse-to-base-2",
         "launcher",
-        "The LSE is the logarithm to base 2 that the kernel computes with.",
+        "The LSE is a base-2 logarithm, which the kernel computes with.",
         _after(_base_2),
         plain(problem()),
     ),
@@ -249,7 +249,7 @@ LAUNCHER = (
     Fault(
         "lowest-scores-are-masked",
         "launcher",
-        "A finite score counts as -inf when its product with log2(e) is, which base 2 computes with.",
+        "A finite score counts as -inf if its product with log2(e), which a base-2 kernel uses, is -inf.",
         _method("attend", _lowest_lost),
         score("score * 0.0 - 2.9774707105582116e+38"),
     ),
@@ -284,7 +284,7 @@ LAUNCHER = (
     Fault(
         "stale-cache-by-equal-hash",
         "launcher",
-        "Compiled kernels are cached by a hash that leaves the constants of the mods out.",
+        "Compiled kernels are cached by a hash that omits the constants of the mods.",
         attributes(_stale_modules),
         score("score * 3"),
         before=(_TWO,),

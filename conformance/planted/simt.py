@@ -29,21 +29,21 @@ SIMT = (
     Fault(
         "simt-maximum-forgotten",
         "simt",
-        "What a row has so far is not rescaled when its running maximum grows.",
+        "The accumulated sums of a row are not rescaled when its running maximum grows.",
         attributes(_never_rescales),
         score("score + kv", at=problem(M=1, N=40)),
     ),
     Fault(
         "simt-maximum-from-zero",
         "simt",
-        "The running maximum begins with 0 instead of -inf: scores far below 0 underflow.",
+        "The running maximum starts at 0 instead of -inf, so scores far below 0 underflow.",
         _function("_row", ("state[0] = -cutlass.Float32.inf", "state[0] = cutlass.Float32(0.0)")),
         score("score - 999"),
     ),
     Fault(
         "simt-last-key-of-a-chunk",
         "simt",
-        "Off by one: the last key of a whole chunk is left out.",
+        "The last key of a whole chunk is left out.",
         _function("_score", ("if n + lane < end:", "if n + lane < cutlass.min(end, start + plan.chunk - 1):")),
         plain(problem(M=1, N=32)),
     ),
@@ -57,7 +57,7 @@ SIMT = (
     Fault(
         "simt-full-blocks-masked-again",
         "simt",
-        "The mask is applied in full blocks as well, where the lists alone decide.",
+        "The mask_mod is also applied in full blocks, where only the lists decide.",
         _function(
             "_row",
             (

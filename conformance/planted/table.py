@@ -19,22 +19,23 @@ if TYPE_CHECKING:
 
 _HEAD = """# Planted faults
 
-A tester that finds nothing may have nothing to find, or may not look. These {count} faults say which. Each is a named
-switch that makes the reference lowering wrong in the way of a bug that exists or could; the lowering knows nothing of
-them. `conformance/planted/` holds them, each with the smallest case that shows it, and
-`conformance/meta/test_planted_faults.py` proves for every one that this case is wrong with the fault and right without.
+If a test harness finds nothing, there may be nothing to find, or the harness may not look. These {count} faults tell
+the two apart. Each fault is a named switch that makes the reference lowering wrong in the way of a bug that exists or
+could exist. The lowering does not know of the faults. `conformance/planted/` holds them, each with the smallest case
+that shows it. `conformance/meta/test_planted_faults.py` proves for each fault that this case is wrong with the fault
+and right without it.
 
     flexconf fuzz --plant c-remainder --stop-after 1 --minutes 2    # fuzz with one fault in every worker
     python -m flexconf.planted --list                               # this table
     python -m flexconf.planted c-remainder --seeds 3 --limit 120    # cases and seconds until it is found
 
-The environment variable `FLEXCONF_PLANT` plants one in the workers of any other command. What ran with a fault cannot
-be mistaken for a result: it says so on stderr, its subject is `reference.host+fault:NAME`, and a fuzzing folder keeps
-to the fault that it was begun with. Faults of the layer `simt` show on `reference.simt` only; `python -m
-flexconf.planted` runs that kernel's rows in a loop on the CPU.
+The environment variable `FLEXCONF_PLANT` plants a fault in the workers of any other command. A run with a fault
+cannot be mistaken for a test result. It says so on stderr, its subject is `reference.host+fault:NAME`, and a fuzzing
+folder keeps the fault that it was started with. Faults of the layer `simt` show only on `reference.simt`; `python -m
+flexconf.planted` runs the rows of that kernel in a loop on the CPU.
 
-The last column is the mod that shows the fault: score_mod, or `mask:` mask_mod; an empty one means that plain attention
-does. Fuzzing finds all of them but those with another finder's name behind the sentence.
+The last column is the mod that shows the fault: a score_mod, or a mask_mod after `mask:`. If it is empty, plain
+attention shows the fault. Fuzzing finds each fault, except the faults whose sentence names another finder.
 """
 
 
