@@ -1,7 +1,7 @@
 #!/bin/sh
-# CuTe DSL: cute.math.atan2 of two zeros that the compiler knows is NaN; of the same zeros in memory, it is 0.
-# Expected: 0 both times, as IEEE 754 says of atan2(0, 0).
-# Exit code 0 while it is so, 1 when it is not, 2 when it cannot be run. See README.md.
+# CuTe DSL: cute.math.atan2(0, 0) is NaN if the compiler knows that both operands are 0. It is 0 if they are in memory.
+# Expected: 0 in both cases, as in IEEE 754.
+# Exit code: 0 if the package behaves like this, 1 if it does not, 2 if the script cannot run. See README.md.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

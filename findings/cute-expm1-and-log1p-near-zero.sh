@@ -1,7 +1,7 @@
 #!/bin/sh
-# CuTe DSL: cute.math.expm1 and cute.math.log1p are exp(x) - 1 and log(1 + x) as written; near 0 no digit is right.
-# Expected: about x, which is what the two functions are for.
-# Exit code 0 while it is so, 1 when it is not, 2 when it cannot be run. See README.md.
+# CuTe DSL: cute.math.expm1 and cute.math.log1p compute exp(x) - 1 and log(1 + x). Near 0 no digit is right.
+# Expected: about x. The two functions exist for arguments near 0.
+# Exit code: 0 if the package behaves like this, 1 if it does not, 2 if the script cannot run. See README.md.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

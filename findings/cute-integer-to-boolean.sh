@@ -1,7 +1,7 @@
 #!/bin/sh
-# CuTe DSL: a vector of integers that is cast to Boolean keeps the lowest bit, so that 2 is false.
-# Expected: true for everything but 0, as in C, in Python and in NumPy.
-# Exit code 0 while it is so, 1 when it is not, 2 when it cannot be run. See README.md.
+# CuTe DSL: a cast of a vector of integers to Boolean keeps the lowest bit, so 2 becomes false.
+# Expected: every number except 0 becomes true, as in C, Python and NumPy.
+# Exit code: 0 if the package behaves like this, 1 if it does not, 2 if the script cannot run. See README.md.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

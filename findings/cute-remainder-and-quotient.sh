@@ -1,7 +1,7 @@
 #!/bin/sh
-# CuTe DSL: of vectors of integers, // floors as in Python, while % is the remainder as in C, with the sign of the dividend.
-# Expected: (x // 5) * 5 + x % 5 is x, which Python says of every pair of // and %.
-# Exit code 0 while it is so, 1 when it is not, 2 when it cannot be run. See README.md.
+# CuTe DSL: for vectors of integers, // floors as in Python, but % is C's remainder and has the sign of the dividend.
+# Expected: (x // 5) * 5 + x % 5 is x, as for every pair of // and % in Python.
+# Exit code: 0 if the package behaves like this, 1 if it does not, 2 if the script cannot run. See README.md.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,7 +1,7 @@
 #!/bin/sh
-# CuTe DSL: the constants 0.0 and -0.0 of one kernel are one constant, whichever stands first.
-# Expected: two constants, as in IEEE 754, where copysign and a division tell them apart.
-# Exit code 0 while it is so, 1 when it is not, 2 when it cannot be run. See README.md.
+# CuTe DSL: the constants 0.0 and -0.0 of one kernel become one constant, the one that stands first.
+# Expected: two constants. In IEEE 754, copysign and division distinguish them.
+# Exit code: 0 if the package behaves like this, 1 if it does not, 2 if the script cannot run. See README.md.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

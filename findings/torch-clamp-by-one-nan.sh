@@ -1,7 +1,7 @@
 #!/bin/sh
-# PyTorch 2.11: a number NaN that is the only bound of torch.clamp is no bound at all.
-# Expected: NaN, as torch.clamp_min and torch.clamp_max give, and torch.clamp itself where there is a second bound.
-# Exit code 0 while it is so, 1 when it is not, 2 when it cannot be run. See README.md.
+# PyTorch 2.11: torch.clamp ignores its bound if this bound is the number NaN and there is no other bound.
+# Expected: NaN, as from torch.clamp_min, from torch.clamp_max, and from torch.clamp with two bounds.
+# Exit code: 0 if the package behaves like this, 1 if it does not, 2 if the script cannot run. See README.md.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,8 +1,8 @@
 #!/bin/sh
-# PyTorch: flex_attention that is not compiled gives an LSE of -inf for a row of finite scores, from about -2.36e38 on;
-# the output of the same row is right. The LSE is divided by ln 2 on the way, which float32 does not hold.
+# PyTorch: flex_attention without compilation returns an LSE of -inf for a row of finite scores below about -2.36e38.
+# The output of the same row is right. The LSE is divided by ln 2 in between, and float32 cannot hold the quotient.
 # Expected: -2.4e38, plus the logarithm of the number of keys.
-# Exit code 0 while it is so, 1 when it is not, 2 when it cannot be run. See README.md.
+# Exit code: 0 if the package behaves like this, 1 if it does not, 2 if the script cannot run. See README.md.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

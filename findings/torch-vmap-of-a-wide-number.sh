@@ -1,7 +1,7 @@
 #!/bin/sh
-# PyTorch: under vmap, as flex_attention calls its mods, an int32 scalar divided by the number 2**31 is negative.
-# Expected: the quotient of the same scalar without vmap, which is positive.
-# Exit code 0 while it is so, 1 when it is not, 2 when it cannot be run. See README.md.
+# PyTorch: under vmap, a positive int32 scalar divided by the number 2**31 is negative. flex_attention calls its mods
+# under vmap. Expected: the same positive quotient as without vmap.
+# Exit code: 0 if the package behaves like this, 1 if it does not, 2 if the script cannot run. See README.md.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,4 +1,4 @@
-"""`python golden/regenerate.py [--check]`: the same as `flexconf golden regenerate`, from a checkout."""
+"""Runs `flexconf golden regenerate [--check]` on this folder, from a checkout that need not be installed."""
 
 import sys
 from pathlib import Path

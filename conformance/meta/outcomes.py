@@ -1,8 +1,8 @@
-"""What every case showed on the subjects that need no GPU, as recorded; `python conformance/meta/outcomes.py` records.
+"""The recorded outcome of every case on the subjects that need no GPU. `python conformance/meta/outcomes.py` records.
 
-Some of them take minutes for the catalogue, so the tests run what is new or has changed, and of the rest know what a
-run of the whole showed with the versions that are named in the file. reference.host is not among them: the suite runs
-every case on it.
+Some of these subjects take minutes for the catalogue. So the tests run only new and changed cases. For the other cases
+they read the outcome that a run of the whole catalogue had, with the versions that the file names. reference.host is
+not recorded: the suite runs every case on it.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ AGAIN = "python conformance/meta/outcomes.py"
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a file holds: the packages' versions, and of each case its `key`, "stage/symptom" and elements compared."""
+    """A file's content: the packages' versions, and for each case its `key`, "stage/symptom" and compared elements."""
 
     versions: Mapping[str, str]
     cases: Mapping[str, tuple[str, str, int]]
 
     def holds(self, case: Case, subject: str) -> bool:
-        """Whether it knows this very case."""
+        """Whether the file has an outcome for this case, unchanged."""
         return case.name in self.cases and self.cases[case.name][0] == key(case, subject)
 
     def outcome(self, case: Case, subject: str) -> Outcome:
-        """The outcome of a case that it holds."""
+        """The recorded outcome of a case for which `holds` is true."""
         _, ended, elements = self.cases[case.name]
         stage, _, symptom = ended.partition("/")
         compared = {"elements": elements, "excluded_elements": 0, "empty": not elements} if symptom == "ok" else None
@@ -57,18 +57,18 @@ class Recorded:
 
 
 def key(case: Case, subject: str) -> str:
-    """Names all that decides the outcome but versions: the case and, of the reference, the text that is rendered."""
+    """Identifies the case and, for reference subjects, its rendered text. Only versions also influence the outcome."""
     rendered = _rendered(case) if subjects.get(subject).is_reference else ""
     return hashlib.sha256(f"{case.digest()}\n{rendered}".encode()).hexdigest()[:16]
 
 
 def asked() -> list[Case]:
-    """The cases that ought to pass. The others state what the reference refuses before its layers part."""
+    """The cases that must pass. The reference refuses the other cases before the subjects' layers differ."""
     return [case for case in catalogue.load() if case.expect == "ok"]
 
 
 def read(subject: str) -> Recorded:
-    """What is recorded of `subject`. Raises InputError for a file that is absent or not whole."""
+    """The recorded outcomes of `subject`. Raises InputError for a file that is absent or incomplete."""
     path = FOLDER / f"{subject}.txt"
     try:
         head, *lines = path.read_text(encoding="utf-8").splitlines()
@@ -84,14 +84,14 @@ def read(subject: str) -> Recorded:
 
 
 def versions(subject: str) -> dict[str, str]:
-    """The public versions, here, of the packages that decide what `subject` does."""
+    """The public versions, on this machine, of the packages that `subject` depends on."""
     here = environment.read().packages
     found = {name: here.get(name) for name in subjects.get(subject).packages}
     return {name: Version(version).public for name, version in found.items() if version is not None}
 
 
 def unexplained(results: Sequence[Result], subject: str) -> list[str]:
-    """A line for each result that is neither right nor a known defect, and each known defect that does not show."""
+    """A line for each result that is neither right nor a known defect, and for each known defect that did not occur."""
     file = f"cases/expectations/{subject}.toml"
     then = "mend it, or" if subjects.get(subject).is_reference else "find its cause, and"
     wrong = [
@@ -104,7 +104,7 @@ def unexplained(results: Sequence[Result], subject: str) -> list[str]:
 
 
 def write(subject: str) -> list[str]:
-    """Run the whole catalogue on `subject` and record it; the lines of `unexplained`."""
+    """Runs the whole catalogue on `subject` and writes its file. Returns the lines of `unexplained`."""
     results: list[Result] = []
     cases = asked()
     run.run(cases, subject=subject, expectations=expectations.in_force(subject), on_result=results.append)
@@ -134,7 +134,7 @@ def _rendered(case: Case) -> str:
 
 
 def record(names: Annotated[list[str] | None, typer.Argument(help="Subjects; by default all.")] = None) -> None:
-    """Run the catalogue on subjects that need no GPU and record what it showed; exit code 1 for what is unexplained."""
+    """Run the catalogue on subjects that need no GPU, and record the outcomes. Exit code 1 for unexplained outcomes."""
     for name in names or SUBJECTS:
         if name not in SUBJECTS:
             raise InputError(f"nothing is recorded of {name!r}, but of {', '.join(SUBJECTS)}")

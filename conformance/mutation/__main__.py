@@ -1,6 +1,6 @@
 """`python conformance/mutation`.
 
-The work is in a module of its own: the processes that it starts cannot import a folder's `__main__`.
+The code is in the module `mutating`, because worker processes cannot import the `__main__` of a folder.
 """
 
 import sys

@@ -1,6 +1,7 @@
-"""A pytest plugin: which lines of impl/flexflash each test reaches, what it renders, and how long it takes.
+"""A pytest plugin that records which lines of impl/flexflash each test reaches, what it renders, and how long it takes.
 
-Switched on by FLEXCONF_MUTATION_MAP, the file that it writes. What a module does on import is reached by every test.
+The environment variable FLEXCONF_MUTATION_MAP names the file that it writes. Code that runs on import counts as reached
+by every test.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _running = [""]
 
 
 class _Asked(dict[Any, Any]):
-    """The table of operations, which notes which of them a test asks for."""
+    """The table of operations. It records the operations that the running test looks up."""
 
     def get(self, target: Any, default: Any = None) -> Any:
         _uses[_running[0]].add(str(target).removeprefix("aten."))

@@ -1,18 +1,20 @@
 """Mutation testing of impl/flexflash: does the suite notice when the lowering is changed?
 
-`python conformance/mutation --sample 300 --seed 1` (or `tox -e mutation`). cosmic-ray makes the changes, one at a time
-in a copy of the project; of the tests that reach the changed line, the most specific ones are run until `--budget`
-seconds of them are chosen. A change that no test fails for is a survivor, and is printed with its place.
+`python conformance/mutation --sample 300 --seed 1` (or `tox -e mutation`). cosmic-ray makes one change at a time in a
+copy of the project. Each mutant is tried with tests that reach the changed line. The most specific tests are chosen
+first, up to `--budget` seconds in all. A mutant with which all tests pass is a survivor. It is printed with its place.
 
-Three steps, each kept in `--out`, so that a run that is killed goes on where it was: the map from lines to tests, with
-coverage.py; the sample; the results, a JSON line each. Exit code 0 when at least `--least` of the sample is killed, 1
-when not, 2 for a bad input.
+There are three steps: the map from lines to tests, made with coverage.py; the sample; the results, one JSON line each.
+Each step is kept in `--out`, so that a run that was killed continues where it stopped. The exit code is 0 if at least
+the share `--least` of the sample is killed, 1 if not, 2 for a bad input.
 
-What is left out before the sample is drawn, since no test could see it on a CPU: annotations, which are never
-evaluated; `launch/fa4.py` and those functions of `launch/simt.py` that only a GPU reaches; and `is` for `==` or the
-other way round, which is the same for None, dtypes, classes and the short strings that are compared here. Text in
-strings, such as the prelude's CuTe functions, is nothing that cosmic-ray changes: the planted faults of
-`flexconf.planted` do.
+Some changes are excluded before the sample is drawn, because no test could notice them on a CPU:
+- changes of annotations, which are never evaluated;
+- changes of `launch/fa4.py`, and of the functions of `launch/simt.py` that only a GPU reaches;
+- `is` for `==` and `==` for `is`: both give the same for None, dtypes, classes and the short strings compared here.
+
+cosmic-ray does not change text in strings, such as the prelude's CuTe functions. The planted faults
+(`python -m flexconf.planted`) are the mutants of these texts.
 """
 
 from __future__ import annotations
@@ -68,12 +70,12 @@ TESTS = (
 )
 COPIED = ("impl", "conformance", "cases", "docs", "pyproject.toml", "README.md")
 MAP, SAMPLE, RESULTS = "map.json", "sample.json", "results.jsonl"
-SLOWER = 8.0  # times what the chosen tests take, until a mutant counts as one that never ends
-AT_LEAST = 60.0  # seconds
+SLOWER = 8.0  # a mutant counts as hanging after this many times the duration of the chosen tests
+AT_LEAST = 60.0  # seconds; the shortest time limit
 
 
 class Broken(Exception):
-    """A file of `--out` that is not what was written there, or tests that do not pass."""
+    """A file of `--out` is damaged, or tests fail before anything is changed."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a mutant: killed, survived, or not reached by any test."""
+    """The outcome of a mutant: killed, survived, or not reached by any test."""
 
     ident: str
     module: str
@@ -109,7 +111,7 @@ class Result:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is left to be run, and print the table."""
+    """Tries the mutants that have no result yet, and prints the table."""
     parser = argparse.ArgumentParser(prog="python conformance/mutation", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--sample", type=int, default=300, help="mutants to try; 300 by default")
     parser.add_argument("--seed", type=int, default=1, help="which ones")
@@ -151,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def reached(out: Path) -> Reach:
-    """What every test reaches, from running each once under coverage.py."""
+    """The lines that each test reaches. Without a map in `out`, runs every test once under coverage.py."""
     path = out / MAP
     if not path.exists():
         with tempfile.TemporaryDirectory() as folder:
@@ -169,7 +171,7 @@ def reached(out: Path) -> Reach:
 
 @contextmanager
 def _read(path: Path) -> Iterator[None]:
-    """Raises Broken for what cannot be read from a file of an earlier run."""
+    """Raises Broken if the file of an earlier run cannot be read."""
     try:
         yield
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -198,7 +200,7 @@ def _mutated(mutant: Mutant, text: str) -> str:
 
 
 def sampled(out: Path, size: int, seed: int) -> list[Mutant]:
-    """A random sample of all mutants; the same one again in the same folder."""
+    """A random sample of all mutants. A later run with the same `out` gets the same sample."""
     path = out / SAMPLE
     if path.exists():
         with _read(path):
@@ -218,7 +220,7 @@ def sampled(out: Path, size: int, seed: int) -> list[Mutant]:
 
 
 def all_mutants() -> Iterator[Mutant]:
-    """Every change that cosmic-ray knows, outside annotations."""
+    """Every change that cosmic-ray can make, without the excluded ones (see the module docstring)."""
     from cosmic_ray.commands.init import _all_work_items
     from cosmic_ray.modules import find_modules
 
@@ -238,7 +240,7 @@ def all_mutants() -> Iterator[Mutant]:
 
 
 def _annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Where the annotations of a module are."""
+    """The places of the annotations of a module: (start, end), each as (line, column)."""
     found: list[ast.expr] = []
     for node in ast.walk(ast.parse(source)):
         for name in ("annotation", "returns"):
@@ -272,16 +274,16 @@ def _environment(copy: Path) -> dict[str, str]:
 
 
 def _stage() -> None:
-    """In a worker: its own copy of the project, which it changes and tests."""
+    """Runs in a worker: makes the worker's own copy of the project."""
     copy = _copied(Path(tempfile.mkdtemp(prefix="flexconf-mutation-")))
-    # What is not changed need not be compiled for every mutant; what is has another time than its bytecode says.
+    # Unchanged modules are compiled once here. A changed module is compiled again, because its time stamp differs.
     compileall.compile_dir(copy, quiet=1)
     os.environ.update(_environment(copy))
     os.chdir(copy)
 
 
 def _try(mutant: Mutant, tests: list[str], seconds: float) -> Result:
-    """In a worker: apply it, run the tests, take it back."""
+    """Runs in a worker: applies the mutant, runs the tests, undoes the change."""
     from cosmic_ray.mutating import mutate_and_test
     from cosmic_ray.work_item import MutationSpec, WorkerOutcome
 
@@ -311,14 +313,14 @@ def _try(mutant: Mutant, tests: list[str], seconds: float) -> Result:
 
 
 def results(out: Path) -> list[Result]:
-    """What has been tried in this folder."""
+    """The results that are kept in this folder."""
     path = out / RESULTS
     with _read(path):
         return [Result(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def report(found: list[Result], least: float) -> int:
-    """A table by module, and every survivor."""
+    """Prints a table by module, and every survivor. Returns the exit code."""
     by_module: dict[str, Counter[str]] = defaultdict(Counter)
     for r in found:
         by_module[r.module.removeprefix(f"{TARGET}/")][r.outcome] += 1

@@ -1,7 +1,7 @@
-"""Which tests a mutant is tried with: those that reach what it changes, of every kind, the most specific ones first.
+"""Selects the tests for a mutant: tests of every kind that reach the changed code, the most specific ones first.
 
-What a module does on import is reached by every test, which says nothing. There, what decides is which of the
-prelude's functions and of PyTorch's operations a test renders, and which functions read a constant.
+Every test reaches the code that runs on import, so reaching it says nothing. For such code, a test is selected by the
+prelude's functions and the PyTorch operations that it renders, and by the functions that read a constant.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any
 
 PRELUDE = "impl/flexflash/prelude.py"
 _MOST = 400
-"""Tests of one mutant."""
+"""The most tests for one mutant."""
 
 
 @dataclass(frozen=True)
 class Reach:
     """What the tests reach: `lines` {module: {line: tests}}, `seconds` {test: duration}, `uses` {test: names}.
 
-    Names are those of the prelude's functions ("erf_core") and of operations ("erf.default") in what a test renders.
+    `uses` names the prelude's functions ("erf_core") and the operations ("erf.default") that a test renders.
     """
 
     lines: Mapping[str, Mapping[str, Sequence[str]]]
@@ -33,7 +33,7 @@ class Reach:
 
     @cached_property
     def breadth(self) -> Counter[str]:
-        """How many lines each test reaches."""
+        """The number of lines that each test reaches."""
         return Counter(t for module in self.lines.values() for tests in module.values() for t in tests)
 
     def of_lines(self, module: str, numbers: Iterable[int]) -> set[str]:
@@ -48,7 +48,7 @@ class Reach:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a mutant is: module, lines, and the prelude's functions that it changes (None where that is not known)."""
+    """The place of a mutant: module, lines, and the prelude's functions that it changes (None if unknown)."""
 
     module: str
     first: int
@@ -57,15 +57,16 @@ class Place:
 
 
 def tests_for(place: Place, sources: Mapping[str, str], reach: Reach, budget: float, seed: str) -> list[str]:
-    """The tests to try, by duration: as many as `budget` seconds allow, and one at least where any reaches it.
+    """The tests to try, the shortest first. Their durations add up to at most `budget` seconds.
 
-    `sources` are the texts of all modules. `seed` decides between tests that are alike.
+    If any test reaches the place, at least one is returned, whatever its duration. `sources` are the texts of all modules. `seed` orders tests
+    that are equally specific.
     """
     tests = reach.of_lines(place.module, range(place.first, place.last + 1))
     if not tests:
         tests = reach.of_lines(place.module, _statement(sources[place.module], place.first))
     if not tests and _is_compiled(sources[place.module], place.first):
-        # CuTe runs a text of its own making: no line of the function is seen, only those of what calls it.
+        # CuTe runs a text that it makes from the function. coverage.py sees no line of the function, only its callers.
         reached = reach.lines.get(place.module, {}).values()
         tests = {t for each in reached if len(each) < len(reach.seconds) for t in each}
     if len(tests) == len(reach.seconds):
@@ -74,7 +75,7 @@ def tests_for(place: Place, sources: Mapping[str, str], reach: Reach, budget: fl
 
 
 def _of_import(place: Place, sources: Mapping[str, str], reach: Reach) -> set[str]:
-    """The tests that what is done on import has consequences for, as far as names tell."""
+    """The tests that depend on a statement that runs on import, judged by names."""
     if place.helpers is not None:
         return reach.of_names(set(place.helpers))
     statement = _enclosing(sources[place.module], place.first)
@@ -99,7 +100,7 @@ def _assigned(statement: ast.stmt) -> list[str]:
 
 
 def _lines_naming(text: str, name: str) -> list[int]:
-    """The lines within functions that name it."""
+    """The lines inside functions that use `name`."""
     found = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
@@ -109,7 +110,7 @@ def _lines_naming(text: str, name: str) -> list[int]:
 
 
 def _enclosing(text: str, line: int) -> ast.stmt | None:
-    """The statement of the module itself that a line belongs to."""
+    """The top-level statement that a line belongs to. Returns None if there is none."""
     for node in ast.parse(text).body:
         first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
         if first <= line <= (node.end_lineno or first):
@@ -118,14 +119,14 @@ def _enclosing(text: str, line: int) -> ast.stmt | None:
 
 
 def _statement(text: str, line: int) -> Sequence[int]:
-    """The first line of the innermost statement there; a test that reaches the statement reaches all of it.
+    """The first line of the innermost statement at `line`. A test that reaches this line reaches the whole statement.
 
-    Of the head of a function, the lines inside: who calls it has its default values.
+    For the head of a function, returns the lines of its body: each caller of the function uses its default values.
     """
     best: ast.stmt | None = None
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or node.lineno):
-            best = node  # ast.walk comes to the inner ones later
+            best = node  # ast.walk visits inner statements later
     if best is None:
         return [line]
     if isinstance(best, ast.FunctionDef):
@@ -134,7 +135,7 @@ def _statement(text: str, line: int) -> Sequence[int]:
 
 
 def _is_compiled(text: str, line: int) -> bool:
-    """Whether it is in a function that CuTe compiles."""
+    """Whether `line` is in a function that CuTe compiles."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef) and node.lineno <= line <= (node.end_lineno or 0):
             return any("cute." in ast.unparse(d) for d in node.decorator_list)
@@ -142,7 +143,7 @@ def _is_compiled(text: str, line: int) -> bool:
 
 
 def _in_turn(tests: set[str], reach: Reach, seed: str) -> list[str]:
-    """One of every test function in turn, so that no function with many parameters crowds out the others."""
+    """One test of each test function in turn, so that a function with many parameters does not crowd out the others."""
     functions: dict[str, list[str]] = defaultdict(list)
     for test in sorted(tests, key=lambda t: random.Random(t + seed).random()):
         functions[re.sub(r"\[.*", "", test, flags=re.DOTALL)].append(test)
@@ -166,9 +167,9 @@ def _within(order: Sequence[str], seconds: Mapping[str, float], budget: float) -
 
 
 def changed_helpers(before: str, after: str) -> frozenset[str] | None:
-    """The prelude's functions whose text, or that of one they call, is another; None where `after` cannot be run.
+    """The prelude's functions whose text, or the text of a function they call, differs. None if a text fails to run.
 
-    `before` and `after` are texts of the prelude, which the project wrote and cosmic-ray changed in one place.
+    `before` and `after` are texts of the prelude. The project wrote `before`; in `after`, cosmic-ray changed one place.
     """
     old, new = _helpers(before), _helpers(after)
     if old is None or new is None:
@@ -178,11 +179,11 @@ def changed_helpers(before: str, after: str) -> frozenset[str] | None:
 
 
 def _helpers(text: str) -> dict[str, str] | None:
-    """{a prelude function: the text that is rendered for it}."""
+    """{prelude function: its rendered text}. Returns None if `text` fails to run."""
     space: dict[str, Any] = {"__name__": "flexflash.prelude"}
     try:
         exec(compile(text, PRELUDE, "exec"), space)
         render: Callable[[set[str]], str] = space["render"]
         return {name: render({name}) for name in space["SOURCES"]}
-    except Exception:  # whatever the change broke: then any test notices
+    except Exception:  # whatever the change broke, any test notices it
         return None
