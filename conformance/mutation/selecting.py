@@ -59,8 +59,8 @@ class Place:
 def tests_for(place: Place, sources: Mapping[str, str], reach: Reach, budget: float, seed: str) -> list[str]:
     """The tests to try, the shortest first. Their durations add up to at most `budget` seconds.
 
-    If any test reaches the place, at least one is returned, whatever its duration. `sources` are the texts of all modules. `seed` orders tests
-    that are equally specific.
+    If any test reaches the place, at least one is returned, whatever its duration. `sources` are the texts of all
+    modules. `seed` orders tests that are equally specific.
     """
     tests = reach.of_lines(place.module, range(place.first, place.last + 1))
     if not tests:
