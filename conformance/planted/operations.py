@@ -23,7 +23,7 @@ def emitter(name: str) -> Emitter:
     packet, _, overload = name.partition(".")
     found = ops.lookup(getattr(getattr(torch.ops.aten, packet), overload))
     assert found is not None
-    return found[1]
+    return found.emit
 
 
 def _instead(name: str) -> Any:
@@ -57,7 +57,7 @@ def _function(template: str) -> Any:
 def _binary(template: str) -> Any:
     def make(emit: Emitter) -> Emitter:
         def wrong(w: Writer, args: Sequence[Argument], kw: Keywords, dtype: torch.dtype) -> Value:
-            return pieces.infix(w, template, args[0], args[1], dtype, False, "wrong")
+            return pieces.infix(w, template, args[0], args[1], dtype, "wrong")
 
         return wrong
 
@@ -85,7 +85,7 @@ def _integer_quotient(emit: Emitter) -> Emitter:
         inner = ops.operand_dtype(*args[:2])
         if inner.is_floating_point or inner is torch.bool:
             return emit(w, args, kw, dtype)
-        whole = pieces.infix(w, "{x} // {y}", args[0], args[1], inner, False, "whole")
+        whole = pieces.infix(w, "{x} // {y}", args[0], args[1], inner, "whole")
         return dataclasses.replace(whole, text=w.vector(whole, dtype), dtype=dtype)
 
     return wrong

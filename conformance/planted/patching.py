@@ -88,7 +88,7 @@ def entries(names: str, make: Callable[[ops.Emitter], ops.Emitter]) -> Apply:
             target = getattr(getattr(torch.ops.aten, packet), overload)
             known = ops.lookup(target)
             assert known is not None, f"{name} is not in the operation table"
-            changed[target] = (known[0], make(known[1]))
+            changed[target] = known._replace(emit=make(known.emit))
         with patch.dict(table._TABLE, changed):
             yield
 

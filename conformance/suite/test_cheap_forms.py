@@ -240,3 +240,66 @@ def test_a_shift_by_a_number_needs_no_helper(amount: int) -> None:
         text = _text(mod)
         assert f" {symbol} {amount}" in text and "shift_" not in text.partition("def score_mod")[0]
     assert "def shift_left" in _text(lambda s, b, h, q, kv: s + (q << 32))
+
+
+@pytest.mark.clause("L7.6")
+@pytest.mark.parametrize("name", ["erf", "expm1"])
+def test_coefficients_have_the_dtype_of_the_function(name: str) -> None:
+    """A plain float is Float32 in CuTe, so Float64's coefficients are calls; Float32's need none."""
+    function = getattr(torch, name)
+    single = _text(lambda s, b, h, q, kv: function(s)).partition("def score_mod")[0]
+    double = _text(lambda s, b, h, q, kv: function(s.double()).float()).partition("def score_mod")[0]
+    assert "p = p * t + 0." in single and "cutlass.Float32(" not in single
+    assert "p = p * t + cutlass.Float64(0." in double and "p = p * t + 0." not in double
+
+
+LARGE = torch.arange(53, dtype=torch.int32)
+
+
+@pytest.mark.clause("L7.2", "L7.3")
+@pytest.mark.parametrize(
+    ("index", "exact"),
+    [
+        (lambda kv: LARGE[kv] & 7, True),
+        (lambda kv: LARGE[kv] & kv, True),
+        (lambda kv: kv | (2**23 - 1), True),
+        (lambda kv: kv ^ (2**23 - 1), True),
+        (lambda kv: kv | 2**23, False),
+        (lambda kv: kv ^ 2**23, False),
+        (lambda kv: LARGE[kv] | 7, False),
+        (lambda kv: torch.minimum(kv, LARGE[kv]), False),
+        (lambda kv: kv << 1, False),
+        (lambda kv: kv >> 1, True),
+    ],
+)
+def test_bits_bound_an_integer(index: Callable[[Tensor], Tensor], exact: bool) -> None:
+    """x & y has the bits of the nonnegative operand at most, x | y and x ^ y those below the highest bit of both."""
+    text = _text(lambda s, b, h, q, kv: s + 0.3 * (q - index(kv)))
+    assert ("q_idx_float32 - " in text) is exact
+
+
+@pytest.mark.clause("L7.6")
+@pytest.mark.parametrize(
+    ("name", "mod"),
+    [
+        ("clamp_min.default", lambda s, *_: torch.clamp_min(s, 0.5)),
+        ("clamp_max.default", lambda s, *_: torch.clamp_max(s, 0.5)),
+        ("relu.default", lambda s, *_: torch.relu(s)),
+        ("hardtanh.default", lambda s, *_: torch.nn.functional.hardtanh(s)),
+        ("leaky_relu.default", lambda s, *_: torch.nn.functional.leaky_relu(s)),
+        ("silu.default", lambda s, *_: torch.nn.functional.silu(s)),
+        ("gelu.default", lambda s, *_: torch.nn.functional.gelu(s)),
+        ("softplus.default", lambda s, *_: torch.nn.functional.softplus(s)),
+        ("elu.default", lambda s, *_: torch.nn.functional.elu(s)),
+        ("log_sigmoid_forward.default", lambda s, *_: torch.nn.functional.logsigmoid(s)),
+        ("masked_fill.Scalar", lambda s, b, h, q, kv: s.masked_fill(q > kv, 1.0)),
+        ("rsub.Scalar", lambda s, *_: torch.rsub(s, 1.0)),
+        ("lerp.Scalar", lambda s, *_: torch.lerp(s, s * 2, 0.25)),
+        ("frac.default", lambda s, *_: torch.frac(s)),
+    ],
+)
+def test_what_has_a_spelling_is_not_decomposed(name: str, mod: Mod) -> None:
+    graph = lower(Q, K, V, mod).score_graph.graph_module.graph
+    calls = [node for node in graph.nodes if callable(node.target)]
+    assert f"aten.{name}" in [str(node.target) for node in calls]
+    assert not any("part_of" in node.meta for node in calls)

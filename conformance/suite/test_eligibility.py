@@ -119,6 +119,12 @@ def test_trivial_mask_graphs() -> None:
     assert is_trivial_mask_graph(trace(lambda b, h, q, kv: q.new_ones((), dtype=torch.bool), "mask").graph_module)
     assert not is_trivial_mask_graph(CAUSAL)
     assert not is_trivial_mask_graph(_table_mask(requires_grad=False)), "five placeholders"
+    for count, trivial in ((3, False), (4, True), (5, False)):
+        graph = Graph()
+        for n in range(count):
+            graph.placeholder(f"p{n}")
+        graph.output(graph.call_function(torch.ops.aten.full.default, ([], True)))
+        assert is_trivial_mask_graph(GraphModule(torch.nn.Module(), graph)) is trivial, f"{count} placeholders"
 
 
 @pytest.mark.clause("L4.3")

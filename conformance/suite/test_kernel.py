@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,11 +13,22 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from flexconf.cases import catalogue
 from flexconf.subjects import trial
-from flexflash import BlockMaskUnsupported, InputError, RenderedKernel, codegen, flex_flash_attention, lower, template
-from flexflash.indexing import infer_dense_strides
+from flexflash import (
+    BlockMaskUnsupported,
+    InputError,
+    ModGraph,
+    RenderedKernel,
+    codegen,
+    flex_flash_attention,
+    lower,
+    template,
+)
+from flexflash.eligibility import Profile
+from flexflash.indexing import FixedLayout, infer_dense_strides
 from flexflash.launch.fa4 import Fa4Launcher
-from flexflash.launch.host import HostLauncher
+from flexflash.launch.host import HostLauncher, Tiles
 from flexflash.launch.simt import SimtLauncher
+from flexflash.ops import Value
 from plain import qkv
 
 
@@ -165,6 +177,13 @@ _BAD: dict[str, tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], str]] = {
 }
 
 
+@pytest.mark.clause("L5.1", "L5.5")
+@pytest.mark.parametrize("kind", [RenderedKernel, ModGraph, Profile, FixedLayout, Value, Tiles, template.ModText])
+def test_what_the_lowering_gives_cannot_be_changed(kind: Any) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(object.__new__(kind), dataclasses.fields(kind)[0].name, None)
+
+
 @pytest.mark.clause("L5.5")
 @pytest.mark.parametrize("name", _BAD)
 def test_malformed_tensors_are_refused_with_shapes(name: str) -> None:
@@ -307,6 +326,15 @@ _BAD_LISTS: dict[str, tuple[dict[str, torch.Tensor], str]] = {
     "a count too large": ({"full_kv_num_blocks": torch.tensor([[[1, 3]]])}, "full_kv_num_blocks says 3 in row 1"),
     "a negative count": ({"kv_num_blocks": torch.tensor([[[-1, 0]]])}, "kv_num_blocks says -1 in row 0"),
     "rows apart": ({"full_kv_indices": _row(1, 0)[:, :, :1]}, r"full_kv_indices \(1, 1, 1, 2\) must be"),
+    "too few rows": (
+        {
+            "kv_num_blocks": torch.tensor([[[1]]]),
+            "kv_indices": _row(0, 1)[:, :, :1],
+            "full_kv_num_blocks": torch.tensor([[[1]]]),
+            "full_kv_indices": _row(1, 0)[:, :, :1],
+        },
+        "has 1 block rows of 128, a query of length 200 needs 2",
+    ),
     "another batch": (
         {"full_kv_num_blocks": torch.tensor([[[1, 2]]] * 3), "full_kv_indices": torch.tensor([[[[1, 0], [1, 0]]]] * 3)},
         r"\(batch, heads\) = \(3, 1\)",

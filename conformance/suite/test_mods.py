@@ -302,8 +302,10 @@ def test_negative_index_constant_and_computed() -> None:
 @pytest.mark.clause("L7.4")
 def test_constant_index_out_of_range_is_refused() -> None:
     table = _table(torch.float32, H, 5)
-    with pytest.raises(UnsupportedOperation, match="index 5 of dimension 1 of `table`, whose size is 5"):
-        lower(Q, K, V, lambda s, b, h, q, kv: s + table[h, 5])
+    for index in (5, -6):
+        with pytest.raises(UnsupportedOperation, match=f"index {index} of dimension 1 of `table`, whose size is 5"):
+            lower(Q, K, V, lambda s, b, h, q, kv, index=index: s + table[h, index])
+    assert torch.equal(*_both(lambda s, b, h, q, kv: table[h, 4] + table[h, -5]))
 
 
 @pytest.mark.clause("L7.5")

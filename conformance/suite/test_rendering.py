@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -259,5 +260,6 @@ def test_the_mods_hash_tells_mods_apart() -> None:
         return str(load(kernel.text).score_mod.__cute_hash__)
 
     one = hash_of(lower(Q, K, V, lambda s, b, h, q, kv: s + 1.0))
+    assert re.fullmatch("flexflash-[0-9a-f]{32}", one)
     assert one == hash_of(lower(Q, K, V, lambda s, b, h, q, kv: s + 1.0))
     assert one != hash_of(lower(Q, K, V, lambda s, b, h, q, kv: s + 2.0))

@@ -148,6 +148,38 @@ def test_a_vector_width_that_there_is_not_is_refused() -> None:
         SimtLauncher(3)
 
 
+@pytest.mark.clause("L8.1")
+def test_the_first_chunk_starts_from_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One chunk has nothing to rescale: neither the sum nor the accumulator held anything before."""
+    monkeypatch.setattr(SimtLauncher, "rescales", False)
+    q, k, v = qkv(1, 2, 2, 3, 30)
+    assert_close(flex_flash_attention(q, k, v, launcher=SimtLauncher()), attention(q, k, v))
+
+
+class _Planned(Exception):
+    """Stops a launch before anything is compiled."""
+
+
+@pytest.mark.clause("L2.8")
+@pytest.mark.parametrize("which", ["Q", "K", "V", "OUT"])
+@pytest.mark.parametrize(("last", "long"), [(2**31 - 1, False), (2**31, True)])
+def test_coordinates_have_64_bits_from_an_offset_on_that_32_do_not_hold(
+    which: str, last: int, long: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`last` is the offset of the last element. The storage is reserved, and never touched."""
+
+    def plan(entry: object, score_mod: object, mask_mod: object, given: simt._Plan, *_: object) -> None:
+        raise _Planned(given.long)
+
+    monkeypatch.setattr(simt.cute, "compile", plan)
+    q, k, v = qkv(1, 1, 1, 2, 2, 8)
+    kernel = lower(q, k, v)
+    arguments = kernel.arguments(q, k, v, *kernel.allocate())
+    far = torch.empty(last + 1, dtype=torch.float16).as_strided((1, 1, 2, 8), (1, 1, last - 7, 1))
+    with pytest.raises(_Planned, match=str(long)):
+        SimtLauncher().run(kernel, {**arguments, which: far})
+
+
 _CROSS = """
 import cutlass.cute as cute, torch
 from cutlass.cute.runtime import make_fake_stream

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import runpy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask
 
-from flexflash import InputError, TraceError, flex_flash_attention, lower, trace
+from flexflash import FlexFlashError, InputError, TraceError, flex_flash_attention, lower, trace
 from flexflash.launch.host import HostLauncher
 from plain import grid, qkv
 
@@ -318,3 +320,27 @@ def test_a_tensor_subclass_is_refused_by_its_name_and_a_parameter_is_none() -> N
             trace(mod, "score")
     weight = torch.nn.Parameter(TABLE, requires_grad=False)
     assert torch.equal(*_both(lambda s, b, h, q, kv: s + weight[h]))
+
+
+@pytest.mark.clause("L7.7")
+@pytest.mark.parametrize("statement", ["raise ValueError('x' * 400 + chr(10) + 'second')", "return torch.lgamma(s)"])
+def test_a_refusal_has_the_start_of_its_line_and_of_its_message(statement: str, tmp_path: Path) -> None:
+    """300 characters of the message's first line, 120 of the user's line, which is the innermost outside PyTorch."""
+    path = tmp_path / "mod.py"
+    line = f"{statement}  # {'y' * 200}"
+    path.write_text(f"import torch\ndef inner(s):\n    {line}\ndef mod(s, b, h, q, kv):\n    return inner(s)\n")
+    with pytest.raises(FlexFlashError) as caught:
+        lower(Q, K, V, runpy.run_path(str(path))["mod"])
+    said, _, where = str(caught.value).partition(" (at ")
+    assert where == f"{path}:3: {line[:120]})"
+    if "raise" in statement:
+        assert said == "x" * 300
+
+
+@pytest.mark.clause("L7.7")
+def test_an_error_without_a_message_is_named() -> None:
+    def mod(s: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        raise KeyError
+
+    with pytest.raises(TraceError, match=r"^KeyError \(at .*test_tracing\.py:\d+: raise KeyError\)"):
+        lower(Q, K, V, mod)

@@ -137,12 +137,12 @@ def _check_listed_blocks(lists: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
         width = indices.shape[3]
         listed = torch.arange(width, device=counts.device) < counts.unsqueeze(-1)
         block = indices.long()
-        stray = listed & ((block < 0) | (block >= blocks))
-        outside.append(((counts < 0) | (counts > width)).any() | stray.any())
+        stray = listed.logical_and((block < 0).logical_or(block >= blocks))
+        outside += [(counts < 0).any(), (counts > width).any(), stray.any()]
         # Entries after the end of a list, and blocks outside the keys, are counted in the extra place `blocks`.
         counted = torch.zeros(*counts.shape, blocks + 1, dtype=torch.int32, device=counts.device)
         counted.scatter_add_(
-            3, torch.where(listed & ~stray, block, blocks), torch.ones_like(indices, dtype=torch.int32)
+            3, torch.where(listed.logical_and(~stray), block, blocks), torch.ones_like(indices, dtype=torch.int32)
         )
         named = counted if named is None else named + counted
     assert named is not None

@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import sympy
 import torch
@@ -46,11 +46,10 @@ RESERVED = frozenset(
         "lane lanes flex_flash_attention Q K V OUT LSE KV_NUM_BLKS KV_IDX FULL_KV_NUM_BLKS FULL_KV_IDX"
     ).split()
 )
-_INT32_MAX = 2**31 - 1
+_INT32_MAX = torch.iinfo(torch.int32).max
 
 
-@dataclass(frozen=True)
-class ModBody:
+class ModBody(NamedTuple):
     """A generated body. `lines` end with `return ...`; `helpers` are the prelude functions that it calls.
 
     `buffers` are the positions of the captures that it reads, in ascending order. `generate` returns positions among
@@ -165,20 +164,16 @@ def generate(
     writer = _Writer(set(RESERVED) | set(prelude.SOURCES) | set(names), fast_math=fast_math)
     smooth = smooth_nodes(graph.graph_module.graph)
     values: dict[Node, Value | _Partial] = {}
-    captures = 0
     read: list[int] = []
     led = _led_by_a_load(graph) if graph.kind == "mask" else frozenset()
-    arguments = list(SIGNATURES[graph.kind])
+    own, captures = _placeholders(graph)
+    for name, node in own.items():
+        limit = extents[name] - 1 if name in extents else None
+        values[node] = replace(ARGUMENTS[name], limit=limit)
+    for position, node in enumerate(captures):
+        values[node] = _Partial(position)
     for node in graph.graph_module.graph.nodes:
-        if node.op == "placeholder":
-            if arguments:
-                name = arguments.pop(0)
-                limit = extents[name] - 1 if name in extents else None
-                values[node] = replace(ARGUMENTS[name], limit=limit)
-            else:
-                values[node] = _Partial(captures)
-                captures += 1
-        elif node.op == "call_function":
+        if callable(node.target):
             writer.smooth = node in smooth
             values[node] = _Call(graph, node, writer, values, layouts, names, read, led).value()
     result = values[graph.output]
@@ -214,7 +209,7 @@ class _Call:
                 number = filled(number, meta.dtype)
             except Unwritable as error:
                 raise self._unsupported(f"cannot be written for {error}") from None
-            return Value(repr(number), meta.dtype, number, True, number >= 0)
+            return ops.constant(number, meta.dtype)
         entry = ops.lookup(target)
         if entry is None:
             raise self._unsupported("has no CuTe spelling")
@@ -226,12 +221,12 @@ class _Call:
         kwargs = {k: self._argument(v) for k, v in self.node.kwargs.items()}
         folded = self._folded(args)
         if folded is not None:
-            return Value(repr(folded), meta.dtype, folded, True, folded >= 0)
-        self.writer.hint, emit = entry
+            return ops.constant(folded, meta.dtype)
+        self.writer.hint = entry.hint
         try:
-            ops.check_dtype(target, meta.dtype)
+            entry.check(meta.dtype)
             self._check_operands()
-            return emit(self.writer, *ops.converted(target, args, kwargs, meta.dtype), meta.dtype)
+            return entry.emit(self.writer, *ops.converted(target, args, kwargs, meta.dtype), meta.dtype)
         except Unwritable as error:
             raise self._unsupported(f"cannot be written for {error}") from None
 
@@ -286,7 +281,7 @@ class _Call:
         symbols: list[sympy.Expr] = []
         indices: list[str | int] = []
         texts: dict[str, str] = {}
-        for dimension, (index, extent) in enumerate(zip(access.indices, layout.size, strict=True)):
+        for dimension, (index, extent) in enumerate(zip(access.indices, map(int, layout.size), strict=True)):
             wrapped = self._wrapped(index, extent, index_dtype, buffer, dimension)
             if access.read[dimension] and not isinstance(wrapped, int):
                 wrapped = self._held(wrapped, index, extent, index_dtype, buffer)
@@ -322,34 +317,31 @@ class _Call:
         nonnegative = layout.dtype in (torch.uint8, torch.bool)
         return Value(self.writer.assign(text, hint), layout.dtype, None, uniform, nonnegative)
 
-    def _wrapped(self, index: Value, extent: object, dtype: torch.dtype, buffer: str, dimension: int) -> str | int:
+    def _wrapped(self, index: Value, extent: int, dtype: torch.dtype, buffer: str, dimension: int) -> str | int:
         """The index, counted from the end if it is negative (L7.4). Returns a number or the name of a vector.
 
         Raises UnsupportedOperation if a constant index is outside the dimension.
         """
         if index.constant is not None:
             number = int(index.constant)
-            if isinstance(extent, int) and not -extent <= number < extent:
+            if not -extent <= number < extent:
                 raise self._unsupported(
                     f"reads index {number} of dimension {dimension} of `{buffer}`, whose size is {extent}"
                 )
-            if number >= 0:
-                return number
-            if isinstance(extent, int):
-                return number + extent
+            return number % extent
         text = self.writer.operand(index, dtype)
         if index.nonnegative:
             return text
-        size = literal(int(str(extent)), dtype)
+        size = literal(extent, dtype)
         return self.writer.assign(f"cute.where({text} < 0, {text} + {size}, {text})", f"{buffer}_index")
 
-    def _held(self, text: str, index: Value, extent: object, dtype: torch.dtype, buffer: str) -> str:
+    def _held(self, text: str, index: Value, extent: int, dtype: torch.dtype, buffer: str) -> str:
         """The vector `text`, with 0 in the lanes where it is outside [0, extent) (L7.4).
 
         A tile may reach past the last query or key. There a mask_mod reads values that are no elements of a capture.
         Its result is dropped, but such a value must not be used as an index that leads out of a capture.
         """
-        zero, size = literal(0, dtype), literal(int(str(extent)), dtype)
+        zero, size = literal(0, dtype), literal(extent, dtype)
         for inside in (f"{text} < {size}", *(() if index.nonnegative else (f"{text} >= 0",))):
             text = self.writer.assign(
                 f"cute.where({inside}, {text}, cute.full_like({text}, {zero}))", f"{buffer}_index"
@@ -382,29 +374,30 @@ class _Call:
         except Exception as error:
             said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             values = [self._argument(a) for a in (*self.node.args, *self.node.kwargs.values())]
-            if all(ops.constant_of(a) is None for a in values) or self._refused_with_ones():
+            if all(ops.constant_of(a) is None for a in values) or self._refuses_ones():
                 raise Unwritable(f"operands of which PyTorch says: {said}") from None
             raise Unwritable(f"a number of which PyTorch says: {said}") from None
 
-    def _refused_with_ones(self) -> bool:
+    def _refuses_ones(self) -> bool:
         try:
-            self._eager(number=1)
+            self._eager(ones=True)
         except Exception:
             return True
         return False
 
-    def _eager(self, number: int | None = None) -> Any:
+    def _eager(self, *, ones: bool = False) -> Any:
         """PyTorch's own result for this node: constants as they are, 1 for every other tensor.
 
-        If `number` is given, it replaces every constant.
+        With `ones`, every constant is 1 as well.
         """
 
         def real(argument: Any) -> Any:
             if isinstance(argument, Node):
                 value = self.loaded(self.values[argument])
-                constant = 1 if value.constant is None else value.constant if number is None else number
-                return torch.full((), constant, dtype=value.dtype)
-            return argument if number is None or type(argument) not in (int, float) else number
+                if ones or value.constant is None:
+                    return torch.ones((), dtype=value.dtype)
+                return torch.full((), value.constant, dtype=value.dtype)
+            return int(ones) if ones and type(argument) in (int, float) else argument
 
         target: Any = self.node.target
         return target(*map_aggregate(self.node.args, real), **map_aggregate(self.node.kwargs, real))
@@ -417,16 +410,19 @@ class _Call:
         return UnsupportedOperation(f"{name} in the {self.graph.kind}_mod {what}{line}")
 
 
+def _placeholders(graph: ModGraph) -> tuple[dict[str, Node], list[Node]]:
+    """The mod's own arguments by their names, and its captures."""
+    nodes = [*graph.graph_module.graph.find_nodes(op="placeholder")]
+    names = SIGNATURES[graph.kind]
+    return dict(zip(names, nodes[: len(names)], strict=True)), nodes[len(names) :]
+
+
 def _led_by_a_load(graph: ModGraph) -> frozenset[Node]:
     """The nodes whose value depends on an element that a capture holds at an index that depends on q or kv."""
-    positions: set[Node] = set()
+    own, _ = _placeholders(graph)
+    positions: set[Node] = {own["q"], own["kv"]}
     led: set[Node] = set()
-    arguments = list(SIGNATURES[graph.kind])
     for node in graph.graph_module.graph.nodes:
-        if node.op == "placeholder":
-            if arguments and arguments.pop(0) in ("q", "kv"):
-                positions.add(node)
-            continue
         if not led.isdisjoint(node.all_input_nodes):
             led.add(node)
         if not positions.isdisjoint(node.all_input_nodes):

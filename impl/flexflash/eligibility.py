@@ -80,7 +80,7 @@ def input_buffers_require_grads(graph_module: GraphModule, num_mod_placeholders:
 
     A placeholder without tensor metadata does not require grad.
     """
-    captures = [n for n in graph_module.graph.nodes if n.op == "placeholder"][num_mod_placeholders:]
+    captures = [*graph_module.graph.find_nodes(op="placeholder")][num_mod_placeholders:]
     metas = (n.meta.get("tensor_meta") for n in captures)
     return any(meta is not None and meta.requires_grad for meta in metas)
 
@@ -90,9 +90,8 @@ def is_trivial_mask_graph(graph_module: GraphModule) -> bool:
 
     Raises InputError if the graph does not have exactly one output.
     """
-    nodes = list(graph_module.graph.nodes)
-    placeholders = [n for n in nodes if n.op == "placeholder"]
-    outputs = [n for n in nodes if n.op == "output"]
+    placeholders = [*graph_module.graph.find_nodes(op="placeholder")]
+    outputs = [*graph_module.graph.find_nodes(op="output")]
     if len(outputs) != 1 or not isinstance(outputs[0].args[0], Node):
         raise InputError("a mask graph must have exactly one output")
     result = outputs[0].args[0]

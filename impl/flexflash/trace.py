@@ -18,7 +18,8 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import FrameType
+from traceback import walk_stack, walk_tb
+from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -236,7 +237,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )
         self.graph.output(self._node(result))
         self.graph.eliminate_dead_code()
-        used = [n for n in self.graph.nodes if n.op == "placeholder"][len(SIGNATURES[self.kind]) :]
+        used = [*self.graph.find_nodes(op="placeholder")][len(SIGNATURES[self.kind]) :]
         live = [(t, n) for t, n in zip(self.captures, used, strict=True) if n.users]
         for node in used:
             if not node.users:
@@ -387,7 +388,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             name = self._unique(self.known_names.get(id(tensor), f"capture{len(self.captures)}"))
             with torch._C._DisableTorchDispatch():
                 value = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-            last = next(n for n in reversed(self.graph.nodes) if n.op == "placeholder")
+            *_, last = self.graph.find_nodes(op="placeholder")
             with self.graph.inserting_after(last):
                 node = self._placeholder(name, value, requires_grad=tensor.requires_grad)
             self.captures.append(tensor)
@@ -509,21 +510,12 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.
     return None
 
 
-def _user_line(traceback: Any = None) -> tuple[str, int, str] | None:
+def _user_line(traceback: TracebackType | None = None) -> tuple[str, int, str] | None:
     """(file, line number, line) of the innermost frame that is neither PyTorch's nor this package's.
 
     Returns None if there is no such frame.
     """
-    frames: list[tuple[FrameType, int]] = []
-    if traceback is not None:
-        while traceback is not None:
-            frames.insert(0, (traceback.tb_frame, traceback.tb_lineno))
-            traceback = traceback.tb_next
-    else:
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None:
-            frames.append((frame, frame.f_lineno))
-            frame = frame.f_back
+    frames = walk_stack(sys._getframe()) if traceback is None else reversed([*walk_tb(traceback)])
     for frame, number in frames:
         path = frame.f_code.co_filename
         if not path.startswith(_FOREIGN) and not path.startswith("<frozen"):

@@ -167,7 +167,7 @@ class HostLauncher(TakesBlockLists):
 
 @dataclass(frozen=True)
 class Tiles:
-    """The blocks of the score matrix that are attended. If `lists` is None, all are, and none of them is masked.
+    """The blocks of the score matrix that are attended. Without `lists`, the matrix is one block, which is not masked.
 
     `block_size` is (q, kv), `shape` is (B, H, M). The methods take `columns`, the key length N.
     """
@@ -202,21 +202,14 @@ class Tiles:
         return torch.cat([_listed(partial, partial_idx, 1), _listed(full, full_idx, 0)])
 
     def as_lists(self, columns: int) -> list[torch.Tensor]:
-        """The four lists as int32 (B, H, rows) and (B, H, rows, blocks). Without lists, all blocks are full."""
-        batch, heads, length = self.shape
+        """The four lists as int32 (B, H, rows) and (B, H, rows, blocks). Without lists, the one block is full."""
+        batch, heads, _ = self.shape
         if self.lists is not None:
             return self.lists.per_head(batch, heads)
-        rows, blocks = -(-length // self.block_size[0]), -(-columns // self.block_size[1])
-        none = torch.zeros(1, dtype=torch.int32)
-        count = torch.full((1,), blocks, dtype=torch.int32)
-        index = torch.arange(blocks, dtype=torch.int32)
-        row_shape = (batch, heads, rows)
-        return [
-            none.expand(row_shape),
-            none.expand(*row_shape, 1),
-            count.expand(row_shape),
-            index.expand(*row_shape, blocks),
-        ]
+        counts, indices = (batch, heads, 1), (batch, heads, 1, 1)
+        none, one = torch.zeros(counts, dtype=torch.int32), torch.ones(counts, dtype=torch.int32)
+        first = torch.zeros(indices, dtype=torch.int32)
+        return [none, first, one, first]
 
 
 def _listed(count: torch.Tensor, index: torch.Tensor, masked: int) -> torch.Tensor:

@@ -121,7 +121,7 @@ class SimtLauncher(TakesBlockLists):
             keys=k.shape[1],
             dim=q.shape[3],
             value_dim=v.shape[3],
-            long=any(_layout(t).reaches(2**31 - 1) for t in tensors),
+            long=any(_layout(t).reaches(torch.iinfo(torch.int32).max) for t in tensors),
         )
         key = (self._digest, plan, *(_signature(t) for t in (*tensors, *captures, *lists)))
         compiled = self._compiled.get(key)

@@ -9,10 +9,10 @@ vector width, because a `Value` is either a Python constant or a vector with one
 """
 
 from . import arithmetic, bounds, functions, logic  # noqa: F401  (they fill the table)
-from .table import check_dtype, converted, lookup, supported
-from .values import CUTE_NAMES, Argument, Emitter, Value, Writer, constant_of, cute_name, operand_dtype
+from .table import converted, lookup, supported
+from .values import CUTE_NAMES, Argument, Emitter, Value, Writer, constant, constant_of, cute_name, operand_dtype
 
 __all__ = [
-    "CUTE_NAMES", "Argument", "Emitter", "Value", "Writer", "check_dtype", "constant_of", "converted", "cute_name",
+    "CUTE_NAMES", "Argument", "Emitter", "Value", "Writer", "constant", "constant_of", "converted", "cute_name",
     "lookup", "operand_dtype", "supported",
 ]  # fmt: skip

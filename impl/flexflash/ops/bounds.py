@@ -12,46 +12,43 @@ from ..numbers import Unwritable
 from .pieces import combined, computed, unchanged
 from .ranges import is_nonnegative, is_unsigned, keeps_sign, limit_of, within
 from .table import spell
-from .values import Argument, Emitter, Value, Writer, constant_of, cute_name
+from .values import Argument, Emitter, Value, Writer, constant_of, cute_name, given
 
 
-def _extremum(name: str, symbol: str, *, drop_nan: bool) -> Emitter:
+def _extremum(name: str, *, least: bool, drop_nan: bool) -> Emitter:
     def emit(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-        x, y = args[0], args[1]
+        x, y = args
         if dtype is torch.bool:
-            return combined(w, "&" if symbol == "<" else "|", x, y, dtype)
+            return combined(w, "&" if least else "|", x, y, dtype)
         a, b = w.vector(x, dtype), w.vector(y, dtype)
         if not dtype.is_floating_point or drop_nan:
-            text = f"cute.math.{'min' if symbol == '<' else 'max'}({a}, {b})"
+            text = f"cute.math.{'min' if least else 'max'}({a}, {b})"
         else:
             text = f"{w.use(name)}({a}, {b})"
         either, both = (is_nonnegative(x) or is_nonnegative(y)), (is_nonnegative(x) and is_nonnegative(y))
-        result = computed(w, text, dtype, name, (x, y), both if symbol == "<" else either)
+        result = computed(w, text, dtype, name, (x, y), both if least else either)
         return within(result, limit_of(x), limit_of(y))
 
     return emit
 
 
-_MINIMUM = _extremum("minimum", "<", drop_nan=False)
-_MAXIMUM = _extremum("maximum", ">", drop_nan=False)
+_MINIMUM = _extremum("minimum", least=True, drop_nan=False)
+_MAXIMUM = _extremum("maximum", least=False, drop_nan=False)
 spell("minimum.default clamp_max.Tensor")(_MINIMUM)
 spell("maximum.default clamp_min.Tensor")(_MAXIMUM)
-spell("fmin.default")(_extremum("minimum", "<", drop_nan=True))
-spell("fmax.default")(_extremum("maximum", ">", drop_nan=True))
+spell("fmin.default")(_extremum("minimum", least=True, drop_nan=True))
+spell("fmax.default")(_extremum("maximum", least=False, drop_nan=True))
 
 
 @spell("hardtanh.default", "clamp")
 def _hardtanh(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-    # PyTorch leaves out arguments that equal their defaults.
-    low = args[1] if len(args) > 1 else kw.get("min_val", -1)
-    high = args[2] if len(args) > 2 else kw.get("max_val", 1)
+    low, high = given(args, kw, 1, "min_val", -1), given(args, kw, 2, "max_val", 1)
     return _clamp(w, (args[0], low, high), {}, dtype)
 
 
 @spell("clamp.default clamp.Tensor", "clamp")
 def _clamp(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-    low = args[1] if len(args) > 1 else kw.get("min")
-    high = args[2] if len(args) > 2 else kw.get("max")
+    low, high = given(args, kw, 1, "min"), given(args, kw, 2, "max")
     value: Argument = args[0]
     if low is not None:
         value = _bounded(w, value, low, dtype, _MAXIMUM, "<")
@@ -63,17 +60,20 @@ def _clamp(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: 
 
 @spell("clamp_min.default")
 def _clamp_min(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-    return _bounded(w, args[0], args[1], dtype, _MAXIMUM, "<")
+    x, low = args
+    return _bounded(w, x, low, dtype, _MAXIMUM, "<")
 
 
 @spell("clamp_max.default")
 def _clamp_max(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-    return _bounded(w, args[0], args[1], dtype, _MINIMUM, ">")
+    x, high = args
+    return _bounded(w, x, high, dtype, _MINIMUM, ">")
 
 
 @spell("relu.default")
 def _relu(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-    return _bounded(w, args[0], 0, dtype, _MAXIMUM, "<")
+    (x,) = args
+    return _bounded(w, x, 0, dtype, _MAXIMUM, "<")
 
 
 def _bounded(w: Writer, value: Argument, bound: Argument, dtype: torch.dtype, extremum: Emitter, symbol: str) -> Value:
@@ -83,12 +83,12 @@ def _bounded(w: Writer, value: Argument, bound: Argument, dtype: torch.dtype, ex
     # A comparison with a constant keeps a NaN: it is false, and the value stays. No second test is needed.
     x = w.vector(value, dtype)
     text = f"cute.where({x} {symbol} {w.operand(bound, dtype)}, {w.vector(bound, dtype)}, {x})"
-    return computed(w, text, dtype, "clamp", (value,), symbol == "<" and number >= 0)
+    return computed(w, text, dtype, "clamp", (value,))
 
 
-@spell("leaky_relu.default")
+@spell("leaky_relu.default", only="floats")
 def _leaky_relu(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-    slope = args[1] if len(args) > 1 else kw.get("negative_slope", 0.01)
+    slope = given(args, kw, 1, "negative_slope", 0.01)
     x = w.vector(args[0], dtype)
     text = f"cute.where({x} > 0.0, {x}, {x} * {w.operand(slope, dtype)})"
     return computed(w, text, dtype, "leaky_relu", args)
@@ -96,9 +96,10 @@ def _leaky_relu(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dt
 
 def _rounding(text: str) -> Emitter:
     def emit(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
+        (x,) = args
         if not dtype.is_floating_point:
-            return unchanged(w, args[0], dtype)
-        return computed(w, text.format(x=w.vector(args[0], dtype)), dtype, "", args, is_nonnegative(args[0]))
+            return unchanged(w, x, dtype)
+        return computed(w, text.format(x=w.vector(x, dtype)), dtype, "", args)
 
     return emit
 
@@ -114,7 +115,8 @@ def _round_decimals(w: Writer, args: Sequence[Argument], kw: dict[str, Argument]
         raise Unwritable("this use of decimals")
     if abs(decimals) > sys.float_info.max_10_exp:
         raise Unwritable(f"{decimals} decimals; no float has more than {sys.float_info.max_10_exp}")
-    x, power = w.vector(args[0], dtype), w.operand(10.0 ** abs(decimals), dtype)
+    (argument,) = args
+    x, power = w.vector(argument, dtype), w.operand(10.0 ** abs(decimals), dtype)
     up, down = ("*", "/") if decimals >= 0 else ("/", "*")
     return computed(w, f"cute.math.roundeven({x} {up} {power}) {down} {power}", dtype, "round", args)
 
@@ -124,7 +126,7 @@ spell("frac.default")(_rounding("{x} - cute.math.trunc({x})"))
 
 @spell("_to_copy.default", "cast")
 def _to_copy(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-    source = args[0]
+    (source,) = args
     if not isinstance(source, Value):
         raise Unwritable("a Python number, which torch.vmap makes of one; a mod sees scalars and needs no vmap")
     text = w.vector(source, dtype)
@@ -134,10 +136,12 @@ def _to_copy(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype
     integer = not dtype.is_floating_point and dtype is not torch.bool
     fits = integer and limit is not None and limit <= torch.iinfo(dtype).max
     fits = fits and (source.nonnegative or not is_unsigned(dtype))
-    nonnegative = source.nonnegative and (fits or keeps_sign(source.dtype, dtype))
+    kept = integer and source.nonnegative and (fits or keeps_sign(source.dtype, dtype))
+    nonnegative = is_unsigned(dtype) or kept
     return Value(text, dtype, None, source.uniform, nonnegative, limit if fits else None)
 
 
 @spell("clone.default")
 def _clone(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-    return unchanged(w, args[0], dtype)
+    (x,) = args
+    return unchanged(w, x, dtype)

@@ -10,30 +10,31 @@ import torch
 from ..numbers import Unwritable, compute_dtype
 from .pieces import APPROXIMATE, approximates, computed, function_name
 from .table import spell
-from .values import Argument, Emitter, Value, Writer, constant_of
+from .values import Argument, Emitter, Value, Writer, constant_of, given
 
 
-def _function(text: str, nonnegative: bool = False) -> Emitter:
+def _function(text: str) -> Emitter:
     def emit(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-        return computed(w, text.format(x=w.vector(args[0], dtype)), dtype, "", args, nonnegative)
+        (x,) = args
+        return computed(w, text.format(x=w.vector(x, dtype)), dtype, "", args)
 
     return emit
 
 
-for _name in ["sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh"]:
+for _name in ["sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "rsqrt"]:
     spell(f"{_name}.default")(_function(f"cute.math.{_name}({{x}})"))
-spell("rsqrt.default")(_function("cute.math.rsqrt({x})", nonnegative=True))
 
 
-def _approximable(name: str, nonnegative: bool) -> Emitter:
+def _approximable(name: str) -> Emitter:
     def emit(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-        return computed(w, f"{function_name(w, name, dtype)}({w.vector(args[0], dtype)})", dtype, "", args, nonnegative)
+        (x,) = args
+        return computed(w, f"{function_name(w, name, dtype)}({w.vector(x, dtype)})", dtype, "", args)
 
     return emit
 
 
 for _name in APPROXIMATE:
-    spell(f"{_name}.default")(_approximable(_name, nonnegative=_name == "sqrt"))
+    spell(f"{_name}.default")(_approximable(_name))
 
 
 def _exponential(w: Writer, x: str, dtype: torch.dtype) -> str:
@@ -48,19 +49,22 @@ def _exponential(w: Writer, x: str, dtype: torch.dtype) -> str:
 
 @spell("exp.default")
 def _exp(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-    return computed(w, _exponential(w, w.vector(args[0], dtype), dtype), dtype, "", args, True)
+    (x,) = args
+    return computed(w, _exponential(w, w.vector(x, dtype), dtype), dtype, "", args)
 
 
 @spell("sigmoid.default")
 def _sigmoid(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-    below = f"1.0 + {_exponential(w, f'-{w.vector(args[0], dtype)}', dtype)}"
+    (x,) = args
+    below = f"1.0 + {_exponential(w, f'-{w.vector(x, dtype)}', dtype)}"
     text = f"{w.use('rcp_approx')}({below})" if approximates(w, dtype) else f"1.0 / ({below})"
-    return computed(w, text, dtype, "", args, True)
+    return computed(w, text, dtype, "", args)
 
 
-@spell("silu.default")
+@spell("silu.default", only="floats")
 def _silu(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-    x = w.vector(args[0], dtype)
+    (argument,) = args
+    x = w.vector(argument, dtype)
     below = f"1.0 + {_exponential(w, f'-{x}', dtype)}"
     text = f"{w.use('div_approx')}({x}, {below})" if approximates(w, dtype) else f"{x} / ({below})"
     return computed(w, text, dtype, "", args)
@@ -68,20 +72,22 @@ def _silu(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: t
 
 @spell("erf.default")
 def _erf(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-    name = _erf_name(w, dtype)
-    return computed(w, f"{name}({w.vector(args[0], dtype)})", dtype, "erf", args)
+    (x,) = args
+    return computed(w, f"{_erf_name(w, dtype)}({w.vector(x, dtype)})", dtype, "erf", args)
 
 
 @spell("erfc.default")
 def _erfc(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
     if dtype is torch.float64:
         raise Unwritable("float64; cast to float32 first")
-    return computed(w, f"{w.use('erfc')}({w.vector(args[0], dtype)})", dtype, "erfc", args, True)
+    (x,) = args
+    return computed(w, f"{w.use('erfc')}({w.vector(x, dtype)})", dtype, "erfc", args)
 
 
-@spell("gelu.default")
+@spell("gelu.default", only="floats")
 def _gelu(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-    x = w.vector(args[0], dtype)
+    (argument,) = args
+    x = w.vector(argument, dtype)
     if kw.get("approximate", "none") == "tanh":
         inner = f"{w.operand(0.044715, dtype)} * {x} * {x} * {x}"
         gate = f"{function_name(w, 'tanh', dtype)}({w.operand(math.sqrt(2 / math.pi), dtype)} * ({x} + {inner}))"
@@ -90,10 +96,10 @@ def _gelu(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: t
     return computed(w, f"0.5 * {x} * (1.0 + {gate})", dtype, "gelu", args)
 
 
-@spell("softplus.default")
+@spell("softplus.default", only="floats")
 def _softplus(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-    beta = constant_of(args[1] if len(args) > 1 else kw.get("beta", 1))
-    threshold = args[2] if len(args) > 2 else kw.get("threshold", 20)
+    beta = constant_of(given(args, kw, 1, "beta", 1))
+    threshold = given(args, kw, 2, "threshold", 20)
     x = w.vector(args[0], dtype)
     if beta == 1:
         text = f"cute.where({x} > {w.operand(threshold, dtype)}, {x}, {w.use('log1p')}(cute.math.exp({x})))"
@@ -105,11 +111,10 @@ def _softplus(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtyp
     return computed(w, text, dtype, "softplus", args)
 
 
-@spell("elu.default")
+@spell("elu.default", only="floats")
 def _elu(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
     alpha, scale, input_scale = (
-        constant_of(args[i]) if len(args) > i else constant_of(kw.get(name, 1))
-        for i, name in ((1, "alpha"), (2, "scale"), (3, "input_scale"))
+        constant_of(given(args, kw, i, name, 1)) for i, name in ((1, "alpha"), (2, "scale"), (3, "input_scale"))
     )
     x = w.vector(args[0], dtype)
     expm1 = w.use("expm1_f64" if dtype is torch.float64 else "expm1")
@@ -136,20 +141,21 @@ spell("log1p.default")(_helper("log1p", of_double=False))
 spell("asinh.default")(_helper("asinh", of_double=True))
 spell("acosh.default")(_helper("acosh", of_double=True))
 spell("atanh.default")(_helper("atanh", of_double=False))
-spell("hypot.default")(_helper("hypot", of_double=False))
+spell("hypot.default", only="floats")(_helper("hypot", of_double=False))
 # CuTe's own atan2 of two zeros is NaN if the compiler knows that they are zeros.
 spell("atan2.default")(_helper("atan2", of_double=False))
 
 
-@spell("log_sigmoid_forward.default", "log_sigmoid")
+@spell("log_sigmoid_forward.default", "log_sigmoid", only="floats")
 def _log_sigmoid(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-    x = w.vector(args[0], dtype)
+    (argument,) = args
+    x = w.vector(argument, dtype)
     zero = w.vector(0, dtype)
     text = f"cute.where({x} < 0.0, {x}, {zero}) - {w.use('log1p')}(cute.math.exp(-cute.math.abs({x})))"
     return computed(w, text, dtype, "log_sigmoid", args)
 
 
-@spell("lerp.Scalar lerp.Tensor")
+@spell("lerp.Scalar lerp.Tensor", only="floats")
 def _lerp(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
     start, end, weight = (w.vector(a, dtype) for a in args[:3])
     span = w.assign(f"{end} - {start}", "span")
@@ -160,7 +166,7 @@ def _lerp(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: t
 
 @spell("copysign.Tensor copysign.Scalar")
 def _copysign(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-    x, y = w.vector(args[0], dtype), w.vector(args[1], dtype)
+    x, y = (w.vector(a, dtype) for a in args)
     return computed(w, f"cute.math.copysign({x}, {y})", dtype, "copysign", args)
 
 

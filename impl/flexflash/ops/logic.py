@@ -10,12 +10,13 @@ from .arithmetic import shift_amount
 from .pieces import combined, computed, infix
 from .ranges import EXACT, bits_of, is_nonnegative, is_unsigned, limit_of, within
 from .table import spell
-from .values import Argument, Emitter, Value, Writer, constant_of, operand_dtype
+from .values import Argument, Emitter, Value, Writer, constant, constant_of, operand_dtype
 
 
 def _comparison(symbol: str) -> Emitter:
     def emit(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-        x, y = _apart(w, args[0], args[1])
+        left, right = args
+        x, y = _apart(w, left, right)
         inner = operand_dtype(x, y)
         text = f"{w.operand(x, inner)} {symbol} {w.operand(y, inner)}"
         return computed(w, text, torch.bool, "", (x, y), True)
@@ -34,8 +35,8 @@ def _apart(w: Writer, x: Argument, y: Argument) -> tuple[Argument, Argument]:
         return x, y
     a, b = x.difference
     if a.uniform:
-        return infix(w, "{x} - {y}", a, number, x.dtype, False, "sub"), b
-    return a, infix(w, "{x} + {y}", b, number, x.dtype, False, "add")
+        return infix(w, "{x} - {y}", a, number, x.dtype, "sub"), b
+    return a, infix(w, "{x} + {y}", b, number, x.dtype, "add")
 
 
 for _name, _symbol in (("eq", "=="), ("ne", "!="), ("lt", "<"), ("le", "<="), ("gt", ">"), ("ge", ">=")):
@@ -44,56 +45,64 @@ for _name, _symbol in (("eq", "=="), ("ne", "!="), ("lt", "<"), ("le", "<="), ("
 
 def _logical(symbol: str) -> Emitter:
     def emit(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-        return combined(w, symbol, args[0], args[1], torch.bool)
+        x, y = args
+        return combined(w, symbol, x, y, torch.bool)
 
     return emit
 
 
 def _bitwise(symbol: str) -> Emitter:
     def emit(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-        return combined(w, symbol, args[0], args[1], dtype)
+        x, y = args
+        return combined(w, symbol, x, y, dtype)
 
     return emit
 
 
 for _name, _symbol in (("and", "&"), ("or", "|"), ("xor", "^")):
     spell(f"logical_{_name}.default")(_logical(_symbol))
-    spell(f"bitwise_{_name}.Tensor bitwise_{_name}.Scalar bitwise_{_name}.Scalar_Tensor")(_bitwise(_symbol))
+    spell(f"bitwise_{_name}.Tensor bitwise_{_name}.Scalar bitwise_{_name}.Scalar_Tensor", only="integers")(
+        _bitwise(_symbol)
+    )
 
 
 @spell("logical_not.default")
 def _logical_not(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-    inner = operand_dtype(args[0])
-    return computed(w, f"{w.vector(args[0], inner)} == 0", torch.bool, "logical_not", args, True)
+    (x,) = args
+    return computed(w, f"{w.vector(x, operand_dtype(x))} == 0", torch.bool, "logical_not", args, True)
 
 
-@spell("bitwise_not.default")
+@spell("bitwise_not.default", only="integers")
 def _bitwise_not(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
     if dtype is torch.bool:
         return _logical_not(w, args, {}, dtype)
+    (x,) = args
     ones = 255 if is_unsigned(dtype) else -1
-    return infix(w, "{x} ^ {y}", args[0], ones, dtype, False, "bitwise_not")
+    return infix(w, "{x} ^ {y}", x, ones, dtype, "bitwise_not")
 
 
-def _shift(helper: str, symbol: str) -> Emitter:
+def _shift(helper: str, symbol: str, *, shrinks: bool) -> Emitter:
     def emit(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-        x, y = args[0], args[1]
+        x, y = args
         amount = constant_of(y)
         vector = w.vector(x, dtype)
-        nonnegative = is_nonnegative(x) and symbol == ">>"
         if isinstance(amount, int) and 0 <= amount < bits_of(dtype):
             text = f"cute.TensorSSA({vector} {symbol} {shift_amount(w, amount, dtype)}, {vector}.shape, {vector}.dtype)"
         else:
             text = f"{w.use(helper)}({vector}, {w.vector(y, dtype)})"
-        result = computed(w, text, dtype, helper, (x, y), nonnegative)
-        return within(result, limit_of(x)) if symbol == ">>" else result
+        result = computed(w, text, dtype, helper, args, shrinks and is_nonnegative(x))
+        return within(result, limit_of(x)) if shrinks else result
 
     return emit
 
 
-_SHIFTS = "bitwise_{0}_shift.Tensor bitwise_{0}_shift.Tensor_Scalar bitwise_{0}_shift.Scalar_Tensor"
-spell(_SHIFTS.format("left") + " __lshift__.Tensor __lshift__.Scalar")(_shift("shift_left", "<<"))
-spell(_SHIFTS.format("right") + " __rshift__.Tensor __rshift__.Scalar")(_shift("shift_right", ">>"))
+for _name, _shifted in (
+    ("left", _shift("shift_left", "<<", shrinks=False)),
+    ("right", _shift("shift_right", ">>", shrinks=True)),
+):
+    _names = f"bitwise_{_name}_shift.Tensor bitwise_{_name}_shift.Tensor_Scalar bitwise_{_name}_shift.Scalar_Tensor"
+    spell(_names, only="integers")(_shifted)
+    spell(f"__{_name[0]}shift__.Tensor __{_name[0]}shift__.Scalar")(_shifted)
 
 
 @spell("where.self")
@@ -106,15 +115,17 @@ def _where(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: 
 
 @spell("masked_fill.Scalar masked_fill.Tensor")
 def _masked_fill(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-    return _where(w, (args[1], args[2], args[0]), {}, dtype)
+    x, condition, filling = args
+    return _where(w, (condition, filling, x), {}, dtype)
 
 
 @spell("signbit.default")
 def _signbit(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-    inner = operand_dtype(args[0])
+    (argument,) = args
+    inner = operand_dtype(argument)
     if is_unsigned(inner):
-        return Value("False", torch.bool, False, True, True)
-    x = w.vector(args[0], inner)
+        return constant(False, torch.bool)
+    x = w.vector(argument, inner)
     if inner.is_floating_point:  # copysign keeps the sign bit of -0 and NaN
         x = f"cute.math.copysign({w.vector(1, inner)}, {x})"
     return computed(w, f"{x} < 0", torch.bool, "signbit", args, True)
@@ -122,10 +133,11 @@ def _signbit(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype
 
 def _classification(text: str, of_integer: bool) -> Emitter:
     def emit(w: Writer, args: Sequence[Argument], kw: dict[str, Argument], dtype: torch.dtype) -> Value:
-        inner = operand_dtype(args[0])
+        (x,) = args
+        inner = operand_dtype(x)
         if not inner.is_floating_point:
-            return Value(repr(of_integer), torch.bool, of_integer, True, True)
-        return computed(w, text.format(x=w.vector(args[0], inner)), torch.bool, "", args, True)
+            return constant(of_integer, torch.bool)
+        return computed(w, text.format(x=w.vector(x, inner)), torch.bool, "", args, True)
 
     return emit
 

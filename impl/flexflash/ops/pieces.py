@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import torch
@@ -53,7 +53,7 @@ def unchanged(w: Writer, argument: Argument, dtype: torch.dtype) -> Value:
 
 
 def infix(
-    w: Writer, template: str, x: Argument, y: Argument, dtype: torch.dtype, nonnegative: bool, hint: str
+    w: Writer, template: str, x: Argument, y: Argument, dtype: torch.dtype, hint: str, nonnegative: bool = False
 ) -> Value:
     """The value of an operator between two operands. `template` is a format such as "{x} + {y}"."""
     text = template.format(x=w.operand(x, dtype), y=w.operand(y, dtype))
@@ -65,10 +65,27 @@ def combined(w: Writer, symbol: str, x: Argument, y: Argument, dtype: torch.dtyp
     spread = w.vector if dtype is torch.bool else w.operand
     text = f"{spread(x, dtype)} {symbol} {spread(y, dtype)}"
     positive = [a for a in (x, y) if is_nonnegative(a)]
-    if len(positive) < (1 if symbol == "&" else 2):
+    needed, limit_from = _COMBINED[symbol]
+    if len(positive) < needed:
         return computed(w, text, dtype, "", (x, y))
     limits = [limit for limit in map(limit_of, positive) if limit is not None]
     result = computed(w, text, dtype, "", (x, y), True)
-    if symbol == "&":  # has only bits that the nonnegative operand has
-        return within(result, min(limits, default=None))
-    return within(result, (1 << max(limits).bit_length()) - 1 if len(limits) == 2 else None)
+    return within(result, limit_from(limits))
+
+
+def _of_either(limits: Sequence[int]) -> int | None:
+    """The limit of x & y: it has only bits that the nonnegative operand has."""
+    return min(limits, default=None)
+
+
+def _of_both(limits: Sequence[int]) -> int | None:
+    """The limit of x | y and x ^ y, with all bits up to the highest of both operands."""
+    return (1 << max(limits).bit_length()) - 1 if len(limits) == 2 else None
+
+
+_COMBINED: Final[dict[str, tuple[int, Callable[[Sequence[int]], int | None]]]] = {
+    "&": (1, _of_either),
+    "|": (2, _of_both),
+    "^": (2, _of_both),
+}
+"""A symbol -> how many operands have to be nonnegative for a nonnegative result, and its limit from theirs."""

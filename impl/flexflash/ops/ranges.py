@@ -11,7 +11,6 @@ import torch
 from .values import Argument, Value, constant_of
 
 EXACT: Final = 2**24  # float32 represents every integer up to here
-_WIDE: Final = 32  # integers of so many bits and more have no limit from their dtype alone
 
 
 def at_least(argument: Argument, bound: float) -> bool:
@@ -45,8 +44,10 @@ def limit_of(argument: Argument) -> int | None:
         return argument.limit
     if argument.dtype is torch.bool:
         return 1
+    if argument.dtype in (torch.int32, torch.int64):
+        return None
     info = torch.iinfo(argument.dtype)
-    return max(info.max, -info.min) if info.bits < _WIDE else None
+    return max(info.max, -info.min)
 
 
 def with_limit(value: Value, limit: Callable[..., int], *arguments: Argument) -> Value:
@@ -77,10 +78,8 @@ def within(value: Value, *limits: int | None) -> Value:
 
 
 def keeps_sign(source: torch.dtype, target: torch.dtype) -> bool:
-    """Whether a nonnegative value is still nonnegative after the cast (a narrower integer may wrap around)."""
-    if target.is_floating_point or target in (torch.bool, torch.uint8):
-        return True
-    return not source.is_floating_point and (bits_of(source) < bits_of(target) or source is target)
+    """Whether every nonnegative integer of `source` is nonnegative after a cast to `target`, a signed integer."""
+    return not source.is_floating_point and (source is target or bits_of(source) < bits_of(target))
 
 
 def is_unsigned(dtype: torch.dtype) -> bool:

@@ -4,35 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 
 from ..numbers import Unwritable, operand_number, rounded_number
 from .values import Argument, Emitter, Value, operand_dtype
 
-_TABLE: dict[Any, tuple[str, Emitter]] = {}
+Kind: TypeAlias = Literal["integers", "floats"]
 
 
-def lookup(target: Any) -> tuple[str, Emitter] | None:
-    """(name hint, emitter) of an ATen overload. Returns None if it has no spelling."""
-    return _TABLE.get(target)
+class Entry(NamedTuple):
+    """An operation's entry: the `hint` that names its results, its emitter, and the only kind of dtype that it takes.
 
-
-_BITS = frozenset("bitwise_and bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift".split())
-_REALS = frozenset("silu gelu softplus log_sigmoid_forward leaky_relu elu hypot lerp".split())
-
-
-def check_dtype(target: Any, dtype: torch.dtype) -> None:
-    """Raises Unwritable if PyTorch does not have the operation on `dtype`.
-
-    Tracing does not show this: PyTorch infers `dtype` as the result's dtype all the same.
+    Integers include bool. If `only` is None, the operation takes every dtype.
     """
-    name = target.overloadpacket.__name__
-    if dtype.is_floating_point and name in _BITS:
-        raise Unwritable("floating-point numbers, as in PyTorch; cast to an integer first")
-    if not dtype.is_floating_point and name in _REALS:
-        raise Unwritable("whole numbers, as in PyTorch; cast to float32 first")
+
+    hint: str
+    emit: Emitter
+    only: Kind | None = None
+
+    def check(self, dtype: torch.dtype) -> None:
+        """Raises Unwritable if PyTorch does not have the operation on `dtype`.
+
+        Tracing does not show this: PyTorch infers `dtype` as the result's dtype all the same.
+        """
+        if dtype.is_floating_point and self.only == "integers":
+            raise Unwritable("floating-point numbers, as in PyTorch; cast to an integer first")
+        if not dtype.is_floating_point and self.only == "floats":
+            raise Unwritable("whole numbers, as in PyTorch; cast to float32 first")
+
+
+_TABLE: dict[Any, Entry] = {}
+
+
+def lookup(target: Any) -> Entry | None:
+    """The entry of an ATen overload. Returns None if it has no spelling."""
+    return _TABLE.get(target)
 
 
 def supported() -> tuple[str, ...]:
@@ -48,15 +56,17 @@ def _overloads(names: str) -> list[Any]:
     return found
 
 
-def spell(names: str, hint: str | None = None) -> Callable[[Emitter], Emitter]:
+def spell(names: str, hint: str | None = None, *, only: Kind | None = None) -> Callable[[Emitter], Emitter]:
     """Decorator that enters the emitter of these overloads, given as "add.Tensor add.Scalar", in the table.
 
-    `hint` names the variables of the results; by default it is the operation's name.
+    `hint` names the variables of the results; by default it is the operation's name. `only` is the kind of dtype on
+    which PyTorch has the operation, if it does not have it on every dtype.
     """
 
     def register(emitter: Emitter) -> Emitter:
         for target in _overloads(names):
-            _TABLE[target] = (hint or target._schema.name.removeprefix("aten::").strip("_"), emitter)
+            name = hint or target._schema.name.removeprefix("aten::").strip("_")
+            _TABLE[target] = Entry(name, emitter, only)
         return emitter
 
     return register

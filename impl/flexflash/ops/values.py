@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
 
@@ -34,8 +34,9 @@ class Value:
     """The value of a node in the text: a Python `constant`, or the vector that `text` names.
 
     `dtype` is PyTorch's nominal dtype; a vector holds `compute_dtype(dtype)`. `uniform`: the value is the same in every
-    lane, since it depends only on b, h and q. `nonnegative`: the value is certainly not below zero, so as an index it
-    needs no wrapping. `limit`: the largest magnitude of an integer, or None if only its dtype is known.
+    lane, since it depends only on b, h and q. `nonnegative`: the integer or bool is certainly not below zero, so as an
+    index it needs no wrapping; of a float or a constant, nothing reads it. `limit`: the largest magnitude of an
+    integer, or None if only its dtype is known.
     `difference`: (x, y) if the value is the integer x - y, exactly one of them is uniform, and the magnitudes of all
     three are at most 2^24.
     """
@@ -92,6 +93,18 @@ def operand_dtype(*arguments: Argument) -> torch.dtype:
         probe = torch.empty((), dtype=torch.result_type(probe, s) if probe is not None else None, device="meta")
     assert probe is not None
     return probe.dtype
+
+
+def constant(number: Scalar, dtype: torch.dtype) -> Value:
+    """The value of a node that is the Python number `number`."""
+    return Value(repr(number), dtype, number, uniform=True)
+
+
+def given(
+    args: Sequence[Argument], kw: Mapping[str, Argument], position: int, name: str, default: Argument = None
+) -> Argument:
+    """An argument that may be left out: by position, else by name, else `default`. PyTorch leaves out defaults."""
+    return args[position] if position < len(args) else kw.get(name, default)
 
 
 def is_uniform(*arguments: Argument) -> bool:
