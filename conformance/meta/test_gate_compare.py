@@ -887,6 +887,12 @@ def test_nothing_that_is_not_right_passes(made: list[Made]) -> None:
     assert (found.verdict is PASS) is (all(r.effect is Effect.FINE for r in found.rows) and found.elements > 0)
 
 
+def test_a_bundle_of_an_earlier_release_of_the_suite_compares_and_the_versions_are_named() -> None:
+    found = decided(Made(), Made(environment=environment(flexflash_conformance="0.2.0")))
+    assert (found.verdict, found.counts()) == (PASS, {"identical": 6})
+    assert "what changed: flexflash-conformance 0.1.0 -> 0.2.0" in found.reasons
+
+
 @FAST
 @given(sides(), st.sampled_from(CASES), st.sampled_from([WRONG, CRASH, HANG, "compile/refused"]))
 def test_a_further_failure_never_helps(made: list[Made], case: str, at: str) -> None:

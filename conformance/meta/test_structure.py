@@ -1,9 +1,10 @@
-"""The table "Where is it decided?" of `docs/structure.md`: every file and every name in it exists."""
+"""The pages name files, functions and releases that exist."""
 
 from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -92,3 +93,9 @@ def test_a_name_that_is_gone_is_noticed() -> None:
 def test_the_readme_leads_there_first() -> None:
     _, _, then = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Where to go next\n\n")
     assert then.startswith("- [Where is ... decided?](docs/structure.md#where-is-it-decided)")
+
+
+def test_the_changes_begin_with_the_version_of_the_package() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    released = re.findall(r"^## (\d+\.\d+\.\d+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert released[0] == version
