@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,7 +29,8 @@ from flexconf.checks.attribution import (
     attribute,
     investigate,
 )
-from flexconf.subjects import mods, reference, torch_private, trial
+from flexconf.errors import InputError
+from flexconf.subjects import reference, saved, torch_private, trial
 from flexconf.verdict.outcome import Outcome, Stage, Symptom
 from flexflash import RenderedKernel, kernel
 from flexflash.launch.host import HostLauncher
@@ -195,7 +197,7 @@ def _run(launchers: Mapping[str, Callable[..., Any]]) -> Callable[[Case, str], O
 
     def run(case: Case, subject: str) -> Outcome:
         if subject == MODS:
-            return mods.run_case(case)
+            return trial.run_case(case, MODS)
         if subject == EAGER:
             return trial.run_case(case, EAGER)
         launcher = launchers.get(subject) or (SimtLauncher if subject == SIMT else HostLauncher)
@@ -274,11 +276,36 @@ def test_what_cannot_run_here_is_not_asked() -> None:
 def test_the_mods_alone_are_compared_on_every_element() -> None:
     case = _case("alibi_causal")
     p = case.problem
-    outcome = mods.run_case(case)
+    outcome = trial.run_case(case, MODS)
     assert outcome.ok
     assert outcome.comparison is not None
     assert outcome.comparison["elements"] == p.B * p.H * p.M * p.N
-    empty = mods.run_case(_case("alibi@no_keys"))
+    assert outcome.comparison["worst"]["tensor"] == "scores"
+    empty = trial.run_case(_case("alibi@no_keys"), MODS)
     assert empty.ok
     assert empty.comparison is not None
     assert empty.comparison["empty"]
+
+
+def test_a_refusal_and_the_kept_scores_of_the_mods_alone_are_recorded_as_of_an_attention(tmp_path: Path) -> None:
+    case = _case("alibi")
+
+    def refuses(*_: object) -> trial.Attended:
+        raise trial.Refused("render", "no spelling")
+
+    refused = trial.run_case(case, MODS, attend=refuses)
+    assert (refused.subject, refused.stage, refused.symptom, refused.message) == (
+        MODS,
+        "render",
+        "refused",
+        "no spelling",
+    )
+    assert trial.run_case(case, MODS, keep=tmp_path).ok
+    p = case.problem
+    assert {n: (*t.shape,) for n, t in saved.load(tmp_path, "alibi", MODS).items()} == {"scores": (p.B, p.H, p.M, p.N)}
+
+
+@pytest.mark.parametrize("subject", [MODS, HOST])
+def test_a_vector_width_that_no_subject_has_is_a_bad_input(subject: str) -> None:
+    with pytest.raises(InputError, match="vector width must be 1, 2, 4 or 8, not 3"):
+        trial.run_case(_case("alibi"), subject, trial.Options(vector_width=3))

@@ -19,7 +19,7 @@ from flexconf.errors import InputError
 from flexconf.fuzz import judged
 from flexconf.inputs import Inputs
 from flexconf.oracles import eager
-from flexconf.subjects import mods, trial
+from flexconf.subjects import trial
 from flexconf.subjects.trial import Attended, Options, StageClock
 from flexconf.verdict.outcome import Outcome, Stage, Symptom
 from flexconf.workers.isolated import Isolated
@@ -63,7 +63,7 @@ def test_what_pytorch_refuses_runs_on_no_subject(name: str) -> None:
 def test_the_mods_alone_are_refused_in_the_same_words(name: str) -> None:
     case, says = REFUSED[name]
     with pytest.raises(InputError, match=f"case '{name}': .*{says}"):
-        mods.run_case(case)
+        trial.run_case(case, "reference.mods")
     assert says in eager.refusal(inputs.materialize(case))
 
 

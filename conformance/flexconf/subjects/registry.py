@@ -19,7 +19,7 @@ from flexconf.machine import devices
 if TYPE_CHECKING:
     from flexconf.cases.case import Case
     from flexconf.inputs import Inputs
-    from flexconf.subjects.trial import Attend, Options
+    from flexconf.subjects.trial import Attend, Judge, Options
     from flexconf.verdict.outcome import Outcome
 
 _FLASH = ("torch", "nvidia-cutlass-dsl", "flash-attn-4")
@@ -32,16 +32,22 @@ def _nothing() -> str:
 # A subject's modules are imported only where it runs: importing flash-attn-4, triton and the compilers takes seconds.
 
 
-def _whole_attention() -> Callable[..., Outcome]:
-    from flexconf.subjects.trial import run_on
+def _attention() -> Judge:
+    from flexconf.subjects.trial import attention
 
-    return run_on
+    return attention
 
 
-def _mods_alone() -> Callable[..., Outcome]:
-    from flexconf.subjects.mods import run_on
+def _scores() -> Judge:
+    from flexconf.subjects.mods import judge
 
-    return run_on
+    return judge
+
+
+def _mods() -> Attend:
+    from flexconf.subjects.mods import modify
+
+    return modify
 
 
 def _why_no_codegen() -> str:
@@ -105,13 +111,12 @@ class Subject:
 
     `packages` are the packages whose versions decide its results. `device` is where it runs; "any" means a GPU if there
     is one. `attend` imports and returns the subject's `Attend`. `imports` names modules that take long to import. A
-    worker does both before its first case, so they are not part of a case's time. `runner` imports and returns the
-    function that runs and judges a case. `extra_check` returns the reason why the subject cannot run, other than a
-    missing package or GPU, or "" if there is none. `approximates`: the subject has the option fast_math;
-    `chooses_tile`: it has the option tile; `stands_in`: functions of CuTe may be replaced in it. `tiled`: it takes only
-    problems that fit flash-attn-4's tiles, and fuzzing draws only those. `narrow`: fuzzing draws only the
-    vector widths that flash-attn-4 takes. `backend_refuses`: its backend rejects some kernels at compile or launch,
-    which is no failure of the lowering.
+    worker does both before its first case, so they are not part of a case's time. `judge` imports and returns the
+    `Judge` of its results. `extra_check` returns the reason why the subject cannot run, other than a missing package or
+    GPU, or "" if there is none. `approximates`: the subject has the option fast_math; `chooses_tile`: it has the option
+    tile; `stands_in`: functions of CuTe may be replaced in it. `tiled`: it takes only problems that fit flash-attn-4's
+    tiles, and fuzzing draws only those. `narrow`: fuzzing draws only the vector widths that flash-attn-4 takes.
+    `backend_refuses`: its backend rejects some kernels at compile or launch, which is no failure of the lowering.
     """
 
     name: str
@@ -120,7 +125,7 @@ class Subject:
     packages: tuple[str, ...]
     attend: Callable[[], Attend]
     imports: tuple[str, ...] = ()
-    runner: Callable[[], Callable[..., Outcome]] = _whole_attention
+    judge: Callable[[], Judge] = _attention
     extra_check: Callable[[], str] = _nothing
     approximates: bool = False
     chooses_tile: bool = False
@@ -132,8 +137,11 @@ class Subject:
     def check(self, options: Options | None) -> None:
         """Raises InputError if `options` sets an option that the subject does not have.
 
-        A tile needs `chooses_tile`, stand-ins need `stands_in`, and fast_math needs `approximates`.
+        A tile needs `chooses_tile`, stand-ins need `stands_in`, and fast_math needs `approximates`. A vector width must
+        be 1, 2, 4 or 8.
         """
+        if options is not None and options.vector_width not in (None, 1, 2, 4, 8):
+            raise InputError(f"vector width must be 1, 2, 4 or 8, not {options.vector_width}")
         if options is not None and options.tile is not None and not self.chooses_tile:
             having = " and ".join(s.name for s in SUBJECTS.values() if s.chooses_tile)
             raise InputError(f"a tile is chosen for {having} alone, not for {self.name}")
@@ -206,7 +214,9 @@ class Subject:
         `report` is called with each stage as it begins. `keep` is a folder that receives the results. `given` are the
         case's inputs, on the CPU, for mods that are Python functions without a text in the case.
         """
-        return self.runner()(case, self, options, report, keep=keep, given=given)
+        from flexconf.subjects.trial import run_on
+
+        return run_on(case, self, options, report, keep=keep, given=given)
 
 
 @functools.cache
@@ -226,9 +236,9 @@ SUBJECTS: dict[str, Subject] = {
             "the rendered mods alone, on the CPU: scores in, scores out",
             "cpu",
             ("torch", "nvidia-cutlass-dsl"),
-            _host,
+            _mods,
             ("flexflash.launch.host",),
-            runner=_mods_alone,
+            judge=_scores,
         ),
         Subject(
             "reference.host",

@@ -1,4 +1,4 @@
-"""Runs one case on one subject in this process: inputs, the subject's attention, the oracle, the comparison."""
+"""Runs one case on one subject in this process: inputs, the subject's function, the oracle, the comparison."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from flexconf.oracles import eager, math64
 from flexconf.oracles.math64 import Certified
 from flexconf.subjects import Subject, get, saved
 from flexconf.verdict import compare
+from flexconf.verdict.compare import Comparison
 from flexconf.verdict.outcome import Outcome, Stage, Symptom
 
 R = TypeVar("R")
@@ -54,7 +55,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Attended:
-    """The results of a subject. `out` or `lse` is None if the subject did not return it.
+    """The results of a subject: `out` and `lse`, or the `scores` of `reference.mods`; None if it did not return one.
 
     `again` runs the subject once more, into new tensors. `digests` identify what it ran. `trespass` says that memory
     outside the output or the LSE was written, or that the output has wrong strides; it is "" if neither is so.
@@ -65,15 +66,30 @@ class Attended:
     again: Callable[[], tuple[Tensor | None, Tensor | None]] | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
     trespass: str = ""
+    scores: Tensor | None = None
+
+    def on_cpu(self) -> dict[str, Tensor]:
+        """The returned tensors by name (out, lse, scores), detached and on the CPU."""
+        named = (("out", self.out), ("lse", self.lse), ("scores", self.scores))
+        return {name: tensor.detach().cpu() for name, tensor in named if tensor is not None}
 
 
 class Attend(Protocol):
-    """A subject's function from inputs to an output (B, H, M, Dv) and an LSE (B, H, M).
+    """A subject's function from inputs to an output (B, H, M, Dv) and an LSE (B, H, M), or to scores (B, H, M, N).
 
     It enters its stages on the clock. Raises Refused.
     """
 
     def __call__(self, given: Inputs, clock: StageClock, options: Options) -> Attended: ...
+
+
+class Judge(Protocol):
+    """Runs the oracle on inputs on the CPU, and returns the function that compares a subject's results with it.
+
+    That function takes `Attended.on_cpu()`. Raises InputError and Unjudged, as `certify` does.
+    """
+
+    def __call__(self, exact: Inputs, options: Options) -> Callable[[Mapping[str, Tensor]], Comparison]: ...
 
 
 class Refused(Exception):
@@ -124,8 +140,8 @@ def run_case(
     output), so that the parent knows where a process died. If the case expects a result, the oracle runs first: a mod
     that PyTorch refuses is a bad input, and no subject runs it. `attend` replaces the subject's own function, for tests
     that plant a fault. `given` are the case's inputs, on the CPU, for mods that are Python functions without a text in
-    the case. `keep` is a folder that receives the output and LSE. A refusal is an outcome. Raises InputError for a bad
-    input; defects of the harness raise too.
+    the case. `keep` is a folder that receives the results. A refusal is an outcome. Raises InputError for a bad input
+    and for an option that the subject does not have; defects of the harness raise too.
     """
     return run_on(case, get(subject), options, stage, attend=attend, given=given, keep=keep)
 
@@ -157,11 +173,11 @@ def run_on(
             case.name, case.digest(), subject, at, symptom, message, None, clock.seconds, {**exact.digests, **digests}
         )
 
-    certified: Certified | None = None
+    comparing: Callable[[Mapping[str, Tensor]], Comparison] | None = None
     if case.expect == "ok":
         clock.enter("oracle")
         try:
-            certified = certify(exact, options)
+            comparing = what.judge()(exact, options)
         except Unjudged:
             if not what.is_reference:
                 raise
@@ -183,20 +199,20 @@ def run_on(
                 "one, nothing can be said of it"
             ) from error
         return ended(clock.stage or "launch", *error_symptom(error), digests)
-    out, lse = (t.detach().cpu() if t is not None else None for t in (attended.out, attended.lse))
-    returned = {name: t for name, t in (("out", out), ("lse", lse)) if t is not None}
-    digests = {**digests, **{name: inputs.digest(t) for name, t in returned.items()}}
+    returned = attended.on_cpu()
+    # An outcome records no digest of scores.
+    digests = {**digests, **{name: inputs.digest(t) for name, t in returned.items() if name != "scores"}}
     if keep is not None:
         saved.save(keep, case.name, subject, returned)
     if attended.trespass:
         return ended("output", Symptom.WRONG, attended.trespass, digests)
     if flake:
         return ended("output", Symptom.NONDETERMINISTIC, flake, digests)
-    if certified is None:
+    if comparing is None:
         clock.enter("oracle")
-        certified = certify(exact, options)
+        comparing = what.judge()(exact, options)
     clock.enter("output")
-    comparison = compare.compare(out, lse, certified)
+    comparison = comparing(returned)
     clock.close()
     launches = _time(attended, options.timed, theirs) if comparison.symptom == "ok" else ()
     in_lse = comparison.worst is not None and comparison.worst["tensor"] == "lse"
@@ -212,6 +228,12 @@ def run_on(
         digests={**exact.digests, **digests},
         launches=launches,
     )
+
+
+def attention(exact: Inputs, options: Options) -> Callable[[Mapping[str, Tensor]], Comparison]:
+    """The Judge of every subject that computes an attention: compares the output and the LSE."""
+    certified = certify(exact, options)
+    return lambda returned: compare.compare(returned.get("out"), returned.get("lse"), certified)
 
 
 class Unjudged(InputError):
