@@ -111,14 +111,14 @@ def test_a_full_disk_is_one_clear_error_and_leaves_whole_records(
 
 
 def test_a_full_disk_ends_fuzzing_and_is_no_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Here:
+    class InThisProcess:
         def run(self, case: Case, subject: str, options: Any = None, keep: Path | None = None) -> Outcome:
             return fuzzed.right(tasks.CaseTask(case, subjects.get(subject), options), lambda stage: None)
 
     plan = Plan("torch-eager", tmp_path, 60, drawn=("fuzzed:cases", "fuzzed:widths"), check_repro=False)
     Disk(monkeypatch, each=1 << 20, room=700)
     with pytest.raises(Broken, match="No space left on device; make room"):
-        Driver(plan, 0, Here(), until=float("inf")).drive()
+        Driver(plan, 0, InThisProcess(), until=float("inf")).drive()
     assert all(r.verdict == "ok" for r in stream.Reader(tmp_path).new())
 
 

@@ -141,13 +141,13 @@ def test_what_is_left_is_a_case_with_the_same_indices_and_captures(case: Case) -
 def _round(tmp_path: Path, fails: Any, shrink_seconds: float, others: Symptom = Symptom.OK) -> tuple[Round, Case]:
     """A round that has just found a large failing case; `fails` says what else does, `others` what is of the rest."""
 
-    class Runs:
+    class Answers:
         def run(self, case: Case, subject: str, options: Any = None, keep: Any = None) -> Outcome:
             symptom = Symptom.WRONG if fails(case) else others
             return Outcome(case.name, case.digest(), subject, Stage.OUTPUT, symptom, "")
 
     plan = Plan("reference.host", tmp_path, 60.0, shrink_seconds=shrink_seconds)
-    driver = Driver(plan, 0, Runs(), time.monotonic() + 60.0)
+    driver = Driver(plan, 0, Answers(), time.monotonic() + 60.0)
     tmp_path.mkdir(exist_ok=True)
     driver.writer = RecordWriter(tmp_path, 0)
     terms = [f"torch.sin(q * {n})" for n in range(2, 9)]

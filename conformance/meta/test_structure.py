@@ -1,4 +1,4 @@
-"""The pages name files, functions and releases that exist."""
+"""The pages name files, functions and releases that exist; no class name has two meanings."""
 
 from __future__ import annotations
 
@@ -99,3 +99,16 @@ def test_the_changes_begin_with_the_version_of_the_package() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     released = re.findall(r"^## (\d+\.\d+\.\d+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert released[0] == version
+
+
+def test_no_class_name_has_two_meanings() -> None:
+    """`flexflash.InputError` is a lowering's refusal, `flexconf.errors.InputError` the harness's error line."""
+    places: dict[str, list[str]] = {}
+    for room in ("impl", "conformance"):
+        for path in sorted((ROOT / room).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ClassDef):
+                    places.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert len(places) > 100, "classes read"
+    twice = {name: found for name, found in places.items() if len(found) > 1}
+    assert [*twice] == ["InputError"], twice

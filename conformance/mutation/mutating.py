@@ -77,7 +77,7 @@ SLOWER = 8.0  # a mutant counts as hanging after this many times the duration of
 AT_LEAST = 60.0  # seconds; the shortest time limit
 
 
-class Broken(Exception):
+class Unusable(Exception):
     """A file of `--out` is damaged, or tests fail before anything is changed."""
 
 
@@ -100,7 +100,7 @@ class Mutant:
 
 
 @dataclass(frozen=True)
-class Result:
+class Tried:
     """The outcome of a mutant: killed, survived, or not reached by any test."""
 
     ident: str
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         done = {r.ident: r for r in results(out)}
     except OSError as error:
         parser.error(f"{error.filename}: {error.strerror}; name a folder for --out that can be written")
-    except Broken as error:
+    except Unusable as error:
         parser.error(str(error))
     left = [m for m in sample if m.ident not in done]
     print(f"{len(sample)} mutants, {len(done)} of them done", flush=True)
@@ -166,7 +166,9 @@ def reached(out: Path) -> Reach:
             print("running every test once, to see what it reaches", flush=True)
             ended = subprocess.run(command, cwd=copy, env=environment, check=False)
             if ended.returncode or not path.exists():
-                raise Broken(f"the tests have to pass before anything is changed; pytest ended with {ended.returncode}")
+                raise Unusable(
+                    f"the tests have to pass before anything is changed; pytest ended with {ended.returncode}"
+                )
     with _read(path):
         found = json.loads(path.read_text())
         return Reach(found["lines"], found["seconds"], found["uses"])
@@ -174,12 +176,12 @@ def reached(out: Path) -> Reach:
 
 @contextmanager
 def _read(path: Path) -> Iterator[None]:
-    """Raises Broken if the file of an earlier run cannot be read."""
+    """Raises Unusable if the file of an earlier run cannot be read."""
     try:
         yield
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         what = "is not whole, or an older version's; delete it, or name another --out"
-        raise Broken(f"{path} {what} ({type(error).__name__}: {error})") from None
+        raise Unusable(f"{path} {what} ({type(error).__name__}: {error})") from None
 
 
 def chosen_for(mutant: Mutant, sources: Mapping[str, str], reach: Reach, budget: float) -> list[str]:
@@ -210,7 +212,7 @@ def sampled(out: Path, size: int, seed: int) -> list[Mutant]:
             kept = json.loads(path.read_text())
             drawn, mutants = (kept["size"], kept["seed"]), [_mutant(m) for m in kept["mutants"]]
         if drawn != (size, seed):
-            raise Broken(f"{path} holds another sample ({drawn[0]}, seed {drawn[1]}); name another --out")
+            raise Unusable(f"{path} holds another sample ({drawn[0]}, seed {drawn[1]}); name another --out")
         return mutants
     everything = list(all_mutants())
     chosen = random.Random(seed).sample(everything, min(size, len(everything)))
@@ -285,7 +287,7 @@ def _stage() -> None:
     os.chdir(copy)
 
 
-def _try(mutant: Mutant, tests: list[str], seconds: float) -> Result:
+def _try(mutant: Mutant, tests: list[str], seconds: float) -> Tried:
     """Runs in a worker: applies the mutant, runs the tests, undoes the change."""
     from cosmic_ray.mutating import mutate_and_test
     from cosmic_ray.work_item import MutationSpec, WorkerOutcome
@@ -307,7 +309,7 @@ def _try(mutant: Mutant, tests: list[str], seconds: float) -> Result:
         raise RuntimeError(f"{mutant.ident}: cosmic-ray: {tried.worker_outcome}: {tried.output}")
     outcome = str(tried.test_outcome.value) if tests else "not reached"
     taken = round(time.monotonic() - started, 1)
-    return Result(
+    return Tried(
         mutant.ident, mutant.module, mutant.start[0], mutant.operator, outcome, len(tests), taken, tried.diff or ""
     )
 
@@ -315,14 +317,14 @@ def _try(mutant: Mutant, tests: list[str], seconds: float) -> Result:
 # ------------------------------------------------------------------------------------------------------ the report
 
 
-def results(out: Path) -> list[Result]:
+def results(out: Path) -> list[Tried]:
     """The results that are kept in this folder."""
     path = out / RESULTS
     with _read(path):
-        return [Result(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+        return [Tried(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def report(found: list[Result], least: float) -> int:
+def report(found: list[Tried], least: float) -> int:
     """Prints a table by module, and every survivor. Returns the exit code."""
     by_module: dict[str, Counter[str]] = defaultdict(Counter)
     for r in found:

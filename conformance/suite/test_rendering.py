@@ -186,7 +186,7 @@ def test_names_of_captures_clash_with_nothing() -> None:
 def test_another_launcher_gets_the_same_text() -> None:
     kernel = _kernel()
 
-    class Recording(HostLauncher):
+    class KeepsTexts(HostLauncher):
         texts: list[str] = []  # noqa: RUF012
 
         def run(self, kernel: RenderedKernel, arguments: Mapping[str, Tensor]) -> None:
@@ -195,8 +195,8 @@ def test_another_launcher_gets_the_same_text() -> None:
 
     for width in (1, 4):
         out, lse = kernel.allocate()
-        Recording(width).run(kernel, kernel.arguments(Q, K, V, out, lse))
-    assert Recording.texts == [kernel.text, kernel.text]
+        KeepsTexts(width).run(kernel, kernel.arguments(Q, K, V, out, lse))
+    assert KeepsTexts.texts == [kernel.text, kernel.text]
     assert "launcher" in kernel.text
     assert "flash_attn" not in kernel.text.replace("flash_attention", ""), "the entry point comes from the launcher"
 
