@@ -45,7 +45,7 @@ def _nothing(*tensors: torch.Tensor, out: torch.Tensor, lse: torch.Tensor, **key
     lse.zero_()
 
 
-def _generated(case: Case, whole: bool = False, entry: torch_private.Entry = _nothing) -> Generated:
+def _generated(case: Case, whole: bool = False, entry: torch_private.ForwardEntry = _nothing) -> Generated:
     given = inputs.materialize(case)
     return torch_private.flex_flash(
         given.q,

@@ -24,7 +24,7 @@ from flexconf.gate import components
 from flexconf.gate.model import Change, Effect, Row
 from flexconf.machine import environment
 from flexconf.runs import toml_entries
-from flexconf.runs.toml_entries import Entry, hint
+from flexconf.runs.toml_entries import TomlEntry, hint
 
 __all__ = ["CHANGES", "FILE", "SLOWER", "Waiver", "default", "load", "load_text"]
 
@@ -139,7 +139,7 @@ def load_text(text: str, origin: str = "<text>") -> tuple[Waiver, ...]:
     return found
 
 
-def _read(entry: Entry) -> Waiver:
+def _read(entry: TomlEntry) -> Waiver:
     entry.check_keys(_KEYS, _REQUIRED, "a waiver")
     link = entry.string("link")
     if not _LINK.fullmatch(link):
@@ -158,7 +158,7 @@ def _read(entry: Entry) -> Waiver:
     )
 
 
-def _subject(entry: Entry, pattern: str) -> str:
+def _subject(entry: TomlEntry, pattern: str) -> str:
     if not fnmatch.filter(subjects.SUBJECTS, pattern):
         raise InputError(
             f"{entry.where}: {pattern!r} names no subject; {hint(pattern, [*subjects.SUBJECTS], 'there are')}"
@@ -166,7 +166,7 @@ def _subject(entry: Entry, pattern: str) -> str:
     return pattern
 
 
-def _change(entry: Entry, text: str) -> str:
+def _change(entry: TomlEntry, text: str) -> str:
     if text == Change.MISSING:
         raise InputError(f"{entry.where}: a missing result cannot be waived; record the bundle again")
     if text not in CHANGES:
@@ -175,7 +175,7 @@ def _change(entry: Entry, text: str) -> str:
     return text
 
 
-def _date(entry: Entry) -> datetime.date:
+def _date(entry: TomlEntry) -> datetime.date:
     value = entry.table["expires"]
     if isinstance(value, datetime.datetime) or not isinstance(value, datetime.date):
         raise InputError(f"{entry.where}: expires must be a date without quotes, such as 2030-01-31, not {value!r}")

@@ -68,7 +68,7 @@ _DTYPES = {
 
 
 def of_bytes(data: bytes, name: str) -> Golden:
-    """The inverse of `Entry.to_bytes`. Raises InputError, which names the file `name`, if `data` is no golden."""
+    """The inverse of `Golden.to_bytes`. Raises InputError, which names the file `name`, if `data` is no golden."""
     try:
         size = int.from_bytes(data[:8], "little")
         facts = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["golden"])

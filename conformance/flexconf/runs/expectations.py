@@ -25,7 +25,7 @@ from flexconf.cases.case import Case
 from flexconf.errors import InputError
 from flexconf.machine import environment
 from flexconf.runs import toml_entries
-from flexconf.runs.toml_entries import Entry
+from flexconf.runs.toml_entries import TomlEntry
 from flexconf.verdict.outcome import Outcome, Stage, Symptom
 
 __all__ = [
@@ -222,7 +222,7 @@ def load_crashes(text: str, subject: str, origin: str) -> list[Crash]:
     return [_read_crash(entry, subject) for entry in tables]
 
 
-def _read_crash(entry: Entry, subject: str) -> Crash:
+def _read_crash(entry: TomlEntry, subject: str) -> Crash:
     for key in entry.table:
         if key in _KEYS and key not in _CRASH_KEYS:
             raise InputError(
@@ -250,7 +250,7 @@ def _clauses() -> frozenset[str]:
     return frozenset(clause.number for clause in clauses.load())
 
 
-def _read(entry: Entry, subject: str) -> Expectation:
+def _read(entry: TomlEntry, subject: str) -> Expectation:
     entry.check_keys(_KEYS, _REQUIRED, "an expectation")
     table = entry.table
     flaky = table.get("flaky", False)
@@ -270,7 +270,7 @@ def _read(entry: Entry, subject: str) -> Expectation:
     )
 
 
-def _outcome(entry: Entry, text: str) -> str:
+def _outcome(entry: TomlEntry, text: str) -> str:
     if text.partition("/")[2] in _UNPUBLISHED:
         raise InputError(
             f"{entry.where}: outcome {text!r}: an input that ends so is not published; say in words what crashed, in a "
@@ -283,7 +283,7 @@ def _outcome(entry: Entry, text: str) -> str:
     return text
 
 
-def _repro(entry: Entry) -> Case:
+def _repro(entry: TomlEntry) -> Case:
     text = entry.table["repro"]
     if not isinstance(text, str):
         raise InputError(f"{entry.where}: repro must be a text that holds one case")

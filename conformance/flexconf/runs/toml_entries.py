@@ -12,12 +12,12 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from flexconf.errors import InputError
 
-__all__ = ["Entry", "hint", "load_text"]
+__all__ = ["TomlEntry", "hint", "load_text"]
 
 _DEVICE = re.compile(r"[0-9.*?\[\]]+")
 
 
-class Entry:
+class TomlEntry:
     """One table. `where` names its place in messages. All methods raise InputError if the table is wrong."""
 
     def __init__(self, table: dict[str, Any], where: str) -> None:
@@ -83,7 +83,7 @@ class Entry:
         return device
 
 
-def load_text(text: str, key: str, what: str, origin: str, beside: Sequence[str] = ()) -> list[Entry]:
+def load_text(text: str, key: str, what: str, origin: str, beside: Sequence[str] = ()) -> list[TomlEntry]:
     """The `[[key]]` tables of a TOML text. `what` names the kind of entry in messages, with its article.
 
     The text may also hold tables with the keys `beside`, which are ignored. Raises InputError if the text is not valid
@@ -105,7 +105,7 @@ def load_text(text: str, key: str, what: str, origin: str, beside: Sequence[str]
         where = f"{origin}: [[{key}]] {n}"
         if not isinstance(table, dict):
             raise InputError(f"{where}: must be a table")
-        found.append(Entry(table, where))
+        found.append(TomlEntry(table, where))
     return found
 
 

@@ -54,7 +54,7 @@ _WRAPPER = (
 
 _KERNEL = re.compile(r"async_compile\.cutedsl\('\w+', r'''\n(?P<text>.*?)'''", re.DOTALL)
 
-Entry = Callable[..., None]
+ForwardEntry = Callable[..., None]
 """A function with the arguments of flash-attn-4's `_flash_attn_fwd`. It fills `out` and `lse`."""
 
 
@@ -110,7 +110,7 @@ def flex_flash(
     block_mask: BlockMask | None,
     scale: float | None,
     enable_gqa: bool,
-    entry: Entry,
+    entry: ForwardEntry,
     on_stage: Callable[[str], None] = lambda stage: None,
     generated: Generated | None = None,
     whole: bool = False,
@@ -323,7 +323,7 @@ def _gpu() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _stand_ins(entry: Entry) -> Iterator[None]:
+def _stand_ins(entry: ForwardEntry) -> Iterator[None]:
     """Puts stand-ins for the flash-attn-4 modules that the kernel's text imports into sys.modules.
 
     They take the place of flash-attn-4 if it is installed.
