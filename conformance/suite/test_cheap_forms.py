@@ -268,6 +268,8 @@ LARGE = torch.arange(53, dtype=torch.int32)
         (lambda kv: kv ^ 2**23, False),
         (lambda kv: LARGE[kv] | 7, False),
         (lambda kv: torch.minimum(kv, LARGE[kv]), False),
+        (lambda kv: (kv | (2**23 - 1)) + (2**23 + 1 - 36), True),
+        (lambda kv: (kv | (2**23 - 1)) + (2**23 + 2 - 36), False),
         (lambda kv: kv << 1, False),
         (lambda kv: kv >> 1, True),
     ],

@@ -163,14 +163,24 @@ def _zeros(*size: int, dtype: torch.dtype = torch.bfloat16, device: str = "cpu")
 _Q, _K = _zeros(1, 4, 8, 32), _zeros(1, 2, 8, 32)
 _BAD: dict[str, tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], str]] = {
     "rank": ((_Q[0], _K, _K), r"rank 4.*q \(4, 8, 32\)"),
+    "rank 5": ((_Q[None], _K, _K), r"rank 4.*q \(1, 1, 4, 8, 32\)"),
+    "rank of k": ((_Q, _K[0], _K), r"rank 4.*k \(2, 8, 32\)"),
+    "rank of v": ((_Q, _K, _K[None]), r"rank 4.*v \(1, 1, 2, 8, 32\)"),
     "device": ((_Q, _zeros(1, 2, 8, 32, device="meta"), _K), "different devices: cpu, meta"),
     "mixed dtypes": ((_Q, _K.half(), _K), "all float16 or all bfloat16, not torch.bfloat16, torch.float16"),
     "float32": ((_Q.float(), _K.float(), _K.float()), "all float16 or all bfloat16"),
     "batch": ((_Q, _zeros(2, 2, 8, 32), _zeros(2, 2, 8, 32)), r"batch sizes differ.*\(2, 2, 8, 32\)"),
+    "smaller batch": ((_zeros(2, 4, 8, 32), _K, _K), r"batch sizes differ.*q \(2, 4, 8, 32\)"),
+    "batch of k": ((_Q, _zeros(0, 2, 8, 32), _K), r"batch sizes differ.*k \(0, 2, 8, 32\)"),
+    "batch of v": ((_Q, _K, _zeros(2, 2, 8, 32)), r"batch sizes differ.*v \(2, 2, 8, 32\)"),
+    "smaller batch of v": ((_Q, _K, _zeros(0, 2, 8, 32)), r"batch sizes differ.*v \(0, 2, 8, 32\)"),
     "heads": ((_Q, _zeros(1, 3, 8, 32), _zeros(1, 3, 8, 32)), "4 query heads are not a multiple of 3"),
     "no kv heads": ((_Q, _zeros(1, 0, 8, 32), _zeros(1, 0, 8, 32)), "not a multiple of 0"),
     "k and v": ((_Q, _K, _zeros(1, 2, 9, 32)), "k and v must agree"),
     "q and k dims": ((_Q, _zeros(1, 2, 8, 64), _K), "same head dim"),
+    "smaller dim of k": ((_Q, _zeros(1, 2, 8, 16), _K), "same head dim"),
+    "value dim 264": ((_Q, _K, _zeros(1, 2, 8, 264)), "head dim 264 of v must be a multiple of 8 from 8 to 256"),
+    "value dim 0": ((_Q, _K, _zeros(1, 2, 8, 0)), "head dim 0 of v"),
     "head dim 512": (tuple(_zeros(1, 2, 8, 512) for _ in range(3)), "head dim 512 of q and k"),  # type: ignore[dict-item]
     "head dim 12": (tuple(_zeros(1, 2, 8, 12) for _ in range(3)), "multiple of 8"),  # type: ignore[dict-item]
     "value dim 4": ((_Q, _K, _zeros(1, 2, 8, 4)), "head dim 4 of v"),
@@ -320,6 +330,7 @@ _BAD_LISTS: dict[str, tuple[dict[str, torch.Tensor], str]] = {
         r"names block 0 twice in row 0 of \(b, h\) = \(0, 0\).*each of the 2 blocks once \(L8.4\)",
     ),
     "a full block twice": ({"full_kv_indices": torch.tensor([[[[1, 0], [1, 1]]]])}, "names block 1 twice in row 1"),
+    "two of them": ({"full_kv_indices": torch.tensor([[[[0, 1], [1, 1]]]])}, "names block 0 twice in row 0"),
     "partial and full": ({"full_kv_indices": _row(0, 1)}, "names block 0 twice in row 0"),
     "beyond the keys": ({"full_kv_indices": _row(2, 0)}, r"full_kv_indices names block 2 in row 0.*blocks 0 to 1"),
     "below the keys": ({"kv_indices": _row(-1, 0)}, "kv_indices names block -1 in row 0"),
@@ -351,6 +362,61 @@ def test_bad_block_lists_are_refused(name: str, heads: int) -> None:
     assert lower(*tensors, None, _listed()).block_lists == (), "the lists are right without the change"
     with pytest.raises(InputError, match=message):
         lower(*tensors, None, _listed(**changes))
+
+
+_PLACES: dict[str, tuple[str, tuple[int, ...], int, str]] = {
+    "a block": ("kv_indices", (0,), 2, r"kv_indices names block 2 in row 1 of \(b, h\) = \(1, 2\)"),
+    "a full block": ("full_kv_indices", (0,), -1, r"full_kv_indices names block -1 in row 1 of \(b, h\) = \(1, 2\)"),
+    "a count": ("kv_num_blocks", (), 3, r"kv_num_blocks says 3 in row 1 of \(b, h\) = \(1, 2\), .*has 2 a row"),
+    "twice": ("kv_indices", (0,), 1, r"names block 1 twice in row 1 of \(b, h\) = \(1, 2\)"),
+}
+
+
+def _of_every_head() -> dict[str, torch.Tensor]:
+    """Lists of 2 batches and 3 heads: in each row, block 0 is partial and block 1 full."""
+    counts = torch.ones(2, 3, 2, dtype=torch.int32)
+    lists = {"kv_num_blocks": counts, "kv_indices": torch.tensor([0, 1]).expand(2, 3, 2, 2)}
+    full = {"full_kv_num_blocks": counts, "full_kv_indices": torch.tensor([1, 0]).expand(2, 3, 2, 2)}
+    return {name: t.to(torch.int32).clone() for name, t in {**lists, **full}.items()}
+
+
+@pytest.mark.clause("L5.5", "L8.4")
+@pytest.mark.parametrize("name", _PLACES)
+def test_a_bad_list_is_named_by_its_batch_head_and_row(name: str) -> None:
+    which, last, number, message = _PLACES[name]
+    lists = _of_every_head()
+    tensors = qkv(2, 3, 3, 200, 200)
+    lower(*tensors, None, _listed(**lists))
+    lists[which][(1, 2, 1, *last)] = number
+    with pytest.raises(InputError, match=message):
+        lower(*tensors, None, _listed(**lists))
+
+
+@pytest.mark.clause("L5.5")
+def test_a_block_mask_of_other_heads_or_ranks_is_refused() -> None:
+    with pytest.raises(InputError, match=r"\(batch, heads\) = \(2, 3\), the query \(2, 6\); each must be 1 or equal"):
+        lower(*qkv(2, 6, 3, 200, 200), None, _listed(**_of_every_head()))
+    for part, changes in (
+        ("kv", {"num_blocks": 0}),
+        ("full_kv", {"indices": 0}),
+        ("kv", {"num_blocks": 0, "indices": 0}),
+        ("full_kv", {"num_blocks": (None,), "indices": (None,)}),
+        ("full_kv", {"indices": (..., None)}),
+    ):
+        mask = _listed(**_of_every_head())
+        for name, change in changes.items():
+            setattr(mask, f"{part}_{name}", getattr(mask, f"{part}_{name}")[change])
+        with pytest.raises(InputError, match=r"must be \(batch, heads, rows\) and \(batch, heads, rows, blocks\)"):
+            lower(*qkv(2, 3, 3, 200, 200), None, mask)
+
+
+@pytest.mark.clause("L5.5")
+def test_every_tensor_that_requires_grad_is_named() -> None:
+    q, k, v = qkv(1, 2, 2, 8, 8)
+    with pytest.raises(InputError, match=r"^q requires grad, but"):
+        lower(q.clone().requires_grad_(), k, v)
+    with pytest.raises(InputError, match=r"^q, v require grad, but"):
+        lower(q.clone().requires_grad_(), k, v.clone().requires_grad_())
 
 
 @pytest.mark.clause("L8.4")

@@ -337,6 +337,14 @@ def test_a_refusal_has_the_start_of_its_line_and_of_its_message(statement: str, 
         assert said == "x" * 300
 
 
+@pytest.mark.clause("L7.5")
+def test_a_capture_moved_to_another_device_is_captured_there() -> None:
+    """A CPU has one other device at hand, the meta device, of which no capture is taken."""
+    for mod in (lambda s, b, h, q, kv: s + TABLE.to("meta")[h], lambda s, b, h, q, kv: s + TABLE.to(device="meta")[h]):
+        with pytest.raises(TraceError, match="a capture on the meta device has no values"):
+            lower(Q, K, V, mod)
+
+
 @pytest.mark.clause("L7.7")
 def test_an_error_without_a_message_is_named() -> None:
     def mod(s: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:

@@ -109,7 +109,7 @@ def check_block_mask(block_mask: BlockMask, q: torch.Tensor, k: torch.Tensor) ->
 def _check_list_shapes(
     name: str, counts: torch.Tensor, indices: torch.Tensor, rows: int, block_mask: BlockMask, q: torch.Tensor
 ) -> None:
-    if counts.dim() != 3 or indices.dim() != 4 or counts.shape != indices.shape[:3]:
+    if indices.dim() != 4 or counts.shape != indices.shape[:-1]:
         raise InputError(
             f"{name}_num_blocks {tuple(counts.shape)} and {name}_indices {tuple(indices.shape)} "
             "must be (batch, heads, rows) and (batch, heads, rows, blocks)"
