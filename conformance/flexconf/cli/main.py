@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from flexconf.cli import bench, console, fuzz, gate, golden, listing, own_mod, sanitize
+from flexconf.cli import bench, codegen, console, fuzz, gate, golden, listing, own_mod, sanitize
 from flexconf.cli.options import FastMath, Json, Limit, SubjectName, Width, Workers, enter, run_options
 from flexconf.errors import InputError
 
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 
 app.add_typer(bench.app, name="bench")
+app.add_typer(codegen.app, name="codegen")
 app.add_typer(gate.app, name="gate")
 app.add_typer(golden.app, name="golden")
 

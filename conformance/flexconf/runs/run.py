@@ -19,6 +19,7 @@ from flexconf.cases.case import Case
 from flexconf.errors import InputError
 from flexconf.machine import caches, files
 from flexconf.runs.judging import Result, judge
+from flexconf.subjects import Subject
 from flexconf.verdict.outcome import Outcome, missing
 from flexconf.workers import pool
 from flexconf.workers.pool import Lost
@@ -75,7 +76,7 @@ class Summary:
 def run(
     cases: Sequence[Case],
     *,
-    subject: str = "reference.host",
+    subject: str | Subject = "reference.host",
     workers: int | None = None,
     options: Options | None = None,
     time_limit: float | None = None,
@@ -101,7 +102,7 @@ def run(
         raise InputError(f"two cases are named {twice[0]!r}")
     asked = [case for case in cases if case.expect == "ok" or what.is_reference]
     if not asked:
-        raise InputError(f"these cases state what the reference must refuse, which is not asked of {subject}")
+        raise InputError(f"these cases state what the reference must refuse, which is not asked of {what.name}")
     stream = _Stream(results) if results is not None else None
     workers = workers or pool.default_workers()
     tasks = [CaseTask(case, what, options) for case in asked]
@@ -132,11 +133,11 @@ def run(
             stream.close()
     for case in asked:
         if case.name not in collected:
-            lost = missing(case.name, case.digest(), tampering.labelled(subject), "the case was never run")
+            lost = missing(case.name, case.digest(), tampering.labelled(what.name), "the case was never run")
             collected[case.name] = judge(case, lost)
     seconds = time.perf_counter() - started
     return summarize(
-        [collected[c.name] for c in asked], tampering.labelled(subject), workers, seconds, len(cases) - len(asked)
+        [collected[c.name] for c in asked], tampering.labelled(what.name), workers, seconds, len(cases) - len(asked)
     )
 
 

@@ -315,10 +315,11 @@ def get(name: str) -> Subject:
     return SUBJECTS[name]
 
 
-def require(name: str) -> Subject:
-    """The subject called `name`. Raises InputError if there is none, or if it cannot run here."""
-    subject = get(name)
+def require(subject: str | Subject) -> Subject:
+    """The subject, or the subject of that name. Raises InputError if there is none, or if it cannot run here."""
+    if isinstance(subject, str):
+        subject = get(subject)
     why = subject.why_not()
     if why:
-        raise InputError(f"subject {name} cannot run here: {why}; `flexconf subjects` shows which can")
+        raise InputError(f"subject {subject.name} cannot run here: {why}; `flexconf subjects` shows which can")
     return subject

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from unittest.mock import patch
@@ -22,9 +23,12 @@ from flexconf.subjects.torch_private import Generated, NeedsGpu
 from flexconf.subjects.trial import Attended, Options, Refused, StageClock
 
 
-def codegen(given: Inputs, clock: StageClock, options: Options) -> Attended:
-    """The subject `torch-codegen`. It uses production's vector width: the generated text is right only for that one."""
-    first = Generated()
+def codegen(given: Inputs, clock: StageClock, options: Options, generated: Generated | None = None) -> Attended:
+    """The subject `torch-codegen`. It uses production's vector width: the generated text is right only for that one.
+
+    `generated` receives the kernel of the first launch and its arguments, also if the launch fails.
+    """
+    first = generated if generated is not None else Generated()
     out, lse = _attend(given, clock, first, options.stand_ins)
 
     def again() -> tuple[Tensor | None, Tensor | None]:
@@ -36,12 +40,17 @@ def codegen(given: Inputs, clock: StageClock, options: Options) -> Attended:
 
 def _attend(given: Inputs, clock: StageClock, into: Generated, stand_ins: bool) -> tuple[Tensor | None, Tensor | None]:
     reached = False
+    host = on_host(clock, stand_ins)
 
     def entry(q: Tensor, k: Tensor, v: Tensor, **keywords: Any) -> None:
         nonlocal reached
         reached = True
-        with _stand_ins(stand_ins):
-            _host(q, k, v, clock, **keywords)
+        # The caller is the kernel's main function: its arguments are those with which torch's wrapper calls it.
+        caller = sys._getframe(1)
+        names = caller.f_code.co_varnames[: caller.f_code.co_argcount]
+        into.arguments = {name: caller.f_locals[name] for name in names}
+        into.results = {"out": keywords["out"].transpose(1, 2), "lse": keywords["lse"]}
+        host(q, k, v, **keywords)
 
     try:
         torch_private.flex_flash(
@@ -63,6 +72,19 @@ def _attend(given: Inputs, clock: StageClock, into: Generated, stand_ins: bool) 
             torch_flex.judge(error, clock)
         raise
     return into.out, into.lse
+
+
+def on_host(clock: StageClock, stand_ins: bool = False) -> torch_private.ForwardEntry:
+    """A function with the arguments of flash-attn-4's forward, which computes the attention on the CPU.
+
+    `stand_ins` is as in `Options`.
+    """
+
+    def entry(q: Tensor, k: Tensor, v: Tensor, **keywords: Any) -> None:
+        with _stand_ins(stand_ins):
+            _host(q, k, v, clock, **keywords)
+
+    return entry
 
 
 def _host(

@@ -75,12 +75,15 @@ class BlockLists(NamedTuple):
 class Generated:
     """The results of one call: out (B, H, M, Dv), lse (B, H, M), and the text of each kernel that torch rendered.
 
-    `out` is None until the call returns. `lse` is None until then, or if torch returns none.
+    `out` is None until the call returns. `lse` is None until then, or if torch returns none. The entry fills
+    `arguments` (those of the kernel's main function, by name) and `results` (the "out" and "lse" that it fills).
     """
 
     out: Tensor | None = None
     lse: Tensor | None = None
     kernels: list[str] = field(default_factory=list)
+    arguments: dict[str, object] = field(default_factory=dict)
+    results: dict[str, Tensor] = field(default_factory=dict)
 
 
 class NeedsGpu(NotImplementedError):
@@ -148,7 +151,7 @@ def flex_flash(
         torch.no_grad(),
         _own_folder(),
         _swiftly(),
-        _stand_ins(entry),
+        stand_ins(entry),
         patch.object(lowering, "ensure_flash_available", lambda: True),
         patch.object(flex, "setup_compilation_env", environment),
         dynamo.patch(automatic_dynamic_shapes=False, assume_static_by_default=True),
@@ -323,7 +326,7 @@ def _gpu() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _stand_ins(entry: ForwardEntry) -> Iterator[None]:
+def stand_ins(entry: ForwardEntry) -> Iterator[None]:
     """Puts stand-ins for the flash-attn-4 modules that the kernel's text imports into sys.modules.
 
     They take the place of flash-attn-4 if it is installed.
