@@ -14,7 +14,7 @@ from flexconf.cli.options import Json, Limit, Workers
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from flexconf.replay.bundle import Bundle
+    from flexconf.replay.bundle import KernelBundle
     from flexconf.replay.run import Replayed
 
 app = typer.Typer(no_args_is_help=True, help="The kernels that torch generates: record them here, run them elsewhere.")
@@ -103,7 +103,7 @@ def replay(
     raise typer.Exit(0 if found.ok else 1)
 
 
-def _recorded(bundle: Bundle, out: Path, seconds: float) -> RenderableType:
+def _recorded(bundle: KernelBundle, out: Path, seconds: float) -> RenderableType:
     from rich.table import Table
 
     right = sum(r.outcome.ok for r in bundle.recorded.values())

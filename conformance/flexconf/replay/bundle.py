@@ -139,7 +139,7 @@ def _same_storage(a: Tensor, b: Tensor) -> bool:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedCase:
     """One case of a bundle: the case, its inputs' digests, the outcome where it was recorded, and its kernel.
 
     `text` is "" if torch rendered no kernel, or none that can run elsewhere; `why` then says why.
@@ -154,12 +154,12 @@ class Recorded:
 
 
 @dataclass(frozen=True)
-class Bundle:
+class KernelBundle:
     """A bundle: the package versions of the recording machine, torch's helpers, and the cases by name."""
 
     versions: Mapping[str, str | None]
     helpers: str
-    recorded: Mapping[str, Recorded] = field(default_factory=dict)
+    recorded: Mapping[str, RecordedCase] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Writes the bundle into a new folder. `bundle.json` comes last: without it a folder is no bundle.
@@ -189,7 +189,7 @@ class Bundle:
         files.write_json(folder / MANIFEST, manifest)
 
 
-def read(folder: Path) -> Bundle:
+def read(folder: Path) -> KernelBundle:
     """Reads a bundle, and checks every digest and the syntax tree of every text.
 
     Raises InputError for a folder that is no bundle, for another format, for a file that is missing or was changed, and
@@ -210,13 +210,13 @@ def read(folder: Path) -> Bundle:
         cases = {case.name: case for case in catalogue.load_text(toml, str(folder / CASES))}
         if cases.keys() != recorded.keys():
             raise InputError(f"{folder}: {CASES} and {MANIFEST} name other cases; {_RECORD}")
-        return Bundle(versions, helpers, {n: _recorded(folder, cases[n], recorded[n]) for n in sorted(cases)})
+        return KernelBundle(versions, helpers, {n: _recorded(folder, cases[n], recorded[n]) for n in sorted(cases)})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         said = f"{type(error).__name__}: {error}"
         raise InputError(f"{folder / MANIFEST}: a part is missing or has another form ({said}); {_RECORD}") from None
 
 
-def _recorded(folder: Path, case: Case, data: Mapping[str, Any]) -> Recorded:
+def _recorded(folder: Path, case: Case, data: Mapping[str, Any]) -> RecordedCase:
     where = f"{folder / MANIFEST}: {case.name!r}"
     if case.digest() != data["digest"]:
         raise InputError(f"{where}: the case is another one than was recorded; {_RECORD}")
@@ -227,7 +227,7 @@ def _recorded(folder: Path, case: Case, data: Mapping[str, Any]) -> Recorded:
         kernel_text.check_kernel(text, str(folder / name))
     arguments = tuple(Argument.from_json(a, where) for a in data["arguments"])
     outcome = Outcome.from_json(data["outcome"])
-    return Recorded(case, dict(data["inputs"]), outcome, text, arguments, str(data["why"]))
+    return RecordedCase(case, dict(data["inputs"]), outcome, text, arguments, str(data["why"]))
 
 
 def _whole(folder: Path, name: str, sha: str) -> str:

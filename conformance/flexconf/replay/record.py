@@ -19,7 +19,7 @@ from flexconf.errors import InputError
 from flexconf.inputs import Inputs
 from flexconf.machine import caches, environment
 from flexconf.replay import kernel_text
-from flexconf.replay.bundle import Argument, Bundle, Recorded, described
+from flexconf.replay.bundle import Argument, KernelBundle, RecordedCase, described
 from flexconf.verdict.outcome import Outcome
 from flexconf.workers import pool
 from flexconf.workers.pool import Last, Lost, Report
@@ -49,7 +49,7 @@ def record(
     workers: int | None = None,
     time_limit: float | None = None,
     on_result: Callable[[Outcome], None] = lambda outcome: None,
-) -> tuple[Bundle, float]:
+) -> tuple[KernelBundle, float]:
     """Runs `cases` on torch-codegen in isolated workers. Returns the bundle, and the seconds that it took.
 
     Cases that state what the reference must refuse are left out. Raises InputError if no case is left, or if
@@ -60,17 +60,19 @@ def record(
     if not asked:
         raise InputError("no cases to record; `flexconf cases` lists what there is")
     tampering.announce()
-    recorded: dict[str, Recorded] = {}
+    recorded: dict[str, RecordedCase] = {}
     started = time.perf_counter()
 
     def take(task: CaseTask, ended: _Case | Lost) -> None:
         if isinstance(ended, Lost):
             outcome = of_lost(task, ended)
-            recorded[task.case.name] = Recorded(task.case, {}, outcome, why=f"no kernel was kept: {outcome.message}")
+            recorded[task.case.name] = RecordedCase(
+                task.case, {}, outcome, why=f"no kernel was kept: {outcome.message}"
+            )
         else:
             outcome = ended.outcome
             call = (ended.text, ended.arguments, ended.why)
-            recorded[task.case.name] = Recorded(task.case, ended.inputs, outcome, *call)
+            recorded[task.case.name] = RecordedCase(task.case, ended.inputs, outcome, *call)
         on_result(outcome)
 
     with caches.fresh() as variables:
@@ -88,7 +90,7 @@ def record(
         raise InputError(f"{len(lost)} cases were never run, {lost[0]!r} first; nothing is written")
     helpers = inspect.getsource(importlib.import_module(kernel_text.HELPERS))
     versions = environment.read().packages
-    return Bundle(versions, helpers, recorded), time.perf_counter() - started
+    return KernelBundle(versions, helpers, recorded), time.perf_counter() - started
 
 
 def _record_task(task: CaseTask, report: Report) -> _Case | Last[_Case]:

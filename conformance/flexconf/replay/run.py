@@ -22,7 +22,7 @@ from torch import Tensor
 
 from flexconf.errors import InputError
 from flexconf.replay import bundle, kernel_text
-from flexconf.replay.bundle import Bundle, Recorded
+from flexconf.replay.bundle import KernelBundle, RecordedCase
 from flexconf.runs import expectations, judging
 from flexconf.runs import run as runner
 from flexconf.subjects import Subject, require
@@ -140,6 +140,9 @@ def replay(
         time_limit=time_limit,
         on_result=take,
     )
+    bad = [r.outcome.bad_input for r in results if r.outcome.bad_input]
+    if bad:
+        raise InputError(bad[0])
     known = expectations.in_force(_KERNEL_OF_FA4) if launcher == "fa4" else ()
     outcomes = {r.case.name: r.outcome for r in results}
     differences, agree = [], Counter[str]()
@@ -168,7 +171,7 @@ def subject(folder: Path, launcher: str) -> Subject:
 
 
 @functools.lru_cache(maxsize=1)
-def _bundle(folder: Path) -> Bundle:
+def _bundle(folder: Path) -> KernelBundle:
     return bundle.read(folder)
 
 
@@ -176,7 +179,7 @@ def _attending(folder: Path, launcher: str) -> Attend:
     return functools.partial(_attend, _bundle(folder), launcher)
 
 
-def _attend(kept: Bundle, launcher: str, given: Inputs, clock: StageClock, options: Options) -> Attended:
+def _attend(kept: KernelBundle, launcher: str, given: Inputs, clock: StageClock, options: Options) -> Attended:
     from flexconf.subjects.canary import Canary
     from flexconf.subjects.trial import Attended
 
@@ -209,7 +212,7 @@ def _attend(kept: Bundle, launcher: str, given: Inputs, clock: StageClock, optio
     )
 
 
-def _arguments(recorded: Recorded, given: Inputs, results: Mapping[str, Tensor], where: str) -> list[object]:
+def _arguments(recorded: RecordedCase, given: Inputs, results: Mapping[str, Tensor], where: str) -> list[object]:
     inputs = {"q": given.q, "k": given.k, "v": given.v, **{f"capture:{n}": t for n, t in given.captures.items()}}
     found: list[object] = []
     for a in recorded.arguments:

@@ -192,6 +192,8 @@ def run_on(
         flake = _repeat(attended, options.repeats)
     except Refused as refusal:
         return ended(refusal.stage, Symptom.REFUSED, str(refusal), digests)
+    except InputError:
+        raise  # the subject was given something that it cannot judge, which says nothing about the lowering
     except Exception as error:  # compilers' own exceptions have no common base
         if not what.on_gpu and any(sign in str(error) for sign in _WANTS_GPU):
             raise InputError(
