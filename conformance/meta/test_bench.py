@@ -1,53 +1,28 @@
-"""The bench, as far as it goes without a GPU: plan, useful work, the check of rows, measuring, files, tables."""
+"""The benchmark as far as it goes without a GPU: its providers, measuring, and its processes."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
+from benched import SETTINGS, eager, small, timed, took
 from torch import Tensor
-from torch.nn.attention.flex_attention import flex_attention
-from typer.testing import CliRunner
 
-from flexconf.bench import clock, mods, providers, record, rows, run, workloads
+from flexconf.bench import clock, mods, record, rows, run, workloads
 from flexconf.bench.clock import Call
 from flexconf.bench.measure import Poisoned, measure, order
 from flexconf.bench.providers import PROVIDERS, ProviderRefused, Reference, TorchFlex
-from flexconf.bench.record import FAILED, OK, REFUSED, WRONG, BenchRecording, File, Measurement, Settings
+from flexconf.bench.record import FAILED, OK, REFUSED, WRONG, BenchRecording, Measurement
 from flexconf.bench.run import ProviderBroken, Task
-from flexconf.bench.workloads import WORKLOADS, Built, Workload
-from flexconf.cli import bench, bench_tables
-from flexconf.errors import InputError
-from flexconf.machine import devices
+from flexconf.bench.workloads import WORKLOADS, Built
 from flexconf.workers.pool import Last, Report
 from flexflash.launch.host import HostLauncher
-
-SETTINGS = Settings(rounds=2, milliseconds=3.0, rows=9)
-
-
-def small(name: str) -> Workload:
-    """The workload in sizes for a CPU."""
-    w = WORKLOADS[name]
-    sizes = {"B": 2, "H": 4, "Hkv": 2 if w.Hkv != w.H else 4, "N": 200, "D": 64}
-    return dataclasses.replace(w, **sizes, M=1 if w.M == 1 else 200)
-
-
-def eager(built: Built) -> tuple[Tensor, Tensor]:
-    gqa = built.workload.Hkv != built.workload.H
-    found: Any = flex_attention(
-        built.q, built.k, built.v, built.score_mod, built.block_mask, built.scale, enable_gqa=gqa, return_lse=True
-    )
-    return found[0], found[1]
 
 
 class FakeTimer:
@@ -92,132 +67,6 @@ class Fake:
 
     def prepare(self, built: Built) -> Call:
         return lambda: self.result(built)
-
-
-# ------------------------------------------------------------------------------------------------- useful work
-
-
-@pytest.mark.parametrize("size", [1, 7, 300, 1500])
-def test_attended_pairs_have_a_closed_form(size: int) -> None:
-    assert workloads.attended(None, size, size + 1, "cpu") == size * (size + 1)
-    assert workloads.attended(mods.causal, size, size, "cpu", rows=64) == size * (size + 1) // 2
-    w = min(mods.WINDOW, size - 1)
-    inside = (w + 1) * size - w * (w + 1) // 2
-    assert workloads.attended(mods.sliding_window, size, size, "cpu", rows=100) == inside
-    ids = workloads.documents(size, "cpu")
-    lengths = torch.bincount(ids).tolist()
-    assert workloads.attended(mods.document(ids), size, size, "cpu") == sum(n * (n + 1) // 2 for n in lengths)
-
-
-def test_documents_are_uneven_and_off_the_tiles() -> None:
-    ids = workloads.documents(8192, "cpu")
-    assert ids.dtype == torch.int32 and ids.shape == (8192,) and ids.unique().tolist() == list(range(8))
-    lengths = torch.bincount(ids).tolist()
-    assert max(lengths) > 4 * min(lengths)
-    assert all(n % 128 for n in torch.tensor(lengths).cumsum(0).tolist()[:-1])
-
-
-def test_useful_work_counts_both_products_of_every_head() -> None:
-    w = WORKLOADS["causal"]
-    pairs = 8192 * 8193 // 2
-    assert w.flops(pairs) == 2 * (2 * 128 * pairs) * 64
-    assert WORKLOADS["decode"].least_bytes() == 2 * (2 * 16 * 32 * 128 + 2 * 16 * 8 * 8192 * 128)
-    assert WORKLOADS["none"].least_bytes() == 2 * 4 * (4 * 16 * 8192 * 128)
-
-
-# ---------------------------------------------------------------------------------------------- the check of rows
-
-
-@pytest.mark.parametrize("name", [n for n in WORKLOADS if n not in ("short", "simt")])
-def test_eager_flex_attention_passes_on_every_workload(name: str) -> None:
-    built = workloads.build(small(name), "cpu")
-    found = rows.check(rows.exact(built, 12), *eager(built))
-    assert found.ok and found.elements == min(12, 8 * built.workload.M) * 64, found
-    assert 0 < found.ulp < 2 and found.lse is not None and found.lse < 1
-
-
-def wrong_mask(built: Built) -> tuple[Tensor, Tensor]:
-    def off_by_one(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-        return q > kv
-
-    return eager(workloads_with(built, off_by_one))
-
-
-def workloads_with(built: Built, mask: mods.MaskMod) -> Built:
-    w = built.workload
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    block_mask = create_block_mask(mask, None, None, w.M, w.N, device="cpu")
-    return dataclasses.replace(built, mask_mod=mask, block_mask=block_mask)
-
-
-def planted(kind: str, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
-    match kind:
-        case "zeros":
-            return torch.zeros_like(out), lse
-        case "nan":
-            return out.clone().index_fill_(3, torch.tensor([5]), math.nan), lse
-        case "heads swapped":
-            return out.roll(1, 1), lse.roll(1, 1)
-        case "one row too far":
-            return out.roll(1, 2), lse.roll(1, 2)
-        case "scale":
-            return out * 1.1, lse
-        case "base-2 LSE":
-            return out, lse / math.log(2)
-        case "LSE nan":
-            return out, lse * math.nan
-    raise AssertionError(kind)
-
-
-@pytest.mark.parametrize("kind", ["zeros", "nan", "heads swapped", "one row too far", "scale", "base-2 LSE", "LSE nan"])
-def test_planted_errors_are_wrong(kind: str) -> None:
-    built = workloads.build(small("causal"), "cpu")
-    found = rows.check(rows.exact(built, 32), *planted(kind, *eager(built)))
-    assert not found.ok and found.why
-
-
-def test_a_mask_off_by_one_is_wrong() -> None:
-    built = workloads.build(small("causal"), "cpu")
-    assert not rows.check(rows.exact(built, 16), *wrong_mask(built)).ok
-
-
-def test_a_capture_of_another_head_is_wrong() -> None:
-    built = workloads.build(small("alibi"), "cpu")
-    slopes = torch.exp2(-8.0 * torch.arange(1, 5) / 4).roll(1)
-    other = dataclasses.replace(built, score_mod=mods.alibi(slopes))
-    assert not rows.check(rows.exact(built, 16), *eager(other)).ok
-
-
-def test_sampled_rows_are_distinct_and_hold_the_last_and_the_first() -> None:
-    built = workloads.build(small("none"), "cpu")
-    found = rows.exact(built, 40)
-    places = list(zip(found.b.tolist(), found.h.tolist(), found.q.tolist(), strict=True))
-    assert len(set(places)) == 40 and places[:2] == [(1, 3, 199), (0, 0, 0)]
-    assert all(0 <= b < 2 and 0 <= h < 4 and 0 <= q < 200 for b, h, q in places)
-    assert len(rows.exact(workloads.build(small("decode"), "cpu"), 99).q) == 8
-
-
-def test_rows_with_nothing_to_attend_to_are_zero_and_minus_infinity() -> None:
-    def nothing(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-        return (q >= 0) & (kv < 0)
-
-    built = workloads_with(workloads.build(small("causal"), "cpu"), nothing)
-    exact = rows.exact(built, 5)
-    assert rows.check(exact, torch.zeros_like(built.q), torch.full((2, 4, 200), -math.inf)).ok
-    assert not rows.check(exact, torch.zeros_like(built.q), torch.zeros(2, 4, 200)).ok
-
-
-def test_checking_nothing_is_a_failure() -> None:
-    built = workloads.build(small("none"), "cpu")
-    found = rows.check(rows.exact(built, 0), *eager(built))
-    assert not found.ok and found.why == "nothing was compared"
-
-
-def test_the_worse_of_two_checks() -> None:
-    both = rows.Check(3, 1.0, None).worse(rows.Check(4, 2.0, 0.5))
-    assert both == rows.Check(7, 2.0, 0.5)
-    assert math.isinf(rows.Check(3, math.inf, None).worse(both).ulp)
 
 
 # ------------------------------------------------------------------------------------------------------ providers
@@ -317,10 +166,6 @@ def test_a_clock_that_drifts_favours_nobody() -> None:
         for rival in found:
             seen = record.speed(own, rival)
             assert seen is not None and seen.equal and abs(seen.ratio - 1) < 0.002, (own.provider, rival.provider)
-
-
-def timed(turns: Sequence[float], provider: str = "a", code: str = "") -> Measurement:
-    return took(sorted(turns)[len(turns) // 2], provider, turns=tuple(turns), code=code)
 
 
 def test_a_speed_is_the_median_of_the_turns_own_ratios() -> None:
@@ -535,210 +380,7 @@ def test_nothing_measured_is_a_failure() -> None:
     assert not BenchRecording(SETTINGS, {}, [Measurement("none", "b", OK, median=1.0, checked=0)]).ok
 
 
-# -------------------------------------------------------------------------------------------- files and tables
-
-
-def recording(*measured: Measurement, **changes: Any) -> BenchRecording:
-    plain = BenchRecording(SETTINGS, {"python": "3", "gpus": [{"name": "H200"}]}, measured, {"none": {"B": 4}}, "now")
-    return dataclasses.replace(plain, **changes)
-
-
-def took(median: float, provider: str = "reference", **changes: Any) -> Measurement:
-    plain = Measurement(
-        "none",
-        provider,
-        OK,
-        median=median,
-        low=median * 0.99,
-        high=median * 1.01,
-        samples=9,
-        checked=64,
-        ulp=0.5,
-        flops=10**12,
-        bytes=10**9,
-    )
-    return dataclasses.replace(plain, **changes)
-
-
-def test_a_recording_survives_its_file(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    before = recording(took(1.0), took(2.0, "wrong", status=WRONG, ulp=math.inf), finished=False)
-    file = File(path, before)
-    assert record.read(path) == dataclasses.replace(before, measurements=list(before.measurements))
-    after = recording(took(3.0))
-    file.write(after)
-    assert record.read(path).measurements == [took(3.0)]
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
-    with pytest.raises(InputError, match="exists"):
-        File(path, after)
-    assert record.read(path).measurements == [took(3.0)]
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
-    with pytest.raises(InputError, match="cannot be written"):
-        File(tmp_path / "no" / "a.json", after)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "[]",
-        "{}",
-        '{"kind": "flexconf bench gpu", "version": 99}',
-        '{"kind": "flexconf bench gpu", "version": 1}',
-        '{"kind": "flexconf bench gpu", "version": 1, "settings": {}, "environment": {}, "measurements": [3],'
-        ' "workloads": {}, "started": "", "finished": true}',
-    ],
-)
-def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "a.json"
-    path.write_text(text)
-    with pytest.raises(InputError, match=r"a\.json"):
-        record.read(path)
-
-
-def test_changes_know_noise() -> None:
-    old = recording(took(1.0, "a"), took(1.0, "b"), took(1.0, "c"), took(1.0, "d"), took(1.0, "e"))
-    new = recording(took(0.5, "a"), took(1.5, "b"), took(1.005, "c"), took(1.0, "d", status=WRONG), took(1.0, "f"))
-    found = {c.provider: c for c in record.compare(old, new)}
-    verdicts = {name: c.verdict for name, c in found.items()}
-    assert verdicts == {
-        "a": "faster", "b": "slower", "c": "same", "d": "ok, then wrong", "e": "only before", "f": "only after",
-    }  # fmt: skip
-    assert found["a"].ratio == 0.5 and found["d"].ratio is None
-    text = shown(bench_tables.changes(found.values(), old, new))
-    assert "faster" in text and "0.500" in text
-
-
-def test_what_cannot_be_compared_is_refused() -> None:
-    with pytest.raises(InputError, match="no workload"):
-        record.compare(recording(took(1.0, "a")), recording(took(1.0, "b")))
-    with pytest.raises(InputError, match="quick"):
-        record.compare(recording(took(1.0)), recording(took(1.0), settings=Settings(quick=True)))
-    with pytest.raises(InputError, match="another size"):
-        record.compare(recording(took(1.0)), recording(took(1.0), workloads={"none": {"B": 1}}))
-
-
-def shown(renderable: Any) -> str:
-    console = Console(width=120, highlight=False)
-    with console.capture() as captured:
-        console.print(renderable)
-    return captured.get()
-
-
-def test_the_table_of_a_workload() -> None:
-    measured = [
-        took(2.0, graph=1.9, host=40.0, compile=3.0, lse=0.01, turns=(2.0, 2.02, 1.98), code="x"),
-        took(4.0, "torch-flash", graph_reason="no", turns=(4.0, 4.2, 4.1), code="x"),
-        took(5.0, "torch-triton"),
-        took(0.1, "cheat", status=WRONG, reason="the output is off by 99 ulp"),
-        Measurement("none", "cudnn", REFUSED, "has no argument for ALiBi"),
-    ]
-    text = shown(bench_tables.workload(WORKLOADS["none"], measured))
-    assert "2.071 +-0.040" in text and "2.500" in text and "500" in text
-    assert "the same machine code, byte for byte: reference, torch-flash" in text
-    assert "WRONG" in text and "off by 99 ulp" in text and "refused: has no argument for ALiBi" in text
-    assert all(len(line) <= 120 for line in text.splitlines())
-    line = next(x for x in text.splitlines() if "cheat" in x)
-    assert "0.1000" not in line and "40.0" not in line
-    assert "TB/s" in shown(bench_tables.workload(WORKLOADS["decode"], measured))
-    assert "FAIL" in shown(bench_tables.summary(recording(*measured)))
-
-
-@pytest.mark.parametrize(("rival", "seen"), [((1.0, 0.99, 1.02), "= 1.000 +-0.015"), ((0.98, 0.97, 0.99), " 0.980 +-")])
-def test_a_ratio_is_shown_with_its_noise(rival: tuple[float, ...], seen: str) -> None:
-    text = shown(bench_tables.workload(WORKLOADS["none"], [timed([1.0] * 3, "reference"), timed(rival, "torch-flash")]))
-    assert seen in text and ("= 0.980" not in text) and "machine code" not in text
-
-
-def test_quantiles() -> None:
-    assert [record.quantile([3.0, 1.0, 2.0], p) for p in (0.0, 0.5, 1.0, 0.25)] == [1.0, 2.0, 3.0, 1.5]
-
-
 # --------------------------------------------------------------------------------------------------- command line
-
-
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "count", lambda: 1)
-    monkeypatch.setattr(providers, "require", lambda chosen: None)
-
-
-def invoke(*arguments: str) -> Any:
-    return CliRunner().invoke(bench.app, list(arguments))
-
-
-def test_without_a_gpu_there_is_one_sentence() -> None:
-    if devices.count():
-        pytest.skip("there is a GPU")
-    ended = invoke("gpu", "--quick")
-    assert isinstance(ended.exception, InputError) and "needs a GPU" in str(ended.exception)
-
-
-def test_without_a_package_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = {"triton": True, "flash_attn": False}
-    monkeypatch.setattr(providers.importlib.util, "find_spec", lambda name: there[name] or None)
-    with pytest.raises(InputError, match="flash_attn"):
-        providers.require(["cudnn", "reference"])
-    providers.require(["cudnn"])
-    there["triton"] = False
-    with pytest.raises(InputError, match="triton"):
-        providers.require(["cudnn"])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "helps"),
-    [
-        (("gpu", "--workload", "casual"), "causal"),
-        (("gpu", "--provider", "torch-flesh"), "torch-flash"),
-        (("gpu", "--workload", "causal", "--provider", "simt"), "leave out"),
-        (("compare", "a.json", "b.json"), "cannot be read"),
-    ],
-)
-def test_bad_input(arguments: tuple[str, ...], helps: str) -> None:
-    ended = invoke(*arguments)
-    assert isinstance(ended.exception, InputError) and helps in str(ended.exception)
-
-
-def test_the_plan_and_the_file(gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked: list[Task] = []
-
-    class Pretended:
-        def __init__(self, function: Any, **rest: Any) -> None: ...
-
-        def __enter__(self) -> Pretended:
-            return self
-
-        def __exit__(self, *error: object) -> None: ...
-
-        def run(self, payloads: Sequence[Task], on_result: Any) -> None:
-            asked.extend(payloads)
-            for task in payloads:
-                on_result(task, [took(1.0, n, workload=task.workload.name) for n in task.providers])
-
-    monkeypatch.setattr(run, "Crew", Pretended)
-    path = tmp_path / "bench.json"
-    ended = invoke("gpu", "--quick", "--out", str(path))
-    assert ended.exit_code == 0, ended.output
-    assert [t.workload.name for t in asked] == list(WORKLOADS)
-    plan = {t.workload.name: t.providers for t in asked}
-    assert plan["simt"] == ("reference", "simt") and "simt" not in plan["causal"] and len(plan["causal"]) == 6
-    assert all(t.workload.M <= 2048 and t.settings.rounds == 2 for t in asked)
-    written = json.loads(path.read_text())
-    assert written["finished"] and len(written["measurements"]) == 8 * 6 + 2
-    assert "softcap" in ended.output and "PASS" in ended.output
-    ended = invoke("gpu", "--workload", "causal", "--provider", "reference", "--json")
-    assert json.loads(ended.stdout)["measurements"][0]["provider"] == "reference"
-    ended = invoke("compare", str(path), str(path))
-    assert ended.exit_code == 0 and "same" in ended.output
-    asked.clear()
-    ended = invoke("gpu", "--workload", "causal", "--provider", "reference", "--processes", "3", "--json")
-    assert len(asked) == 3 and json.loads(ended.stdout)["measurements"][0]["processes"] == 3
-    assert {c["verdict"] for c in json.loads(invoke("compare", str(path), str(path), "--json").stdout)} == {"same"}
-
-
-def test_lengths_of_documents_cover_the_sequence() -> None:
-    bounds = [0.0, *workloads._DOCUMENT_ENDS]
-    assert all(a < b for a, b in pairwise(bounds)) and bounds[-1] == 1.0
 
 
 @pytest.mark.gpu

@@ -60,6 +60,8 @@ TESTS = (
     "conformance/suite/test_cheap_forms.py",
     "conformance/suite/test_fast_math.py",
     "conformance/suite/test_mods.py",
+    "conformance/suite/test_mod_numbers.py",
+    "conformance/suite/test_mod_refusals.py",
     "conformance/suite/test_tracing.py",
     "conformance/suite/test_numbers.py",
     "conformance/suite/test_decomposed.py",
