@@ -81,8 +81,8 @@ class Forgetful(HostLauncher):
 
     launches = 0
 
-    def attend(self, *arguments: torch.Tensor) -> None:  # type: ignore[override]
-        super().attend(*arguments)  # type: ignore[arg-type]
+    def softmax(self, *arguments: torch.Tensor) -> None:  # type: ignore[override]
+        super().softmax(*arguments)  # type: ignore[arg-type]
         type(self).launches += 1
         if type(self).launches % 3 == 0:
             arguments[4].view(torch.int32)[0, 0, 0] += 1

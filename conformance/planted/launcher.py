@@ -18,7 +18,7 @@ from planted.fault import Fault
 from planted.patching import Apply, arguments, attributes, rewritten
 from planted.witness import mask, plain, problem, score
 
-Attend = Callable[..., None]
+Softmax = Callable[..., None]
 
 
 def _method(name: str, make: Callable[[Any], Any]) -> Apply:
@@ -36,40 +36,40 @@ def _after(change: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Ten
     """After softmax and P V, call `change(scores, value, out, lse)`, which works in place."""
 
     def make(true: Any) -> Any:
-        def attend(
+        def softmax(
             self: Any, scores: torch.Tensor, value: torch.Tensor, tiles: Any, out: torch.Tensor, lse: torch.Tensor
         ) -> None:
             true(self, scores, value, tiles, out, lse)
             change(scores, value, out, lse)
 
-        return attend
+        return softmax
 
-    return _method("attend", make)
+    return _method("softmax", make)
 
 
 def _last_key_lost(true: Any) -> Any:
-    def attend(self: Any, scores: torch.Tensor, *rest: Any) -> None:
+    def softmax(self: Any, scores: torch.Tensor, *rest: Any) -> None:
         if scores.shape[-1] % 8:
             scores[..., -1] = -math.inf
         true(self, scores, *rest)
 
-    return attend
+    return softmax
 
 
 def _padding_attended(true: Any) -> Any:
-    def attend(self: Any, scores: torch.Tensor, value: torch.Tensor, *rest: Any) -> None:
+    def softmax(self: Any, scores: torch.Tensor, value: torch.Tensor, *rest: Any) -> None:
         missing = -scores.shape[-1] % 8
         pad = torch.nn.functional.pad
         true(self, pad(scores, (0, missing)), pad(value, (0, 0, 0, missing)), *rest)
 
-    return attend
+    return softmax
 
 
 def _lowest_lost(true: Any) -> Any:
-    def attend(self: Any, scores: torch.Tensor, *rest: Any) -> None:
+    def softmax(self: Any, scores: torch.Tensor, *rest: Any) -> None:
         true(self, torch.where(torch.isneginf(scores * math.log2(math.e)), -math.inf, scores), *rest)
 
-    return attend
+    return softmax
 
 
 def _heads_interleaved(true: Any) -> Any:
@@ -187,14 +187,14 @@ LAUNCHER = (
         "last-key-lost",
         "launcher",
         "If N is not a multiple of 8, key N - 1 is not attended to.",
-        _method("attend", _last_key_lost),
+        _method("softmax", _last_key_lost),
         plain(problem()),
     ),
     Fault(
         "padding-attended",
         "launcher",
         "The keys that pad the last tile to a multiple of 8 count, with a score of 0.",
-        _method("attend", _padding_attended),
+        _method("softmax", _padding_attended),
         plain(problem()),
     ),
     Fault(
@@ -250,7 +250,7 @@ LAUNCHER = (
         "lowest-scores-are-masked",
         "launcher",
         "A finite score counts as -inf if its product with log2(e), which a base-2 kernel uses, is -inf.",
-        _method("attend", _lowest_lost),
+        _method("softmax", _lowest_lost),
         score("score * 0.0 - 2.9774707105582116e+38"),
     ),
     Fault(

@@ -152,7 +152,7 @@ class Crew(Generic[T, R]):
                 soonest = min(w.deadline for w in self._crew()) - time.monotonic()
                 wait([x for w in self._crew() for x in w.handles()], max(0.0, min(_WAKE, soonest)))
                 for worker in self._crew():
-                    for index, ended in worker.attend():
+                    for index, ended in worker.collect():
                         on_result(payloads[index], ended)
                     if worker.gone:
                         waiting.extendleft(worker.unbegun())
@@ -222,7 +222,7 @@ class _Worker:
         theirs.close()
 
     def handles(self) -> list[Connection | int]:
-        """The handles to wait for. One of them becomes ready when `attend` has something to do."""
+        """The handles to wait for. One of them becomes ready when `collect` has something to do."""
         return [self.connection, self.process.sentinel]
 
     def assign(self, index: int, payload: object) -> None:
@@ -233,7 +233,7 @@ class _Worker:
         with contextlib.suppress(BrokenPipeError):  # the worker died while idle; `unbegun` returns the task
             self.connection.send(payload)
 
-    def attend(self) -> Iterator[tuple[int, Any]]:
+    def collect(self) -> Iterator[tuple[int, Any]]:
         """Reads the worker's messages and checks whether it is dead or late.
 
         Yields (index of the task, result or Lost) if the task has ended. Raises InputError if the worker could not

@@ -74,7 +74,7 @@ class HostLauncher(TakesBlockLists):
         if score_mod is not None or mask_mod is not None:
             width = width_for(self.vector_width, score_mod, aux_tensors or ())
             self.modify(scores, key.shape[2], score_mod, mask_mod, tiles, width, aux_tensors or ())
-        self.attend(scores, value, tiles, out.transpose(1, 2), lse)
+        self.softmax(scores, value, tiles, out.transpose(1, 2), lse)
 
     def scores(self, query: torch.Tensor, key: torch.Tensor, scale: float, tiles: Tiles) -> torch.Tensor:
         """scale * Q K^T, (B, H, M, N), float32; -inf in blocks that no list names."""
@@ -140,7 +140,7 @@ class HostLauncher(TakesBlockLists):
         """`weights`, exp(s - max), rounded to `dtype`, the value dtype, for P V."""
         return weights.to(dtype).float()
 
-    def attend(
+    def softmax(
         self, scores: torch.Tensor, value: torch.Tensor, tiles: Tiles, out: torch.Tensor, lse: torch.Tensor
     ) -> None:
         """Write softmax and P V to `out`, and the LSE, a natural logarithm (L8.1), to `lse`.
