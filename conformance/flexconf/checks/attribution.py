@@ -138,10 +138,11 @@ def in_worker(isolated: Isolated, case: Case, subject: str, options: Options | N
     available = [name for name, s in subjects.SUBJECTS.items() if not s.why_not()]
     # The other subjects run once and without fast_math: both options belong to the subject under test.
     plain = Options(vector_width=options.vector_width if options is not None else None)
+    capability = options.capability if options is not None else None
 
     def run(case: Case, name: str) -> Outcome:
         if name == STAND_INS:
-            return isolated.run(case, CODEGEN, replace(plain, stand_ins=True))
+            return isolated.run(case, CODEGEN, replace(plain, stand_ins=True, capability=capability))
         return isolated.run(case, name, options if name == subject else plain)
 
     return investigate(case, subject, run, [*available, STAND_INS] if CODEGEN in available else available)

@@ -99,6 +99,7 @@ def task(
 def check(what: CheckTask, time_limit: float | None = None) -> Result:
     """Run the task in an isolated worker. Raises InputError if the mods or the problem are at fault."""
     subject = subjects.require(what.subject)
+    subject.check(what.options)
     if what.functions and subject.on_gpu:
         raise InputError(
             "a function reads its own tensors, which are where its module put them; "

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flexconf.cli import console
-from flexconf.cli.options import Json, finite
+from flexconf.cli.options import Capability, Json, finite
 from flexconf.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,6 +51,7 @@ def fuzz(
             "--refusals/--no-refusals", help="Whether what is refused is a finding; by default on the reference."
         ),
     ] = None,
+    capability: Capability = None,
     plant: Annotated[
         str | None, typer.Option(help="Plant a fault, to test the tester; `python -m flexconf.planted --list`.")
     ] = None,
@@ -71,9 +71,10 @@ def fuzz(
     from flexconf.fuzz.plan import Plan
     from flexconf.workers import pool
 
+    of = f"-{capability}" if capability is not None else ""
     plan = Plan(
         subject=subject,
-        folder=(out if out is not None else ROOT / tampering.labelled(subject, plant)).absolute(),
+        folder=(out if out is not None else ROOT / f"{tampering.labelled(subject, plant)}{of}").absolute(),
         seconds=minutes * 60,
         workers=workers or pool.default_workers(),
         seed=seed,
@@ -82,6 +83,7 @@ def fuzz(
         stop_after=stop_after,
         check_repro=check_repro and not (plant or tampering.wanted()),  # a repro runs without the planted fault
         refusals=refusals,
+        capability=capability,
     )
     with tampering.in_workers(plant), console.timeline(plan.seconds, hidden=as_json) as advance:
         report = engine.fuzz(plan, lambda state: advance(state.seconds, fuzz_tables.progress(state)))
@@ -149,7 +151,7 @@ def list_findings(
         raise InputError(f"{root} holds no run of `flexconf fuzz`")
     listed = [f for run in runs for f in findings.load_all(run) if closed or f.is_open]
     if as_json:
-        print(json.dumps([asdict(f) for f in listed], indent=2, allow_nan=False))
+        print(json.dumps([f.to_json() for f in listed], indent=2, allow_nan=False))
     elif listed:
         console.screen().print(fuzz_tables.findings(listed))
     else:
@@ -165,7 +167,7 @@ def _show(run: Path, finding: Finding, issue: bool, as_json: bool) -> None:
     if issue:
         print(issues.text(run, finding), end="")
     elif as_json:
-        print(json.dumps(asdict(finding), indent=2, allow_nan=False))
+        print(json.dumps(finding.to_json(), indent=2, allow_nan=False))
     else:
         console.screen().print(fuzz_tables.findings([finding], "finding"))
         print(f"files: {findings.folder_of(run, finding.ident)}")
@@ -183,7 +185,7 @@ def _rerun(ident: str, root: Path | None, as_json: bool) -> int:
     subjects.require(subject)
     case = findings.case_of(run, finding)
     with tampering.in_workers(fault), Isolated(prepare=subject) as isolated:
-        outcome = isolated.run(case, subject, Options(vector_width=finding.width))
+        outcome = isolated.run(case, subject, Options(vector_width=finding.width, capability=finding.capability))
     if as_json:
         print(json.dumps({"id": finding.ident, "there": not outcome.ok, "outcome": outcome.to_json()}, indent=2))
     else:

@@ -39,7 +39,8 @@ def summary(report: Report, everything: bool = False) -> RenderableType:
     facts.add_row("verdict", Text(said, "bold red" if new else "bold green"))
     if report.plant:
         facts.add_row("PLANTED FAULT", Text(f"{report.plant}; these results are no results", "bold red"))
-    facts.add_row("subject", f"{report.plan.subject}, seed {report.plan.seed}, {report.plan.workers} drivers")
+    of = f" for compute capability {report.plan.capability}" if report.plan.capability is not None else ""
+    facts.add_row("subject", f"{report.plan.subject}{of}, seed {report.plan.seed}, {report.plan.workers} drivers")
     facts.add_row("folder", escape(str(report.plan.folder)))
     facts.add_row("time", f"{report.seconds:.1f} s")
     facts.add_row("examples", f"{report.now.examples:,} ({report.total.examples:,} in the folder)")

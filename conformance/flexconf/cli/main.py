@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from flexconf.cli import bench, codegen, console, fuzz, gate, golden, listing, own_mod, sanitize
-from flexconf.cli.options import FastMath, Json, Limit, SubjectName, Width, Workers, enter, run_options
+from flexconf.cli.options import Capability, FastMath, Json, Limit, SubjectName, Width, Workers, enter, run_options
 from flexconf.errors import InputError
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def run(
     workers: Workers = None,
     vector_width: Width = None,
     fast_math: FastMath = False,
+    capability: Capability = None,
     repeats: Annotated[int, typer.Option(min=1, help="Launches of a case, which must agree bit for bit.")] = 1,
     time_limit: Limit = None,
     timings: Annotated[bool, typer.Option("--timings", help="Show where the time of a case goes.")] = False,
@@ -91,10 +92,10 @@ def run(
     from flexconf.runs import expectations, review
     from flexconf.runs import run as runner
 
-    options = run_options(vector_width, fast_math, repeats)
+    options = run_options(vector_width, fast_math, repeats, capability)
     catalogued = catalogue.load(file or None)
     chosen = catalogue.select(catalogued, cases or [])
-    in_force = expectations.in_force(subject) if known else ()
+    in_force = expectations.in_force(subject, capability) if known else ()
     results_seen: list[Result] = []
     failed: list[Result] = []
     with console.progress("cases", len(chosen), hidden=as_json) as advance:
@@ -161,6 +162,7 @@ def attribute(
     subject: SubjectName = "reference.host",
     vector_width: Width = None,
     fast_math: FastMath = False,
+    capability: Capability = None,
     time_limit: Limit = None,
     as_json: Json = False,
 ) -> None:
@@ -175,15 +177,17 @@ def attribute(
     from flexconf.checks import attribution
     from flexconf.cli import tables
 
-    subjects.require(subject)
+    options = run_options(vector_width, fast_math, capability=capability)
+    subjects.require(subject).check(options)
     chosen = catalogue.select(catalogue.load(), [case])
     if len(chosen) != 1:
         raise InputError(f"{case!r} names {len(chosen)} cases; attribution is of one, such as {chosen[0].name}")
     if chosen[0].expect != "ok":
         raise InputError(f"{case} states what the reference must refuse; there is nothing to attribute")
-    found = attribution.of_case(chosen[0], subject, run_options(vector_width, fast_math), time_limit)
+    found = attribution.of_case(chosen[0], subject, options, time_limit)
     if as_json:
-        console.print_json({"case": case, "subject": subject, **asdict(found)})
+        asked = {"capability": capability} if capability is not None else {}
+        console.print_json({"case": case, "subject": subject, **asked, **asdict(found)})
     else:
         console.screen().print(tables.attribution(case, subject, found))
     raise typer.Exit(0 if found.layer == attribution.NONE else 1)

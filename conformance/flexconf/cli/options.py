@@ -43,6 +43,11 @@ Width = Annotated[
     ),
 ]
 
+Capability = Annotated[
+    str | None,
+    typer.Option(help="The compute capability that torch-codegen generates for: 9.0 (the default) or 10.0."),
+]
+
 _INTERRUPTED = 130  # typer's own exit code for Ctrl-C
 
 
@@ -76,10 +81,10 @@ def refuse(message: str) -> NoReturn:
     raise SystemExit(2) from None
 
 
-def run_options(width: int | None, fast_math: bool, repeats: int = 1) -> Options:
+def run_options(width: int | None, fast_math: bool = False, repeats: int = 1, capability: str | None = None) -> Options:
     """The options of a case's run. Raises InputError unless the vector width is None, 1, 2, 4 or 8."""
     from flexconf.subjects.trial import Options
 
     if width not in (None, 1, 2, 4, 8):
         raise InputError(f"vector width must be 1, 2, 4 or 8, not {width}")
-    return Options(width, fast_math, repeats)
+    return Options(width, fast_math, repeats, capability=capability)

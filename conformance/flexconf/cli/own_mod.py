@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flexconf.cli import console
-from flexconf.cli.options import FastMath, Json, Limit, SubjectName, Width, finite, run_options
+from flexconf.cli.options import Capability, FastMath, Json, Limit, SubjectName, Width, finite, run_options
 from flexconf.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def check(
     subject: SubjectName = "reference.host",
     vector_width: Width = None,
     fast_math: FastMath = False,
+    capability: Capability = None,
     time_limit: Limit = None,
     show_kernel: Annotated[bool, typer.Option("--show-kernel", help="Print the rendered kernel as well.")] = False,
     as_json: Json = False,
@@ -58,7 +59,7 @@ def check(
     what = replace(
         _task(mod, mask, buffer, shape, dtype, layout, scale, block_size),
         subject=subject,
-        options=run_options(vector_width, fast_math),
+        options=run_options(vector_width, fast_math, capability=capability),
     )
     result = checker.check(what, time_limit)
     if as_json:

@@ -42,6 +42,8 @@ def summary(s: Summary, timings: bool) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
     facts.add_row("verdict", state)
     facts.add_row("subject", s.subject)
+    if s.capability is not None:
+        facts.add_row("capability", s.capability)
     facts.add_row("cases", _cases(s))
     if s.not_asked:
         facts.add_row("not asked", f"{s.not_asked} cases that state what the reference must refuse")

@@ -106,6 +106,7 @@ class Driver:
                 Stage(record.stage),
                 Symptom(record.symptom),
                 record.why,
+                capability=self.plan.capability,
             )
             self._set_aside(Failure(case, record.width, outcome, findings.family(outcome), record.ident, 0, 0.0))
 
@@ -229,7 +230,9 @@ class Driver:
         from flexconf.subjects.trial import Options
 
         try:
-            return self.runs.run(case, self.plan.subject, Options(vector_width=width), keep)
+            return self.runs.run(
+                case, self.plan.subject, Options(vector_width=width, capability=self.plan.capability), keep
+            )
         except (InputError, OSError) as error:
             raise Broken(f"{type(error).__name__}: {error}") from error
 

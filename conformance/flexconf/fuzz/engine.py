@@ -101,8 +101,10 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
+        asked = {} if self.plan.capability is None else {"capability": self.plan.capability}
         return {
             "subject": self.plan.subject,
+            **asked,
             "planted": self.plant or None,
             "folder": str(self.plan.folder),
             "seed": self.plan.seed,
@@ -159,15 +161,17 @@ def fuzz(plan: Plan, on_progress: Callable[[Progress], None] = lambda progress: 
     """Run a session, which adds records and findings to `plan.folder`. It continues where an earlier session ended.
 
     Raises InputError if the subject cannot run here, if Hypothesis is missing, if the number of workers is not 1 to
-    999, or if the folder belongs to another run or is in use.
+    999, if the subject does not have the options, or if the folder belongs to another run or is in use.
     """
     if plan.workers < 1 or plan.workers > 999:
         raise InputError(f"workers must be 1 to 999, not {plan.workers}")
-    subjects.require(plan.subject)
+    from flexconf.subjects.trial import Options
+
+    subjects.require(plan.subject).check(Options(capability=plan.capability))
     tampering.announce()
     if importlib.util.find_spec("hypothesis") is None:
         raise InputError("fuzzing needs Hypothesis, which is not installed: python -m pip install hypothesis")
-    stream.claim(plan.folder, RunIdentity.here(plan.subject, plan.seed))
+    stream.claim(plan.folder, RunIdentity.here(plan.subject, plan.seed, plan.capability))
     with stream.exclusively(plan.folder):
         stream.repair(plan.folder)
         shutil.rmtree(plan.folder / _TEMPORARY, ignore_errors=True)

@@ -44,17 +44,21 @@ _WRONG = (Symptom.WRONG, Symptom.NONFINITE)
 
 @dataclass(frozen=True)
 class FindingSignature:
-    """Identifies a finding: failures with equal signatures are one finding."""
+    """Identifies a finding: failures with equal signatures are one finding.
+
+    `capability` is the compute capability that was asked for; None for the subject's own choice.
+    """
 
     subject: str
     stage: str
     symptom: str
     shape: str
+    capability: str | None = None
 
     @property
     def ident(self) -> str:
         """A short name, such as "output-wrong-1f3a5c7e"."""
-        text = "\n".join((self.subject, self.stage, self.symptom, self.shape))
+        text = "\n".join(filter(None, (self.subject, self.stage, self.symptom, self.shape, self.capability)))
         return f"{self.stage}-{self.symptom}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
@@ -67,6 +71,7 @@ class Finding:
     the same defect. `minimised`: the shrinking was completed. `confirmed`: the finding shows again in a fresh process.
     `found_at` is the record of its first failure, after `examples` examples and `seconds` of its driver. `repro` says
     what repro.py showed when it ran. `status` is "open" or "closed"; `reason` says why it was closed.
+    `capability` is as in the signature.
     """
 
     ident: str
@@ -89,15 +94,23 @@ class Finding:
     repro: str = "not run"
     status: str = "open"
     reason: str = ""
+    capability: str | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether the finding is open, that is, nobody has closed it."""
         return self.status == "open"
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values. The key `capability` is there only if one was asked for."""
+        plain = asdict(self)
+        if self.capability is None:
+            del plain["capability"]
+        return plain
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Finding:
-        """The inverse of `dataclasses.asdict`. Raises TypeError or KeyError if a field is missing or unknown."""
+        """The inverse of `to_json`. Raises TypeError or KeyError if a field is missing or unknown."""
         return cls(**{**data, "explains": tuple(tuple(one) for one in data["explains"])})
 
 
@@ -186,7 +199,9 @@ def explaining(findings: Iterable[Finding], kind: str, having: Sequence[str]) ->
 def of(case: Case, width: int, outcome: Outcome, kind: str | None = None) -> Finding:
     """The finding for a failure. `kind` is its family, if it cannot be told from `outcome`, for example for a flake."""
     seen = outline.of_case(case)
-    signature = FindingSignature(outcome.subject, str(outcome.stage), str(outcome.symptom), shape(seen, case))
+    signature = FindingSignature(
+        outcome.subject, str(outcome.stage), str(outcome.symptom), shape(seen, case), outcome.capability
+    )
     return Finding(
         ident=signature.ident,
         subject=signature.subject,
@@ -200,6 +215,7 @@ def of(case: Case, width: int, outcome: Outcome, kind: str | None = None) -> Fin
         width=width,
         tokens=outline.tokens(case),
         explains=(traits(case, width, seen),),
+        capability=signature.capability,
     )
 
 
@@ -224,7 +240,7 @@ def save(run: Path, finding: Finding, case: Case, files: Mapping[str, str]) -> b
     partial.mkdir()
     for name, text in {**files, "case.toml": case.to_toml()}.items():
         (partial / name).write_text(text, encoding="utf-8")
-    write_json(partial / _FACTS, asdict(finding))
+    write_json(partial / _FACTS, finding.to_json())
     try:
         partial.rename(target)
     except OSError as error:
@@ -246,7 +262,7 @@ def save(run: Path, finding: Finding, case: Case, files: Mapping[str, str]) -> b
 
 def update(run: Path, finding: Finding) -> None:
     """Replace the `finding.json` of a finding, atomically."""
-    write_json(folder_of(run, finding.ident) / _FACTS, asdict(finding))
+    write_json(folder_of(run, finding.ident) / _FACTS, finding.to_json())
 
 
 def load(folder: Path) -> Finding:

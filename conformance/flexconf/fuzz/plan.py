@@ -32,7 +32,7 @@ class Plan:
     and of vector widths as "module:function"; tests use it to replace the subject's strategies. `task` is the function
     that a worker runs. With `check_repro`, a finding's repro.py is run before the finding is kept. `refusals` says
     whether a refusal counts as a failure, except one by the eligibility rules. None means: on reference subjects only
-    (`counts_refusal`), because they must take everything in L7.
+    (`counts_refusal`), because they must take everything in L7. `capability` is that of the subject's options.
     """
 
     subject: str
@@ -48,6 +48,7 @@ class Plan:
     task: Task = run_task
     check_repro: bool = True
     refusals: bool | None = None
+    capability: str | None = None
 
     def counts_refusal(self, stage: Stage) -> bool:
         """Whether a refusal at `stage` counts as a failure.

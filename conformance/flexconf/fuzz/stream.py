@@ -147,6 +147,7 @@ class RunIdentity:
 
     `packages` are the versions of the subject's packages. `gpus` are the GPUs with their drivers, () for a CPU subject.
     `plant` names a planted fault, "" if there is none. `facts` describe the machine; they are not compared.
+    `capability` is the compute capability that was asked for; None for the subject's own choice.
     """
 
     subject: str
@@ -157,9 +158,10 @@ class RunIdentity:
     plant: str = ""
     format: int = FORMAT
     facts: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    capability: str | None = None
 
     @classmethod
-    def here(cls, subject: str, seed: int) -> RunIdentity:
+    def here(cls, subject: str, seed: int, capability: str | None = None) -> RunIdentity:
         """The identity of a run that starts now. Raises InputError for an unknown subject."""
         facts = environment.read()
         packages = {name: facts.packages.get(name) for name in subjects.get(subject).packages}
@@ -173,7 +175,15 @@ class RunIdentity:
             os.environ.get(tampering.ENVIRONMENT, ""),
             FORMAT,
             facts.to_json(),
+            capability,
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values. The key `capability` is there only if one was asked for."""
+        plain = asdict(self)
+        if self.capability is None:
+            del plain["capability"]
+        return plain
 
     def differs(self, other: RunIdentity) -> str:
         """How `other`, the identity on disk, differs from this one. Returns "" if they are equal."""
@@ -185,6 +195,8 @@ class RunIdentity:
             return f"holds a run with --seed {other.seed}, not {self.seed}"
         if other.plant != self.plant:
             return f"holds a run with {tampering.ENVIRONMENT}={other.plant or '(unset)'}, not {self.plant or '(unset)'}"
+        if other.capability != self.capability:
+            return f"holds a run for compute capability {other.capability or '(the default)'}, not {self.capability}"
         if other.python != self.python:
             return f"holds a run on Python {other.python}, not {self.python}"
         for name in sorted({*self.packages, *other.packages}):
@@ -210,7 +222,7 @@ def claim(folder: Path, identity: RunIdentity) -> None:
             return
         if files(folder):
             raise InputError(f"{folder} has records but no {_RUN}; name another folder with --out")
-        write_json(path, asdict(identity))
+        write_json(path, identity.to_json())
     except OSError as error:
         raise InputError(f"{folder} cannot be used: {error.strerror}; name another with --out") from None
 

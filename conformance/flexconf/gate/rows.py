@@ -142,8 +142,9 @@ def in_force(bundle: Bundle, subject: str) -> tuple[Expectation, ...]:
     environment = bundle.side.environment
     if subject not in subjects.SUBJECTS or components.planted(environment):
         return ()
-    packages, capability = components.packages(environment), components.capability(environment)
-    return tuple(e for e in expectations.load(subject) if e.applies(packages, capability))
+    packages = components.packages(environment)
+    device = subjects.get(subject).capability(None) or components.capability(environment)
+    return tuple(e for e in expectations.load(subject) if e.applies(packages, device))
 
 
 def explained(side: Half) -> Expectation | None:

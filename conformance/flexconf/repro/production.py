@@ -41,9 +41,19 @@ def eager(case: Case, subject: str, outcome: Outcome, width: int | None, exact: 
 
 
 def codegen(case: Case, subject: str, outcome: Outcome, width: int | None, exact: bool) -> str:
-    """With a GPU, the script calls flex_attention. Without one, this project runs the text that torch generates."""
-    device = '"cuda" if torch.cuda.is_available() else "cpu"'
-    fallback = _THROUGH_THE_PROJECT.format(subject=subject, toml=case.to_toml(), width=width)
+    """With a GPU, the script calls flex_attention. Without one, this project runs the text that torch generates.
+
+    If the outcome is for a compute capability that was asked for, the GPU must have it.
+    """
+    there = "torch.cuda.is_available()"
+    if outcome.capability is not None:
+        major, minor = outcome.capability.split(".")
+        there += f" and torch.cuda.get_device_capability() == ({major}, {minor})"
+    device = f'"cuda" if {there} else "cpu"'
+    options = f"Options(vector_width={width})"
+    if outcome.capability is not None:
+        options = f"Options(vector_width={width}, capability={outcome.capability!r})"
+    fallback = _THROUGH_THE_PROJECT.format(subject=subject, toml=case.to_toml(), options=options)
     guard = GUARD.format(more="")
     return standalone(case, subject, outcome, exact, device, guard, _call(case, "FLASH"), fallback, _FIRST)
 
@@ -71,7 +81,7 @@ def through_the_project():
         return 2
     (case,) = catalogue.load_text(CASE, "repro")
     with Isolated(prepare={subject!r}) as isolated:
-        outcome = isolated.run(case, {subject!r}, Options(vector_width={width}))
+        outcome = isolated.run(case, {subject!r}, {options})
     print(f"{{'gone' if outcome.ok else 'there'}}: {{outcome.stage}}/{{outcome.symptom}}: {{outcome.message}}")
     return 0 if outcome.ok else 1
 

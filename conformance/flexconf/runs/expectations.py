@@ -55,7 +55,8 @@ class Expectation:
     `cases` are names or globs of the cases that show the defect, and `but` of the exceptions among them. `outcomes` are
     the "stage/symptom" that they end with. `repro` is the smallest case that shows the defect. The expectation holds
     for `versions`, a PEP 440 specifier per package, and for compute capabilities that match the glob `device`; None
-    means any device, the CPU included. If it is `flaky`, the cases may also pass.
+    means any device, the CPU included. For a subject that generates code for a chosen compute capability, `device` is
+    about this one. If it is `flaky`, the cases may also pass.
     """
 
     subject: str
@@ -192,10 +193,14 @@ def _text_of(subject: str) -> tuple[str, str, str] | None:
         raise InputError(f"{path}: cannot be read: {error}") from None
 
 
-def in_force(subject: str) -> tuple[Expectation, ...]:
-    """The expectations of `subject` that apply to the versions and the GPU of this machine."""
-    packages, capability = here()
-    return tuple(e for e in load(subject) if e.applies(packages, capability))
+def in_force(subject: str, capability: str | None = None) -> tuple[Expectation, ...]:
+    """The expectations of `subject` that apply to the versions and the GPU of this machine.
+
+    For a subject that has the option capability, they are those for `capability`; None means the subject's own choice.
+    """
+    packages, gpu = here()
+    device = subjects.get(subject).capability(capability) or gpu
+    return tuple(e for e in load(subject) if e.applies(packages, device))
 
 
 @cache

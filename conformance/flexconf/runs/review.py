@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flexconf import subjects
 from flexconf.cases import catalogue
@@ -14,6 +14,9 @@ from flexconf.runs import run
 from flexconf.runs.expectations import Expectation
 from flexconf.runs.judging import Result
 from flexconf.verdict.outcome import Outcome
+
+if TYPE_CHECKING:
+    from flexconf.subjects.trial import Options
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class State:
     """The state of an expectation on this machine.
 
     `cases` is the number of catalogue cases that it claims, and `text` says in a few words whether it holds. `failed`
-    means that its repro ran and did not show the defect.
+    means that its repro ran and did not show the defect. `capability` is the one that its repro runs with; None for the
+    subject's own choice.
     """
 
     expectation: Expectation
@@ -55,6 +59,7 @@ class State:
     in_force: bool
     text: str
     failed: bool = False
+    capability: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -92,11 +97,17 @@ def review(expectations: Sequence[Expectation], results: Sequence[Result], names
 def states(expectations: Sequence[Expectation]) -> list[State]:
     """The state of each expectation without a run: how many catalogue cases it claims, and whether it is in force."""
     names = [case.name for case in catalogue.load()]
-    packages, capability = known.here()
+    packages, gpu = known.here()
     found = []
     for e in expectations:
-        why = e.why_not(packages, capability)
-        found.append(State(e, sum(map(e.claims, names)), not why, why or "in force"))
+        # For a subject that generates code for a chosen capability, each of its choices is here, by default the first.
+        choices = subjects.get(e.subject).capabilities
+        whys = {device: e.why_not(packages, device) for device in choices or (gpu,)}
+        device = next((d for d, why in whys.items() if not why), None)
+        why = "" if not all(whys.values()) else next(iter(whys.values()))
+        asked = device if choices and device != choices[0] else None
+        of = f" for compute capability {asked}" if asked is not None else ""
+        found.append(State(e, sum(map(e.claims, names)), not why, why or f"in force{of}", capability=asked))
     return found
 
 
@@ -106,9 +117,11 @@ def verify(expectations: Sequence[Expectation], workers: int | None = None) -> l
     A repro runs only if the expectation is in force and its subject can run here. `workers` is as in `run.run`.
     """
     found = states(expectations)
-    for name in dict.fromkeys(e.subject for e in expectations):
+    for name, capability in dict.fromkeys((s.expectation.subject, s.capability) for s in found):
         why = subjects.get(name).why_not()
-        mine = [n for n, s in enumerate(found) if s.expectation.subject == name and s.in_force]
+        mine = [
+            n for n, s in enumerate(found) if (s.expectation.subject, s.capability) == (name, capability) and s.in_force
+        ]
         if why or not mine:
             for n in mine:
                 found[n] = replace(found[n], text=f"not verified: {why}")
@@ -118,10 +131,22 @@ def verify(expectations: Sequence[Expectation], workers: int | None = None) -> l
         def take(result: Result, into: dict[str, Outcome] = outcomes) -> None:
             into[result.case.name] = result.outcome
 
-        run.run([found[n].expectation.repro for n in mine], subject=name, workers=workers, on_result=take)
+        run.run(
+            [found[n].expectation.repro for n in mine],
+            subject=name,
+            workers=workers,
+            options=_options(capability),
+            on_result=take,
+        )
         for n in mine:
             found[n] = _verified(found[n], outcomes[found[n].expectation.repro.name])
     return found
+
+
+def _options(capability: str | None) -> Options | None:
+    from flexconf.subjects.trial import Options
+
+    return Options(capability=capability) if capability is not None else None
 
 
 def _verified(state: State, outcome: Outcome) -> State:

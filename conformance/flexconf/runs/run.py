@@ -42,6 +42,7 @@ class Summary:
     cases of their largest ratios. `failures` counts failures by "stage/symptom", and `known` counts the outcomes that
     an expectation explains; elements, rows and ratios leave these outcomes out. `seconds` is wall time. `stage_medians`
     has the median seconds of each stage, and `case_median` is the median of whole cases, each in one worker.
+    `capability` is the compute capability that was asked for; None for the subject's own choice.
     """
 
     subject: str
@@ -61,6 +62,7 @@ class Summary:
     workers: int
     stage_medians: dict[str, float]
     case_median: float
+    capability: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -68,8 +70,13 @@ class Summary:
         return self.passed == self.cases > 0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values. A figure is null if no case gave a value for it."""
+        """Plain JSON values. A figure is null if no case gave a value for it.
+
+        The key `capability` is there only if one was asked for.
+        """
         plain = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(self).items()}
+        if self.capability is None:
+            del plain["capability"]
         return {**plain, "ok": self.ok}
 
 
@@ -137,7 +144,12 @@ def run(
             collected[case.name] = judge(case, lost)
     seconds = time.perf_counter() - started
     return summarize(
-        [collected[c.name] for c in asked], tampering.labelled(what.name), workers, seconds, len(cases) - len(asked)
+        [collected[c.name] for c in asked],
+        tampering.labelled(what.name),
+        workers,
+        seconds,
+        len(cases) - len(asked),
+        options.capability if options is not None else None,
     )
 
 
@@ -162,7 +174,14 @@ class _Stream:
         os.close(self._file)
 
 
-def summarize(results: Sequence[Result], subject: str, workers: int, seconds: float, not_asked: int = 0) -> Summary:
+def summarize(
+    results: Sequence[Result],
+    subject: str,
+    workers: int,
+    seconds: float,
+    not_asked: int = 0,
+    capability: str | None = None,
+) -> Summary:
     """The summary of a run with these results."""
     # The comparison of a known defect says nothing about the other cases.
     comparisons = [(r.case.name, r.outcome.comparison) for r in results if r.outcome.comparison and not r.expectation]
@@ -192,6 +211,7 @@ def summarize(results: Sequence[Result], subject: str, workers: int, seconds: fl
         workers=workers,
         stage_medians=medians,
         case_median=statistics.median(sum(t.values()) for t in timed) if timed else math.nan,
+        capability=capability,
     )
 
 

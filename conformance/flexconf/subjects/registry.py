@@ -114,9 +114,11 @@ class Subject:
     worker does both before its first case, so they are not part of a case's time. `judge` imports and returns the
     `Judge` of its results. `extra_check` returns the reason why the subject cannot run, other than a missing package or
     GPU, or "" if there is none. `approximates`: the subject has the option fast_math; `chooses_tile`: it has the option
-    tile; `stands_in`: functions of CuTe may be replaced in it. `tiled`: it takes only problems that fit flash-attn-4's
-    tiles, and fuzzing draws only those. `narrow`: fuzzing draws only the vector widths that flash-attn-4 takes.
-    `backend_refuses`: its backend rejects some kernels at compile or launch, which is no failure of the lowering.
+    tile; `stands_in`: functions of CuTe may be replaced in it. `capabilities`: the compute capabilities that it
+    generates code for, the first one by default; () for a subject without the option capability. `tiled`: it takes only
+    problems that fit flash-attn-4's tiles, and fuzzing draws only those. `narrow`: fuzzing draws only the vector widths
+    that flash-attn-4 takes. `backend_refuses`: its backend rejects some kernels at compile or launch, which is no
+    failure of the lowering.
     """
 
     name: str
@@ -130,6 +132,7 @@ class Subject:
     approximates: bool = False
     chooses_tile: bool = False
     stands_in: bool = False
+    capabilities: tuple[str, ...] = ()
     tiled: bool = False
     narrow: bool = False
     backend_refuses: bool = False
@@ -138,10 +141,18 @@ class Subject:
         """Raises InputError if `options` sets an option that the subject does not have.
 
         A tile needs `chooses_tile`, stand-ins need `stands_in`, and fast_math needs `approximates`. A vector width must
-        be 1, 2, 4 or 8.
+        be 1, 2, 4 or 8. A compute capability must be one of `capabilities`.
         """
         if options is not None and options.vector_width not in (None, 1, 2, 4, 8):
             raise InputError(f"vector width must be 1, 2, 4 or 8, not {options.vector_width}")
+        if options is not None and options.capability is not None and options.capability not in self.capabilities:
+            if self.capabilities:
+                there = " or ".join(self.capabilities)
+                raise InputError(
+                    f"{self.name} generates code for compute capability {there}, not for {options.capability}"
+                )
+            having = " and ".join(s.name for s in SUBJECTS.values() if s.capabilities)
+            raise InputError(f"a compute capability is chosen for {having} alone, not for {self.name}")
         if options is not None and options.tile is not None and not self.chooses_tile:
             having = " and ".join(s.name for s in SUBJECTS.values() if s.chooses_tile)
             raise InputError(f"a tile is chosen for {having} alone, not for {self.name}")
@@ -154,6 +165,13 @@ class Subject:
                 f"fast_math is an option of {having}, not of {self.name}: it means approximate instructions of a GPU "
                 "in the text that the reference renders"
             )
+
+    def capability(self, asked: str | None) -> str | None:
+        """The compute capability that it generates code for: `asked`, or else its own choice.
+
+        Returns None if it does not have this option.
+        """
+        return asked or (self.capabilities[0] if self.capabilities else None)
 
     @property
     def needs_gpu(self) -> bool:
@@ -287,6 +305,7 @@ SUBJECTS: dict[str, Subject] = {
             ("flexflash.launch.host", "torch._dynamo", "torch._inductor.compile_fx"),
             extra_check=_why_no_codegen,
             stands_in=True,
+            capabilities=("9.0", "10.0"),
         ),
         Subject(
             "torch-triton",

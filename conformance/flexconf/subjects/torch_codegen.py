@@ -1,9 +1,9 @@
 """PyTorch's own CuTeDSL code generator as a subject on a CPU: compiles and runs the mods that BACKEND FLASH generates.
 
 Torch's own code does everything up to the entry of the attention kernel; see `torch_private`. The entry is the
-reference's host launcher. It compiles the two generated functions with the CuTe DSL compiler, walks the block lists
-that torch passes, and computes a plain softmax around them. So a wrong result means that torch generated or passed
-something wrong. The subject does not test flash-attn-4's kernel.
+reference's host launcher, or for Blackwell's code one made from it. It compiles the two generated functions with the
+CuTe DSL compiler, walks the block lists that torch passes, and computes a plain softmax around them. So a wrong result
+means that torch generated or passed something wrong. The subject does not test flash-attn-4's kernel.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from unittest.mock import patch
 from torch import Tensor
 
 from flexconf.inputs import Inputs
-from flexconf.subjects import torch_flex, torch_private
-from flexconf.subjects.torch_private import Generated, NeedsGpu
+from flexconf.subjects import get, torch_flex, torch_private
+from flexconf.subjects.torch_private import HOPPER, Generated, NeedsGpu
 from flexconf.subjects.trial import Attended, Options, Refused, StageClock
 
 
@@ -29,18 +29,21 @@ def codegen(given: Inputs, clock: StageClock, options: Options, generated: Gener
     `generated` receives the kernel of the first launch and its arguments, also if the launch fails.
     """
     first = generated if generated is not None else Generated()
-    out, lse = _attend(given, clock, first, options.stand_ins)
+    out, lse = _attend(given, clock, first, options)
 
     def again() -> tuple[Tensor | None, Tensor | None]:
-        return _attend(given, clock, Generated(), options.stand_ins)
+        return _attend(given, clock, Generated(), options)
 
     clock.enter("launch")
     return Attended(out, lse, again, {"kernel": _digest(first.kernels)})
 
 
-def _attend(given: Inputs, clock: StageClock, into: Generated, stand_ins: bool) -> tuple[Tensor | None, Tensor | None]:
+def _attend(given: Inputs, clock: StageClock, into: Generated, options: Options) -> tuple[Tensor | None, Tensor | None]:
+    from flexconf.subjects import blackwell
+
+    capability = get("torch-codegen").capability(options.capability) or HOPPER
     reached = False
-    host = on_host(clock, stand_ins)
+    host = on_host(clock, options.stand_ins, capability)
 
     def entry(q: Tensor, k: Tensor, v: Tensor, **keywords: Any) -> None:
         nonlocal reached
@@ -62,6 +65,8 @@ def _attend(given: Inputs, clock: StageClock, into: Generated, stand_ins: bool) 
             scale=given.scale,
             enable_gqa=given.q.shape[1] != given.k.shape[1],
             entry=entry,
+            utils=blackwell.UTILS,
+            capability=capability,
             on_stage=clock.enter,
             generated=into,
         )
@@ -74,15 +79,15 @@ def _attend(given: Inputs, clock: StageClock, into: Generated, stand_ins: bool) 
     return into.out, into.lse
 
 
-def on_host(clock: StageClock, stand_ins: bool = False) -> torch_private.ForwardEntry:
+def on_host(clock: StageClock, stand_ins: bool = False, capability: str = HOPPER) -> torch_private.ForwardEntry:
     """A function with the arguments of flash-attn-4's forward, which computes the attention on the CPU.
 
-    `stand_ins` is as in `Options`.
+    `stand_ins` is as in `Options`. It calls the mods as flash-attn-4 does on a GPU of `capability`.
     """
 
     def entry(q: Tensor, k: Tensor, v: Tensor, **keywords: Any) -> None:
         with _stand_ins(stand_ins):
-            _host(q, k, v, clock, **keywords)
+            _host(q, k, v, clock, capability, **keywords)
 
     return entry
 
@@ -92,6 +97,7 @@ def _host(
     k: Tensor,
     v: Tensor,
     clock: StageClock,
+    capability: str,
     *,
     softmax_scale: float,
     return_lse: bool,
@@ -102,7 +108,11 @@ def _host(
     block_sparse_tensors: Any,
     aux_tensors: list[Tensor] | None,
 ) -> None:
-    """Stands in for flash-attn-4's forward entry, with its vector width rules: q (B, M, H, D), k (B, N, Hkv, D)."""
+    """Stands in for flash-attn-4's forward entry, with its vector width rules: q (B, M, H, D), k (B, N, Hkv, D).
+
+    The rules are those of `capability`.
+    """
+    from flexconf.subjects.blackwell import BlackwellLauncher
     from flexflash.launch.entry import BlockSparseTensors
     from flexflash.launch.host import HostLauncher
 
@@ -111,9 +121,11 @@ def _host(
         out.zero_()
         lse.fill_(float("-inf"))
         return
-    width = getattr(score_mod, "__vec_size__", None)
+    launcher: HostLauncher = BlackwellLauncher(on_stage=clock.enter)
+    if capability == HOPPER:
+        launcher = HostLauncher(getattr(score_mod, "__vec_size__", None), clock.enter)
     lists = BlockSparseTensors(*block_sparse_tensors) if block_sparse_tensors is not None else None
-    HostLauncher(width, clock.enter).forward(
+    launcher.forward(
         q,
         k,
         v,

@@ -3,9 +3,9 @@
 These parts are torch's own: Dynamo's trace of the mods, AOT autograd, every pass over the graph, the lowering, the
 CuTeDSL template and code generator, the scheduler, the wrapper around the kernel, and the order of its arguments.
 
-Three parts are changed. Just before the lowering, the graph's tensors are marked as being on an SM90 GPU. The wrapper
-loses the statements that need a driver. A stand-in replaces flash-attn-4, which the kernel imports; its entry is the
-caller's function.
+Three parts are changed. Just before the lowering, the graph's tensors are marked as being on a GPU that is not there.
+The wrapper loses the statements that need a driver. A stand-in replaces flash-attn-4, which the kernel imports; its
+entry is the caller's function.
 
 Importing this module does not import torch.
 """
@@ -20,9 +20,10 @@ import re
 import sys
 import tempfile
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest.mock import patch
 
@@ -37,8 +38,10 @@ if TYPE_CHECKING:
 KNOWN = ">=2.13,<2.14"
 """The torch versions whose private parts this module knows. Widen it only after a run with the new version."""
 
-CAPABILITY = (9, 0)
-"""The compute capability that the lowering sees. It decides vector widths."""
+HOPPER = "9.0"
+
+GPUS = {HOPPER: "NVIDIA H200", "10.0": "NVIDIA B200"}
+"""The GPUs that the lowering may be shown, by compute capability. It decides vector widths and packed masks."""
 
 # Statements of the wrapper that need a GPU driver or Triton, and their replacements.
 _WRAPPER = (
@@ -114,16 +117,20 @@ def flex_flash(
     scale: float | None,
     enable_gqa: bool,
     entry: ForwardEntry,
+    utils: Mapping[str, Callable[..., Any]] = MappingProxyType({}),
+    capability: str = HOPPER,
     on_stage: Callable[[str], None] = lambda stage: None,
     generated: Generated | None = None,
     whole: bool = False,
 ) -> Generated:
     """Runs flex_attention with BACKEND FLASH on CPU tensors, compiled by torch, with `entry` as the attention kernel.
 
-    q (B, H, M, D), k (B, Hkv, N, D), v (B, Hkv, N, Dv). `on_stage` is called with "trace" and "render" as they begin.
-    `generated` receives each kernel's text at once, so the texts are available after an exception. Nothing that an
-    earlier call compiled is used again. `whole` also traces flex_attention's own Python; that gives the same kernel and
-    takes several times as long. Raises InputError for an unknown torch version, and any exception of torch or `entry`.
+    q (B, H, M, D), k (B, Hkv, N, D), v (B, Hkv, N, Dv). `utils` are the functions of `flash_attn.cute.utils` that the
+    kernel may call. The lowering sees a GPU of `capability`, one of `GPUS`. `on_stage` is called with "trace" and
+    "render" as they begin. `generated` receives each kernel's text at once, so the texts are available after an
+    exception. Nothing that an earlier call compiled is used again. `whole` also traces flex_attention's own Python;
+    that gives the same kernel and takes several times as long. Raises InputError for an unknown torch version, and any
+    exception of torch or `entry`.
     """
     why = why_not()
     if why:
@@ -139,7 +146,7 @@ def flex_flash(
     # A process runs many cases. What torch compiled for one case must not count against the next.
     torch.compiler.reset()
     importlib.import_module("torch._inductor.codecache").PyCodeCache.cache_clear()
-    backend = _Backend(on_stage, found.kernels.append)
+    backend = _Backend(capability, on_stage, found.kernels.append)
 
     @contextlib.contextmanager
     def environment() -> Iterator[_Backend]:
@@ -151,7 +158,7 @@ def flex_flash(
         torch.no_grad(),
         _own_folder(),
         _swiftly(),
-        stand_ins(entry),
+        stand_ins(entry, utils),
         patch.object(lowering, "ensure_flash_available", lambda: True),
         patch.object(flex, "setup_compilation_env", environment),
         dynamo.patch(automatic_dynamic_shapes=False, assume_static_by_default=True),
@@ -217,6 +224,7 @@ def _swiftly() -> Iterator[None]:
 class _Backend:
     """Inductor as a torch.compile backend. Just before the lowering, it marks the graph as being on an absent GPU."""
 
+    capability: str
     on_stage: Callable[[str], None]
     on_kernel: Callable[[str], None]
 
@@ -228,14 +236,14 @@ class _Backend:
         graph.graph.eliminate_dead_code()
         graph.recompile()
         with (
-            patch.object(compile_fx, "GraphLowering", _lowering(self.on_stage, self.on_kernel)),
+            patch.object(compile_fx, "GraphLowering", _lowering(self.capability, self.on_stage, self.on_kernel)),
             patch.object(compile_fx, "_check_triton_bf16_support", lambda graph: None),
         ):
             compiled = compile_fx.compile_fx(graph, examples)
         return lambda *arguments: (*compiled(*arguments), *(None for _ in asked[2:]))
 
 
-def _lowering(on_stage: Callable[[str], None], on_kernel: Callable[[str], None]) -> type[Any]:
+def _lowering(capability: str, on_stage: Callable[[str], None], on_kernel: Callable[[str], None]) -> type[Any]:
     base: Any = importlib.import_module("torch._inductor.graph").GraphLowering
 
     class OnAbsentGpu(base):  # type: ignore[misc]
@@ -244,11 +252,11 @@ def _lowering(on_stage: Callable[[str], None], on_kernel: Callable[[str], None])
         def run(self, *examples: Any) -> Any:
             on_stage("render")
             _move(self.module)
-            with _gpu():
+            with _gpu(capability):
                 return super().run(*(_moved(e) for e in examples))
 
         def codegen(self) -> Any:
-            with _gpu():
+            with _gpu(capability):
                 wrapper, kernels = super().codegen()
             for found in _KERNEL.finditer(wrapper.value):
                 on_kernel(found["text"])
@@ -291,14 +299,15 @@ def _moved(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _gpu() -> Iterator[None]:
-    """Answers the lowering's questions about the GPU as an H200 would."""
+def _gpu(capability: str) -> Iterator[None]:
+    """Answers the lowering's questions about the GPU as one of this compute capability would."""
     import torch
 
+    major, minor = map(int, capability.split("."))
     properties = types.SimpleNamespace(
-        name="NVIDIA H200",
-        major=CAPABILITY[0],
-        minor=CAPABILITY[1],
+        name=GPUS[capability],
+        major=major,
+        minor=minor,
         gcnArchName="",
         multi_processor_count=132,
         max_threads_per_multi_processor=2048,
@@ -314,7 +323,7 @@ def _gpu() -> Iterator[None]:
         "device_count": lambda: 1,
         "current_device": lambda: 0,
         "get_device_properties": lambda *device: properties,
-        "get_device_capability": lambda *device: CAPABILITY,
+        "get_device_capability": lambda *device: (major, minor),
         "is_bf16_supported": lambda *emulated, **keywords: True,
     }
     scheduler = importlib.import_module("torch._inductor.scheduler")
@@ -326,19 +335,21 @@ def _gpu() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stand_ins(entry: ForwardEntry) -> Iterator[None]:
+def stand_ins(entry: ForwardEntry, utils: Mapping[str, Callable[..., Any]] = MappingProxyType({})) -> Iterator[None]:
     """Puts stand-ins for the flash-attn-4 modules that the kernel's text imports into sys.modules.
 
     They take the place of flash-attn-4 if it is installed.
     """
-    names = ("flash_attn", "flash_attn.cute", "flash_attn.cute.interface", "flash_attn.cute.block_sparsity")
+    cute = "flash_attn.cute"
+    names = ("flash_attn", cute, f"{cute}.interface", f"{cute}.block_sparsity", f"{cute}.utils")
     modules = {name: types.ModuleType(name) for name in names}
     for name, module in modules.items():
         parent, _, attribute = name.rpartition(".")
         if parent:
             setattr(modules[parent], attribute, module)
-    vars(modules["flash_attn.cute.interface"])["_flash_attn_fwd"] = entry
-    vars(modules["flash_attn.cute.block_sparsity"])["BlockSparseTensorsTorch"] = BlockLists
+    vars(modules[f"{cute}.interface"])["_flash_attn_fwd"] = entry
+    vars(modules[f"{cute}.block_sparsity"])["BlockSparseTensorsTorch"] = BlockLists
+    vars(modules[f"{cute}.utils"]).update(utils)
     # Not patch.dict: at the end it would also remove other modules imported in the meantime.
     before = {name: sys.modules.get(name) for name in names}
     sys.modules.update(modules)

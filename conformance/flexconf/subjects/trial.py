@@ -43,6 +43,7 @@ class Options:
     agree bit for bit (L9.3). `timed`: the number of further launches that are timed, if the result is right. `tile`:
     the queries and keys of a tile of torch-triton; None for torch's own choice. `stand_ins`: torch-codegen uses the
     reference's functions in place of CuTe's functions of the same name; attribution compares it with other subjects.
+    `capability`: the compute capability that torch-codegen generates for, such as "10.0"; None for its own choice.
     """
 
     vector_width: int | None = None
@@ -51,6 +52,7 @@ class Options:
     timed: int = 0
     tile: tuple[int, int] | None = None
     stand_ins: bool = False
+    capability: str | None = None
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,16 @@ def run_on(
         known = {s.value for s in Stage}
         at = Stage(where if where in known else "launch")
         return Outcome(
-            case.name, case.digest(), subject, at, symptom, message, None, clock.seconds, {**exact.digests, **digests}
+            case.name,
+            case.digest(),
+            subject,
+            at,
+            symptom,
+            message,
+            None,
+            clock.seconds,
+            {**exact.digests, **digests},
+            capability=options.capability,
         )
 
     comparing: Callable[[Mapping[str, Tensor]], Comparison] | None = None
@@ -229,6 +240,7 @@ def run_on(
         timings=clock.seconds,
         digests={**exact.digests, **digests},
         launches=launches,
+        capability=options.capability,
     )
 
 

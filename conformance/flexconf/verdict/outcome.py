@@ -51,7 +51,7 @@ class Outcome:
     `message` is one sentence. `comparison` is a Comparison as JSON, or None if nothing was compared. `timings` are
     seconds by stage. `digests` are SHA-256 by name (inputs, kernel, out, lse). `observed` lists every "stage/symptom"
     that repeats of the case have shown. `launches` are the seconds of each launch after the first, if they were asked
-    for.
+    for. `capability` is the compute capability that was asked for, such as "10.0"; None for the subject's own choice.
     """
 
     case: str
@@ -65,6 +65,7 @@ class Outcome:
     digests: Mapping[str, str] = field(default_factory=dict)
     observed: tuple[str, ...] = ()
     launches: tuple[float, ...] = ()
+    capability: str | None = None
 
     def __post_init__(self) -> None:
         if not self.observed:
@@ -96,7 +97,8 @@ class Outcome:
         return self.message.partition(": ")[2] if told else ""
 
     def to_json(self) -> dict[str, Any]:
-        """The outcome as JSON values."""
+        """The outcome as JSON values. It has the key `capability` only if one was asked for."""
+        asked = {} if self.capability is None else {"capability": self.capability}
         return {
             "case": self.case,
             "case_digest": self.case_digest,
@@ -109,6 +111,7 @@ class Outcome:
             "digests": dict(self.digests),
             "observed": list(self.observed),
             "launches": list(self.launches),
+            **asked,
         }
 
     @classmethod
@@ -133,6 +136,7 @@ class Outcome:
                 digests={str(name): str(digest) for name, digest in data["digests"].items()},
                 observed=tuple(observed),
                 launches=tuple(float(seconds) for seconds in data["launches"]),
+                capability=str(data["capability"]) if "capability" in data else None,
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"not a recorded outcome: {type(error).__name__}: {error}") from None
@@ -183,8 +187,8 @@ def merge(outcomes: Iterable[Outcome]) -> Outcome | None:
 
 
 def _join(a: Outcome, b: Outcome) -> Outcome:
-    if (a.case, a.case_digest, a.subject) != (b.case, b.case_digest, b.subject):
-        raise InputError(f"cannot merge {a.case} on {a.subject} with {b.case} on {b.subject}")
+    if _asked(a) != _asked(b):
+        raise InputError(f"cannot merge {' '.join(_asked(a))} with {' '.join(_asked(b))}")
     if a == b:
         return a
     if _kind(a) == _kind(b) and a.symptom is not Symptom.NONDETERMINISTIC:
@@ -201,7 +205,13 @@ def _join(a: Outcome, b: Outcome) -> Outcome:
         symptom=Symptom.NONDETERMINISTIC,
         message=f"repeats are {observed[0]}, each with other bits" if one else f"repeats differ: {', '.join(observed)}",
         observed=observed,
+        capability=a.capability,
     )
+
+
+def _asked(o: Outcome) -> tuple[str, ...]:
+    """What was run: the case and its digest, the subject, and the compute capability that it was asked for."""
+    return (o.case, f"({o.case_digest[:16]})", "on", o.subject, *((o.capability,) if o.capability else ()))
 
 
 def _kind(o: Outcome) -> tuple[Stage, Symptom, str | None, str | None]:

@@ -65,4 +65,5 @@ def of_lost(task: CaseTask, lost: Lost) -> Outcome:
     stage = Stage.TRACE if symptom is Symptom.MISSING else stages.get(lost.stage, Stage.TRACE)
     message = pool.describe(replace(lost, how="InputError") if isinstance(lost.error, InputError) else lost)
     subject = tampering.labelled(task.subject.name)
-    return Outcome(task.case.name, task.case.digest(), subject, stage, symptom, message)
+    capability = task.options.capability if task.options is not None else None
+    return Outcome(task.case.name, task.case.digest(), subject, stage, symptom, message, capability=capability)
