@@ -74,7 +74,7 @@ def test_a_function_that_is_not_the_checked_one_never_runs(monkeypatch: pytest.M
         "        return score",
         "    return score_mod",
     ]
-    monkeypatch.setattr("flexconf.language.modtext.function._source", lambda *_: "\n".join(lines))
+    monkeypatch.setattr("flexconf.language.modtext.forms.source", lambda *_: "\n".join(lines))
     assert score("score").item() == 0.5
     with pytest.raises(AssertionError, match="what was checked is not what would run"):
         compile_mod("score + q", "score", {}, SIZES)

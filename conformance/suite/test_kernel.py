@@ -23,7 +23,7 @@ from flexflash import (
     lower,
     template,
 )
-from flexflash.eligibility import Profile
+from flexflash.eligibility import HOST, SOURCE, Profile
 from flexflash.indexing import FixedLayout, infer_dense_strides
 from flexflash.launch.fa4 import Fa4Launcher
 from flexflash.launch.host import HostLauncher, Tiles
@@ -90,16 +90,48 @@ def test_trivial_mask_needs_no_lists() -> None:
     assert lower(q, k, v, None, everything).block_lists == ()
 
 
-@pytest.mark.clause("L5.2")
-def test_lists_without_full_blocks_are_not_implemented() -> None:
-    q, k, v = qkv(1, 2, 2, 130, 130)
+def _partial_only(width: int = 2) -> BlockMask:
     mask = _mask(130, 130)
-    partial_only = BlockMask.from_kv_blocks(
-        mask.kv_num_blocks, mask.kv_indices, None, None, mask_mod=_causal, seq_lengths=(130, 130)
+    indices = torch.nn.functional.pad(mask.kv_indices, (0, 8), value=1)[..., :width]
+    return BlockMask.from_kv_blocks(
+        mask.kv_num_blocks, indices, mask_mod=_causal, seq_lengths=(130, 130), compute_q_blocks=width >= 2
     )
+
+
+@pytest.mark.clause("L5.2")
+def test_lists_without_full_blocks_are_not_implemented_by_the_source() -> None:
+    q, k, v = qkv(1, 2, 2, 130, 130)
     with pytest.raises(NotImplementedError, match="without full blocks is not supported"):
-        lower(q, k, v, None, partial_only)
+        lower(q, k, v, None, _partial_only(), profile=dataclasses.replace(HOST, needs_full_lists=True))
     assert issubclass(BlockMaskUnsupported, NotImplementedError)
+    assert SOURCE.needs_full_lists
+
+
+@pytest.mark.clause("L5.2")
+def test_lists_without_full_blocks_get_empty_full_lists() -> None:
+    q, k, v = qkv(1, 2, 2, 130, 130)
+    mask = _partial_only()
+    count, index, full_count, full_index = lower(q, k, v, None, mask).block_lists
+    assert count is mask.kv_num_blocks and index is mask.kv_indices, "lists of the right width are passed as they are"
+    assert full_count.tolist() == [[[0, 0]]] and full_index.shape == index.shape
+    assert all(t.dtype == torch.int32 for t in (full_count, full_index))
+    with_empty = BlockMask.from_kv_blocks(
+        mask.kv_num_blocks, mask.kv_indices, full_count, full_index, mask_mod=_causal, seq_lengths=(130, 130)
+    )
+    assert lower(q, k, v, None, mask).text == lower(q, k, v, None, with_empty).text
+
+
+@pytest.mark.clause("L5.2")
+@pytest.mark.parametrize("width", [1, 5])
+def test_lists_of_another_width_are_padded_or_cut(width: int) -> None:
+    """flash-attn-4 refuses indices with more entries in a row than there are key/value blocks."""
+    q, k, v = qkv(1, 2, 2, 130, 130)
+    mask = _partial_only(width)
+    mask.kv_num_blocks.fill_(1)
+    kernel = lower(q, k, v, None, mask)
+    assert [tuple(t.shape) for t in kernel.block_lists] == [(1, 1, 2), (1, 1, 2, 2)] * 2
+    assert kernel.block_lists[1][..., :1].tolist() == mask.kv_indices[..., :1].tolist()
+    assert 0 <= int(kernel.block_lists[1].min()) <= int(kernel.block_lists[1].max()) < 2
 
 
 @pytest.mark.clause("L5.3")

@@ -29,6 +29,8 @@ class Profile:
     non-trivial masks, or None if every device takes them. `mask_refusal` is the reason that is given on other devices.
     `approximates` says whether the launcher has a GPU's approximate instructions, which the kernel option fast_math
     uses. `widest_values` are pairs (major compute capability, largest Dv / D); on other devices any Dv is supported.
+    `needs_full_lists` says whether a BlockMask with lists, but without full lists, is refused (L5.2); if not, empty
+    full lists are passed.
     """
 
     name: str
@@ -37,10 +39,11 @@ class Profile:
     mask_refusal: str = NO_MASKS
     approximates: bool = True
     widest_values: tuple[tuple[int, int], ...] = ()
+    needs_full_lists: bool = False
 
 
 # The rules of the source, PyTorch's own file, which allows masks on Hopper only. No launcher uses it.
-SOURCE = Profile("source", "flash_attn.cute", frozenset({9}))
+SOURCE = Profile("source", "flash_attn.cute", frozenset({9}), needs_full_lists=True)
 # flash-attn-4 4.0.0b36 takes a mask_mod with block lists on SM 9.x, 10.x and 11.x. On 12.0 an assertion fails, and 8.x
 # has no score_mod. On SM 9.x, its own check lets head dims through that its kernels are not made for.
 FLASH_ATTN_4 = Profile(

@@ -137,7 +137,16 @@ def lower(
         check_captures(dict(zip(graph.names, graph.captures, strict=True)), q.device)
     on_stage("render")
     return create_flex_flash_attention_kernel(
-        q, k, v, block_mask, scale, options, score_graph=score_graph, mask_graph=mask_graph, sparse_lists=sparse
+        q,
+        k,
+        v,
+        block_mask,
+        scale,
+        options,
+        score_graph=score_graph,
+        mask_graph=mask_graph,
+        sparse_lists=sparse,
+        needs_full_lists=profile.needs_full_lists,
     )
 
 
@@ -152,10 +161,12 @@ def create_flex_flash_attention_kernel(
     score_graph: ModGraph,
     mask_graph: ModGraph,
     sparse_lists: bool,
+    needs_full_lists: bool = False,
 ) -> RenderedKernel:
     """Create the one kernel, without autotuning (L5.3), for inputs that are already checked and eligible.
 
-    Raises BlockMaskUnsupported if block lists are needed but the full-block lists are missing (L5.2).
+    Raises BlockMaskUnsupported if block lists are needed, the full-block lists are missing, and `needs_full_lists`
+    (L5.2).
     """
     batch, heads, length, _ = query.shape
     size = (batch, heads, length, value.shape[-1])
@@ -164,12 +175,12 @@ def create_flex_flash_attention_kernel(
     block_size: tuple[int, int] | None = None
     if walks_lists:
         assert block_mask is not None
-        if block_mask.full_kv_num_blocks is None:
+        if block_mask.full_kv_num_blocks is None and needs_full_lists:
             raise BlockMaskUnsupported(
                 "Flash attention with block mask but without full blocks is not supported yet: "
                 "give the BlockMask full_kv_num_blocks and full_kv_indices (empty ones will do)"
             )
-        lists = tuple(_block_lists(block_mask))
+        lists = tuple(_block_lists(block_mask, key.shape[2]))
         block_size = (int(block_mask.BLOCK_SIZE[0]), int(block_mask.BLOCK_SIZE[1]))
     graphs = {"score_mod": score_graph, "mask_mod": mask_graph}
     wanted = {
@@ -253,14 +264,25 @@ def _layout(tensor: torch.Tensor) -> FixedLayout:
     return FixedLayout(tensor.device, tensor.dtype, tuple(tensor.shape), tuple(tensor.stride()))
 
 
-def _block_lists(block_mask: BlockMask) -> Sequence[torch.Tensor]:
-    assert block_mask.full_kv_num_blocks is not None and block_mask.full_kv_indices is not None
-    return (
-        block_mask.kv_num_blocks,
-        block_mask.kv_indices,
-        block_mask.full_kv_num_blocks,
-        block_mask.full_kv_indices,
-    )
+def _block_lists(block_mask: BlockMask, kv_length: int) -> Sequence[torch.Tensor]:
+    """The four tensors of a kernel: counts and indices of the partial lists, then of the full lists.
+
+    Missing full lists become empty ones. Indices get one entry in a row for each key/value block, since flash-attn-4
+    takes no more, and its earlier releases no fewer (L5.2).
+    """
+    counts, indices = block_mask.kv_num_blocks, block_mask.kv_indices
+    full_counts, full_indices = block_mask.full_kv_num_blocks, block_mask.full_kv_indices
+    if full_counts is None or full_indices is None:
+        full_counts, full_indices = torch.zeros_like(counts), torch.zeros_like(indices)
+    blocks = -(-kv_length // int(block_mask.BLOCK_SIZE[1]))
+    return counts, _of_width(indices, blocks), full_counts, _of_width(full_indices, blocks)
+
+
+def _of_width(indices: torch.Tensor, width: int) -> torch.Tensor:
+    """The indices with `width` entries in a row. Entries of 0 are added at the end, behind every list."""
+    if indices.shape[3] == width:
+        return indices
+    return torch.nn.functional.pad(indices, (0, max(width - indices.shape[3], 0)))[..., :width].contiguous()
 
 
 def _leaves_something_out(block_mask: BlockMask, kv_length: int) -> bool:

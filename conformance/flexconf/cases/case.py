@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flexconf.cases import toml
+from flexconf.cases.block import BlockSpec
 from flexconf.cases.problem import LARGEST, Problem, one_of, whole
 from flexconf.errors import InputError
 from flexconf.language import distributions, layouts, modtext
@@ -23,17 +24,6 @@ from flexconf.language.arithmetic import evaluate, split_arguments
 
 __all__ = ["EXPECTATIONS", "BlockSpec", "Capture", "Case"]
 
-BLOCK_KINDS = ("from_mask", "none", "lists")
-PATTERNS = (
-    "dense",
-    "dense_partial",
-    "reversed",
-    "diagonal",
-    "checkerboard",
-    "empty_rows",
-    "first_empty",
-    "nothing",
-)
 EXPECTATIONS = ("ok", *(f"refused:{stage}" for stage in ("trace", "eligibility", "render")))
 
 _CLAUSE = re.compile(r"L[1-9]\.[1-9]\d?")
@@ -129,45 +119,6 @@ class Capture:
         return tuple(sizes)
 
 
-Lists = tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class BlockSpec:
-    """How the BlockMask of a case is made. The block size is `q` x `kv`.
-
-    `kind` is one of:
-
-    - "from_mask": made from the mask_mod by `create_block_mask`. `broadcast` gives block lists of shape (1, 1, ...),
-      for a mask that does not depend on b and h.
-    - "none": there is no BlockMask.
-    - "lists": made from `pattern` (one of PATTERNS), or from `partial` and `full`. These list the key/value blocks of
-      each row of query blocks, in this order: as [row][block] for all batches and heads, or as [b][h][row][block].
-
-    Raises InputError.
-    """
-
-    q: int = 128
-    kv: int = 128
-    kind: str = "from_mask"
-    broadcast: bool = False
-    pattern: str | None = None
-    partial: Lists | None = None
-    full: Lists | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("q", "kv"):
-            whole(getattr(self, name), f"{name} of the block", 1, 4096)
-        one_of(self.kind, BLOCK_KINDS, "kind of the block")
-        if self.pattern is not None:
-            one_of(self.pattern, PATTERNS, "pattern of the block")
-        given = self.pattern is not None or self.partial is not None or self.full is not None
-        if given != (self.kind == "lists"):
-            raise InputError("a block of kind 'lists', and no other, has a pattern or partial and full lists")
-        if self.pattern is not None and (self.partial is not None or self.full is not None):
-            raise InputError("a block has either a pattern or partial and full lists, not both")
-
-
 def used(captures: Sequence[Capture], *mods: str | None) -> tuple[Capture, ...]:
     """The captures that the mods read, and the captures whose storage these share. Raises ModTextError."""
     return _named(captures, {name for text in mods if text is not None for name in modtext.free_names(text)})
@@ -202,6 +153,7 @@ class Case:
     captures: tuple[Capture, ...] = ()
     problem: Problem = field(default_factory=Problem)
     block: BlockSpec = field(default_factory=BlockSpec)
+    form: str = "function"
     seed: int = 0
     clauses: tuple[str, ...] = ()
     source: str | None = None
@@ -213,6 +165,7 @@ class Case:
         if not _NAME.fullmatch(self.name):
             raise InputError(f"{what}: a name is letters, digits, '_', '-' and '.', then perhaps @shape")
         whole(self.seed, f"seed of {what}", 0, 2**63 - 1)
+        one_of(self.form, modtext.FORMS, f"form of {what}")
         one_of(self.expect, EXPECTATIONS, f"expect of {what}")
         if self.reason_contains is not None and self.expect == "ok":
             raise InputError(f"{what}: reason_contains needs expect = 'refused:...'")
@@ -238,11 +191,19 @@ class Case:
     def _check_mods(self, what: str) -> None:
         given = {capture.name for capture in self.captures}
         needed: set[str] = set()
+        if (
+            self.form != "function"
+            and (self.mask_mod is None)
+            and (self.score_mod is None or self.form in modtext.JOINED)
+        ):
+            raise InputError(f"{what}: form {self.form!r} needs a mod of that form")
         for kind, text in (("score_mod", self.score_mod), ("mask_mod", self.mask_mod)):
             if text is None:
                 continue
             try:
                 names = modtext.free_names(text)
+                if kind == "mask_mod" and self.form in modtext.JOINED:
+                    modtext.operands(text, self.form)
             except InputError as error:
                 raise InputError(f"{what}: {kind}: {error}") from None
             for name in sorted(names - given):
@@ -276,6 +237,10 @@ class Case:
         content = dataclasses.asdict(self)
         for unessential in ("about", "source", "clauses"):
             del content[unessential]
+        # A case that does not use a key keeps the digest that it had before the key existed.
+        if self.form == "function":
+            del content["form"]
+        content["block"] = self.block.essentials()
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -288,6 +253,7 @@ class Case:
             "source",
             "score_mod",
             "mask_mod",
+            "form",
             "seed",
             "clauses",
             "expect",
@@ -301,10 +267,5 @@ class Case:
             lines.append(f"captures = {{ {specs} }}")
         lines.append(f"problem = {toml.inline(dataclasses.asdict(self.problem))}")
         if self.block != BlockSpec():
-            changed = {
-                key: value
-                for key, value in dataclasses.asdict(self.block).items()
-                if value != getattr(BlockSpec(kind="from_mask"), key)
-            }
-            lines.append(f"block = {toml.inline(changed)}")
+            lines.append(f"block = {toml.inline(self.block.changed())}")
         return "\n".join(lines) + "\n"

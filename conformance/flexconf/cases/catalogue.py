@@ -12,15 +12,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from flexconf.cases.case import BlockSpec, Capture, Case
+from flexconf.cases.block import BlockSpec
+from flexconf.cases.case import Capture, Case
 from flexconf.cases.problem import Problem
 from flexconf.errors import InputError
 
 __all__ = ["folder", "load", "load_text", "select"]
 
 _CASE_KEYS = (
-    "about", "source", "score_mod", "mask_mod", "captures", "problem", "block", "seed", "clauses", "expect",
-    "reason_contains",
+    "about", "source", "score_mod", "mask_mod", "captures", "problem", "block", "form", "seed", "clauses",
+    "expect", "reason_contains",
 )  # fmt: skip
 _SHAPE_KEYS = ("about", "problem", "block", "clauses", "applies")
 _FIRST = ("score_mods.toml", "mask_mods.toml", "combinations.toml")
@@ -184,6 +185,7 @@ def _case(name: str, table: Mapping[str, Any], where: str) -> Case:
             captures=tuple(captures),
             problem=_problem(_table(table, "problem", where), Problem(), where),
             block=_block(_table(table, "block", where), BlockSpec(), where),
+            form=_text(table, "form", where) or "function",
             seed=table.get("seed", _seed(name)),
             clauses=_strings(table, "clauses", where),
             source=_text(table, "source", where),
@@ -220,8 +222,6 @@ def _block(table: Mapping[str, Any], base: BlockSpec, where: str) -> BlockSpec:
     names = [field.name for field in fields(BlockSpec)]
     _keys(table, names, f"{where}: block")
     values = {name: getattr(base, name) for name in names} | {key: _frozen(value) for key, value in table.items()}
-    if not isinstance(values["broadcast"], bool):
-        raise InputError(f"{where}: block: broadcast must be true or false")
     return BlockSpec(**values)
 
 

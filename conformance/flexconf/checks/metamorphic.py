@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from flexconf import inputs
 from flexconf.cases.case import BlockSpec, Case
 from flexconf.errors import InputError
 from flexconf.inputs import Inputs
+from flexconf.inputs.block_lists import of_mask, relisted
 from flexconf.language import layouts
 from flexconf.subjects import get, trial
 from flexconf.subjects.trial import Options, StageClock
@@ -242,14 +242,11 @@ def _other_order(base: Inputs) -> list[RelationSide]:
     mask = base.block_mask
     assert mask is not None
     full = mask.full_kv_num_blocks
-    other = BlockMask.from_kv_blocks(
-        mask.kv_num_blocks,
+    other = relisted(
+        mask,
         _backwards(mask.kv_num_blocks, mask.kv_indices),
-        full,
         None if full is None or mask.full_kv_indices is None else _backwards(full, mask.full_kv_indices),
-        BLOCK_SIZE=mask.BLOCK_SIZE,
-        mask_mod=mask.mask_mod,
-        seq_lengths=mask.seq_lengths,
+        mask.mask_mod,
     )
     return [RelationSide(dataclasses.replace(base, block_mask=other))]
 
@@ -303,7 +300,7 @@ def _part(base: Inputs, first: int, last: int) -> Inputs:
     if mask_mod is not None:
         sizes = (base.q.shape[0], base.q.shape[1], base.q.shape[2], last - first)
         spec = base.case.block
-        block = create_block_mask(mask_mod, *sizes, device="cpu", BLOCK_SIZE=(spec.q, spec.kv))
+        block = of_mask(mask_mod, *sizes, (spec.q, spec.kv))
     k, v = base.k[:, :, first:last], base.v[:, :, first:last]
     return dataclasses.replace(base, k=k, v=v, score_mod=score_mod, mask_mod=mask_mod, block_mask=block)
 

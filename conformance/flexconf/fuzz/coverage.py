@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from flexconf.cases.case import PATTERNS, Case
+from flexconf.cases.block import PATTERNS
+from flexconf.cases.case import Case
 from flexconf.cases.problem import DISTRIBUTIONS, DTYPES, PROBLEM_LAYOUTS
 from flexconf.fuzz import marks, outline
 from flexconf.fuzz.outline import Outline

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 
@@ -12,6 +13,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from flexconf.cases.case import Case
 from flexconf.errors import InputError
+from flexconf.inputs.changed_lists import Lists, changed
 
 Rows = Sequence[Sequence[int]]
 Nested = Sequence[Sequence[Rows]]  # [b][h][row] -> the blocks of a list
@@ -27,28 +29,82 @@ def block_mask(case: Case, mask_mod: Callable[..., Tensor] | None, device: str |
     if 0 in (p.B, p.M, p.N) or block.kind == "none":
         return None
     size = (block.q, block.kv)
+    M, N = _made_for(case)
     if block.kind == "from_mask":
         if mask_mod is None:
             return None
         batch, heads = (None, None) if block.broadcast else (p.B, p.H)
         try:
-            return create_block_mask(mask_mod, batch, heads, p.M, p.N, device=str(device), BLOCK_SIZE=size)
+            made = of_mask(mask_mod, batch, heads, M, N, size, device)
         except Exception as error:
             if torch.device(device).type != "cpu":
                 raise  # a failure on a GPU need not be the fault of the mod
             said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             raise InputError(f"case {case.name!r}: the mask_mod failed: {said}") from None
-    partial, full = _lists(case)
-    kv_num, kv_idx = _list_tensors(partial, case, device)
-    full_num, full_idx = _list_tensors(full, case, device)
-    return BlockMask.from_kv_blocks(
-        kv_num, kv_idx, full_num, full_idx, BLOCK_SIZE=size, mask_mod=mask_mod, seq_lengths=(p.M, p.N)
+        if not block.changes_lists:
+            return made
+        assert made.full_kv_num_blocks is not None and made.full_kv_indices is not None
+        full = Lists(made.full_kv_num_blocks, made.full_kv_indices)
+        return changed(case, Lists(made.kv_num_blocks, made.kv_indices), full, mask_mod)
+    partial, full = (Lists(*_list_tensors(nested, case, device)) for nested in _lists(case))
+    return changed(case, partial, full, mask_mod)
+
+
+def of_mask(
+    mask_mod: Callable[..., Tensor],
+    B: int | None,
+    H: int | None,
+    M: int,
+    N: int,
+    size: tuple[int, int],
+    device: str | torch.device = "cpu",
+) -> BlockMask:
+    """PyTorch's `create_block_mask` with blocks of `size`. It also takes modules and bound methods.
+
+    PyTorch's own cannot count their parameters, so it gets a function that calls the mod; the BlockMask has the mod.
+    Raises any exception of the mask_mod.
+    """
+
+    def counted(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        return mask_mod(b, h, q, kv)
+
+    takes = mask_mod if inspect.isfunction(mask_mod) else counted
+    made = create_block_mask(takes, B, H, M, N, device=str(device), BLOCK_SIZE=size)
+    if takes is not mask_mod:
+        made.mask_mod = mask_mod
+    return made
+
+
+def _made_for(case: Case) -> tuple[int, int]:
+    """The lengths (M, N) that the lists are made for. Raises InputError if they are shorter than the problem's."""
+    p = case.problem
+    M, N = case.block.made_for or (p.M, p.N)
+    if M < p.M or N < p.N:
+        raise InputError(f"case {case.name!r}: block: made_for is {(M, N)}, shorter than (M, N) = {(p.M, p.N)}")
+    return M, N
+
+
+def relisted(
+    mask: BlockMask, kv_indices: Tensor, full_kv_indices: Tensor | None, mask_mod: Callable[..., Tensor] | None
+) -> BlockMask:
+    """`mask` with other block indices and another mask_mod."""
+    made: BlockMask = BlockMask.from_kv_blocks(
+        mask.kv_num_blocks,
+        kv_indices,
+        mask.full_kv_num_blocks,
+        full_kv_indices,
+        BLOCK_SIZE=mask.BLOCK_SIZE,
+        mask_mod=mask_mod,
+        seq_lengths=mask.seq_lengths,
+        compute_q_blocks=mask.q_num_blocks is not None,
     )
+    return made
 
 
 def _lists(case: Case) -> tuple[Nested, Nested]:
-    block, p = case.block, case.problem
-    rows, columns = math.ceil(p.M / block.q), math.ceil(p.N / block.kv)
+    block = case.block
+    M, N = _made_for(case)
+    rows, columns = math.ceil(M / block.q), math.ceil(N / block.kv)
     if block.pattern is not None:
         partial, full = _pattern(block.pattern, rows, columns)
         return [[partial]], [[full]]
@@ -115,7 +171,7 @@ def _list_tensors(nested: Nested, case: Case, device: str | torch.device) -> tup
     reads too far returns a wrong result and does not crash. Raises InputError if a row lists a block twice, or a block
     that does not exist.
     """
-    columns = math.ceil(case.problem.N / case.block.kv)
+    columns = math.ceil(_made_for(case)[1] / case.block.kv)
     counts = np.array([[[len(row) for row in rows] for rows in heads] for heads in nested], dtype=np.int32)
     indices = np.zeros((*counts.shape, columns), dtype=np.int32)
     for b, heads in enumerate(nested):

@@ -79,6 +79,8 @@ def materialize(
             mod = modtext.compile_mod(text, kind, captures, case.constants(), case.name)
             if case.expect == "ok":
                 modtext.check_result(mod, kind)
+            if case.form != "function":
+                mod = modtext.compile_mod(text, kind, captures, case.constants(), case.name, case.form)
         except InputError as error:
             raise InputError(f"case {case.name!r}: {kind}_mod: {error}") from None
         mods[kind] = mod

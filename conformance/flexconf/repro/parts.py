@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from flexconf import inputs
+from flexconf.cases.block import BlockSpec
 from flexconf.cases.case import Case
 from flexconf.inputs import Inputs
 from flexconf.language import modtext
@@ -19,7 +20,9 @@ from flexconf.repro import literals
 
 def _mod_source(mod: Callable[..., Tensor], kind: str) -> tuple[str, tuple[str, ...]]:
     """(source of the factory `make_<kind>_mod`, names of its parameters), from the source by `modtext.compile_mod`."""
-    lines = linecache.getlines(mod.__code__.co_filename)
+    code = modtext.code_of(mod)
+    assert code is not None
+    lines = linecache.getlines(code.co_filename)
     source = "".join(lines)
     found = re.match(r"def make_mod\((.*)\):", source)
     assert found is not None
@@ -51,7 +54,9 @@ def parts(case: Case, exact: bool) -> Parts:
     texts: dict[modtext.Kind, str | None] = {"score": case.score_mod, "mask": case.mask_mod}
     for kind, text in texts.items():
         if text is not None:
-            functions[kind] = modtext.compile_mod(text, kind, captures, case.constants(), f"{case.name} repro")
+            functions[kind] = modtext.compile_mod(
+                text, kind, captures, case.constants(), f"{case.name} repro", case.form
+            )
             mods[kind] = _mod_source(functions[kind], kind)
     rebuilt = inputs.materialize(case, functions=functions)
     given = dataclasses.replace(rebuilt, q=tensors["q"], k=tensors["k"], v=tensors["v"], captures=captures)
@@ -63,33 +68,47 @@ def block_lines(case: Case, given: Inputs) -> list[str]:
     if given.block_mask is None:
         return ["block_mask = None"]
     mask = "mask_mod" if case.mask_mod is not None else "None"
-    if block.kind == "from_mask":
+    if _by_mask(block):
+        # create_block_mask cannot count the parameters of modules and methods.
+        counted = "lambda b, h, q, kv: mask_mod(b, h, q, kv)" if case.form in ("module", "method") else "mask_mod"
         heads = "None, None" if block.broadcast else f"{p.B}, {p.H}"
         return [
-            f"block_mask = create_block_mask(mask_mod, {heads}, {p.M}, {p.N}, device=DEVICE, "
-            f"BLOCK_SIZE=({block.q}, {block.kv}))"
+            f"block_mask = create_block_mask({counted}, {heads}, {p.M}, {p.N}, device=DEVICE, "
+            f"BLOCK_SIZE=({block.q}, {block.kv}))",
+            *([] if counted == "mask_mod" else ["block_mask.mask_mod = mask_mod"]),
         ]
     lists = given.block_mask
     named = {
         "kv_num": lists.kv_num_blocks, "kv_idx": lists.kv_indices,
         "full_num": lists.full_kv_num_blocks, "full_idx": lists.full_kv_indices,
     }  # fmt: skip
-    lines = [
-        f"{name} = torch.tensor({literals.nested(t.tolist())}, dtype=torch.int32, device=DEVICE)"
-        for name, t in named.items()
-        if t is not None
-    ]
+    lines = [f"{name} = {_list_tensor(t)}" for name, t in named.items() if t is not None]
     lines.append(
         f"block_mask = BlockMask.from_kv_blocks({', '.join(n if t is not None else 'None' for n, t in named.items())}, "
-        f"BLOCK_SIZE=({block.q}, {block.kv}), mask_mod={mask}, seq_lengths=({p.M}, {p.N}))"
+        f"BLOCK_SIZE=({block.q}, {block.kv}), mask_mod={mask}, seq_lengths=({p.M}, {p.N})"
+        f"{'' if lists.q_num_blocks is not None else ', compute_q_blocks=False'})"
     )
     return lines
+
+
+def _by_mask(block: BlockSpec) -> bool:
+    return block.kind == "from_mask" and not block.changes_lists
+
+
+def _list_tensor(t: Tensor) -> str:
+    """The text that makes the tensor, with its strides if it is a view of a larger one."""
+    stored = t.untyped_storage().nbytes() // t.element_size()
+    if t.is_contiguous() and stored == t.numel():
+        return f"torch.tensor({literals.nested(t.tolist())}, dtype=torch.int32, device=DEVICE)"
+    elements = t.as_strided((stored,), (1,), 0).tolist()
+    where = f"{tuple(t.shape)}, {t.stride()}, {t.storage_offset()}"
+    return f"torch.tensor({literals.nested(elements)}, dtype=torch.int32, device=DEVICE).as_strided({where})"
 
 
 def attended_lines(case: Case, given: Inputs) -> list[str]:
     """The body of the script's `attended(b, h, m, n)`: it looks at the block lists first, then at the mask_mod."""
     asked = "bool(mask_mod(*at(b, h, m, n)))" if case.mask_mod is not None else "True"
-    if given.block_mask is None or case.block.kind == "from_mask":
+    if given.block_mask is None or _by_mask(case.block):
         return [f"return {asked}"]
     full = given.block_mask.full_kv_indices is not None
     return [

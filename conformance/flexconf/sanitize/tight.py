@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from flexconf.inputs import Inputs
+from flexconf.inputs import Inputs, Mod
+from flexconf.inputs.block_lists import relisted
 from flexconf.language import modtext
 
 _ALIGNMENT = 64  # elements; `layouts` places its offsets relative to a multiple of this
@@ -31,7 +32,9 @@ def tighten(given: Inputs) -> Inputs:
     captures = {name: fresh[f"capture {name}"] for name in given.captures}
     case = given.case
     mods = {
-        kind: modtext.compile_mod(text, kind, captures, case.constants(), case.name) if text is not None else None
+        kind: modtext.compile_mod(text, kind, captures, case.constants(), case.name, case.form)
+        if text is not None
+        else None
         for kind, text in _texts(given).items()
     }
     return dataclasses.replace(
@@ -77,17 +80,9 @@ def _extent(tensor: Tensor) -> int:
     return 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
 
 
-def _block_mask(given: Inputs, mask_mod: object) -> BlockMask | None:
+def _block_mask(given: Inputs, mask_mod: Mod | None) -> BlockMask | None:
     old = given.block_mask
     if old is None:
         return None
-    made: BlockMask = BlockMask.from_kv_blocks(  # type: ignore[no-untyped-call, unused-ignore]
-        old.kv_num_blocks,
-        old.kv_indices,
-        old.full_kv_num_blocks,
-        old.full_kv_indices,
-        BLOCK_SIZE=old.BLOCK_SIZE,
-        mask_mod=mask_mod if given.case.mask_mod is not None else None,  # type: ignore[arg-type]
-        seq_lengths=old.seq_lengths,
-    )
-    return made
+    mod = mask_mod if given.case.mask_mod is not None else None
+    return relisted(old, old.kv_indices, old.full_kv_indices, mod)

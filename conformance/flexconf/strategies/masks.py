@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from hypothesis import strategies as st
 
-from flexconf.cases.case import PATTERNS, BlockSpec, Capture
+from flexconf.cases.block import PATTERNS, BlockSpec
+from flexconf.cases.case import Capture
 from flexconf.strategies import expressions, foci, tables
 from flexconf.strategies.draws import Draw, one
 from flexconf.strategies.scope import Scope

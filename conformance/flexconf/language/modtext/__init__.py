@@ -6,6 +6,7 @@ expression. The grammar allows only the operations of a table, written as operat
 source in `linecache`, so that tracers, tracebacks and repro scripts see ordinary code.
 """
 
+from flexconf.language.modtext.forms import FORMS, JOINED, code_of, operands
 from flexconf.language.modtext.function import ScalarIndexing, check_result, compile_mod
 from flexconf.language.modtext.syntax import LIMITS, free_names
 from flexconf.language.modtext.vocabulary import (
@@ -19,7 +20,9 @@ from flexconf.language.modtext.vocabulary import (
 
 __all__ = [
     "DTYPES",
+    "FORMS",
     "GRAMMAR_NAMES",
+    "JOINED",
     "LIMITS",
     "OPERATIONS",
     "Kind",
@@ -27,6 +30,8 @@ __all__ = [
     "ScalarIndexing",
     "check_capture_name",
     "check_result",
+    "code_of",
     "compile_mod",
     "free_names",
+    "operands",
 ]

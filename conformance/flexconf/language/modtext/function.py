@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import linecache
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from flexconf.language.modtext import forms
 from flexconf.language.modtext.checker import Checker
 from flexconf.language.modtext.syntax import normalised, parse
-from flexconf.language.modtext.vocabulary import CONSTANTS, PARAMETERS, Kind, ModTextError, check_capture_name
+from flexconf.language.modtext.vocabulary import CONSTANTS, Kind, ModTextError, check_capture_name
 
 
 class ScalarIndexing(TorchFunctionMode):
@@ -49,8 +49,9 @@ def compile_mod(
     captures: Mapping[str, Tensor],
     constants: Mapping[str, int | float],
     name: str = "mod",
+    form: str = "function",
 ) -> Callable[..., Tensor]:
-    """Compiles the mod `text` into a function of scalar tensors.
+    """Compiles the mod `text` into a function of scalar tensors, or into another callable of `form` (see `forms`).
 
     `kind` "score" gives `(score, b, h, q, kv) -> score`, "mask" gives `(b, h, q, kv) -> bool`. `captures` are the
     tensors that the mod may read, by name. `constants` are the sizes of the problem (B, H, Hkv, M, N, D, Dv) as Python
@@ -85,14 +86,17 @@ def compile_mod(
             cells[used] = constants[used]
         elif used in CONSTANTS:
             cells[used] = CONSTANTS[used]
-    source = _source(normalised(text), statements, kind, list(cells))
+    tensors = [used for used in cells if used in captures]
+    source = forms.source(normalised(text), statements, kind, list(cells), tensors, form)
     digest = hashlib.sha256(source.encode()).hexdigest()[:12]
     filename = f"<flexconf {kind}_mod {name} {digest}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     # Dynamo looks up the function's globals in the module that `__name__` names. This module defines them.
     namespace: dict[str, Any] = {"torch": torch, "__name__": __name__}
     tree = ast.parse(source, filename)
-    assert _said(_body(tree)) == _said(statements), f"{filename}: what was checked is not what would run"
+    assert forms.said(tree, kind, tensors, form) == forms.said_by(statements), (
+        f"{filename}: what was checked is not what would run"
+    )
     exec(compile(tree, filename, "exec"), namespace)  # the text has passed the checker above
     mod: Callable[..., Tensor] = namespace["make_mod"](**cells)
     return mod
@@ -101,9 +105,9 @@ def compile_mod(
 def check_result(mod: Callable[..., Tensor], kind: Kind) -> None:
     """Calls the mod once on meta tensors, and checks the dtype and rank of its result.
 
-    A mask_mod must return a bool scalar, a score_mod a scalar of a floating dtype. `mod` must come from compile_mod:
-    for the call, its captures are replaced by meta tensors of the same shape and dtype. Raises ModTextError if the
-    result is another one, or PyTorch raises an error.
+    A mask_mod must return a bool scalar, a score_mod a scalar of a floating dtype. `mod` must be a function by
+    compile_mod: for the call, its captures are replaced by meta tensors of the same shape and dtype. Raises
+    ModTextError if the result is another one, or PyTorch raises an error.
 
     >>> check_result(compile_mod("q - kv", "mask", {}, {}), "mask")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -150,38 +154,3 @@ def _without_data(mod: Callable[..., Tensor]) -> Callable[..., Tensor]:
     }
     made: Callable[..., Tensor] = factory_globals["make_mod"](**swapped)
     return made
-
-
-def _body(factory: ast.Module) -> list[ast.stmt]:
-    """The statements of the mod inside its factory, the module that `_source` writes."""
-    (make,) = factory.body
-    assert isinstance(make, ast.FunctionDef) and isinstance(make.body[0], ast.FunctionDef)
-    return make.body[0].body
-
-
-def _said(statements: Sequence[ast.stmt]) -> list[str]:
-    """The syntax trees of a mod's assignments and result, as text. Two mods with equal lists compute the same."""
-    kept = [s for s in statements[:-1] if isinstance(s, ast.Assign)]
-    last = statements[-1]
-    assert isinstance(last, ast.Expr | ast.Return) and last.value is not None
-    return [*map(ast.dump, kept), ast.dump(last.value)]
-
-
-def _source(text: str, statements: Sequence[ast.stmt], kind: Kind, cells: Sequence[str]) -> str:
-    """The source of a factory `make_mod`. Its parameters become the closure cells of the mod that it returns."""
-    original = textwrap.dedent(text).strip()
-
-    def segment(node: ast.expr) -> str:
-        code = ast.get_source_segment(original, node) or ast.unparse(node)
-        return f"({code})" if "\n" in code else code
-
-    lines = [f"def make_mod({', '.join(cells)}):", f"    def {kind}_mod({', '.join(PARAMETERS[kind])}):"]
-    for statement in statements[:-1]:
-        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            lines.append(f"        {statement.targets[0].id} = {segment(statement.value)}")
-        # An expression statement before the last has no effect and is dropped.
-    last = statements[-1]
-    if isinstance(last, ast.Expr):
-        lines.append(f"        return {segment(last.value)}")
-    lines.append(f"    return {kind}_mod")
-    return "\n".join(lines) + "\n"
