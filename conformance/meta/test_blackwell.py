@@ -13,6 +13,7 @@ import cutlass.cute as cute
 import pytest
 import torch
 from cutlass.cute.runtime import from_dlpack
+from packaging.version import Version
 
 from flexconf import inputs, repro, subjects
 from flexconf.cases import catalogue
@@ -188,6 +189,16 @@ def test_a_vector_load_of_eight_keys_is_right() -> None:
     case = _case('score_mod = "score + bias[h, kv]"\ncaptures = { bias = "H,72:float32:normal" }')
     assert "cute.autovec_copy" in _text(case)
     assert trial.run_case(case, NAME, ON_BLACKWELL).ok
+
+
+@known
+def test_an_index_that_was_taken_for_the_same_in_all_keys_is_found_in_the_code_for_blackwell() -> None:
+    """pytorch#188878: torch 2.13 is wrong there, and right on Hopper; torch 2.14 is right on both."""
+    (case,) = catalogue.select(catalogue.load(), ["relative_bias_and_head_scale"])
+    defective = Version(torch.__version__) < Version("2.14.dev0")
+    for options, ended in ((None, "output/ok"), (ON_BLACKWELL, "output/wrong" if defective else "output/ok")):
+        outcome = trial.run_case(case, NAME, options)
+        assert f"{outcome.stage}/{outcome.symptom}" == ended, outcome.message
 
 
 def test_the_capabilities_that_are_offered_are_those_that_the_lowering_may_be_shown() -> None:
