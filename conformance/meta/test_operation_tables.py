@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from flexconf.checks import opcheck
+from flexconf.checks.operands import operand_values
 from flexconf.language import modtext
-from flexconf.language.operations import OPERATIONS, Operation
+from flexconf.language.operations import FLOATS, NUMBERS, OPERATIONS, ROWS, Operation, Row, row_of
 from flexconf.oracles.error_model import OPS
 from flexflash import ops, trace
 
@@ -26,7 +26,7 @@ OTHER_NAMES = {
 NO_TEXT = {"clone", "isneginf", "isposinf", "masked_fill", "_prelu_kernel", "special_entr", "special_xlog1py", "index"}
 """What a mod that is a function reaches, and none that is text, so that `flexconf ops` cannot ask it."""
 
-ROWS = {row.name for row in OPERATIONS}
+CHECKED = {row.name for row in OPERATIONS}
 SPELT = {str(overload).split(".")[1] for overload in ops.supported()}
 
 
@@ -46,14 +46,59 @@ def _recorded(row: Operation) -> set[str]:
 
 
 def test_every_spelling_and_every_model_belongs_to_a_row() -> None:
-    known = ROWS | set(OTHER_NAMES) | NO_TEXT
+    known = CHECKED | set(OTHER_NAMES) | NO_TEXT
     assert known >= SPELT, sorted(SPELT - known)
     assert set(OPS) <= known, sorted(set(OPS) - known)
-    assert set(OTHER_NAMES.values()) <= ROWS and not NO_TEXT & ROWS
+    assert set(OTHER_NAMES.values()) <= CHECKED and not NO_TEXT & CHECKED
 
 
 @pytest.mark.parametrize("row", OPERATIONS, ids=lambda row: f"{row.text} of {row.dtypes[0]}")
 def test_every_row_is_recorded_as_what_is_spelt_and_has_a_model(row: Operation) -> None:
     unspelt = _recorded(row) - SPELT - {"index", "full"}  # a read and a constant, which the code generator writes
     assert not unspelt, sorted(unspelt)
-    assert opcheck._ALIASES.get(row.name, row.name) in OPS
+    assert (row_of(row.name).model or row.name) in OPS
+
+
+def _eager(text: str, x: Tensor) -> Tensor:
+    """PyTorch's results of a text on every element of x, with the elements in reverse order as y."""
+    placed = re.sub(r"(?<![\w.])([xy])(?!\w)", r"\1[kv]", text)
+    operands = {"x": x, "y": x.flip(0)}
+    mod = modtext.compile_mod(placed, "score", {n: operands[n] for n in modtext.free_names(placed)}, {}, "row")
+    index, zero = torch.arange(len(x)), torch.zeros((), dtype=torch.int32)
+    return mod(torch.zeros(()), zero, zero, zero, index)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_row_can_be_drawn_and_is_checked_or_says_why_not(row: Row) -> None:
+    assert bool(row.texts) != row.refused
+    assert (row.name in CHECKED) == (not row.refused and not row.filled)
+    assert row.refused or row.dtypes
+    assert row.calls or row.name in ("rsub", "_to_copy"), "neither a function nor an operator calls it"
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if not row.refused], ids=lambda row: row.name)
+def test_every_call_of_a_row_is_recorded_as_what_is_spelt(row: Row) -> None:
+    for call, signature in row.calls.items():
+        if row.filled or signature.least == 3:
+            continue  # their texts are calls already
+        operands = {"torch.clamp": "x, 1, 2"}.get(call, "x, y" if signature.least == 2 else "x")
+        unspelt = _recorded(Operation(row.name, f"{call}({operands})", row.dtypes)) - SPELT - {"index", "full"}
+        assert not unspelt, (call, sorted(unspelt))
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.texts and row.name != "_to_copy"], ids=lambda row: row.name)
+def test_every_row_names_the_dtype_of_its_result(row: Row) -> None:
+    text = row.texts[0]
+    for dtype in text.dtypes or row.dtypes:
+        result = str(_eager(text.text, torch.ones(2, dtype=getattr(torch, dtype))).dtype).removeprefix("torch.")
+        same = dtype if row.result == "same" or dtype in FLOATS else "float32"
+        assert result == ("bool" if row.result == "bool" else same), dtype
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.every], ids=lambda row: row.name)
+def test_what_takes_every_number_does_and_stays_finite(row: Row) -> None:
+    for dtype in NUMBERS:
+        values = operand_values(dtype)
+        x = values[values.double().isfinite()]
+        result = _eager(row.texts[0].text, x)
+        assert len(x) > 10 and bool(result.double().isfinite().all()), dtype

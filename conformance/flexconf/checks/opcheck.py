@@ -20,7 +20,7 @@ from flexconf.checks import tightness
 from flexconf.checks.operands import Y_KINDS, operand_values, ulp_of
 from flexconf.errors import InputError
 from flexconf.language import modtext
-from flexconf.language.operations import ALL, OPERATIONS, Operation
+from flexconf.language.operations import ALL, OPERATIONS, Operation, row_of
 from flexconf.oracles import math64
 from flexconf.oracles.error_model import OPS, power_ulps
 from flexconf.subjects import trial
@@ -66,15 +66,6 @@ class OperationRow:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)
-
-
-_ALIASES = {
-    "relu6": "hardtanh",
-    "log_sigmoid": "log_sigmoid_forward",
-    "selu": "elu",
-    "softsign": "div",
-    "tanhshrink": "sub",
-}
 
 
 @dataclass(frozen=True)
@@ -244,7 +235,7 @@ def _judge(
 
 
 def _row(operation: Operation, dtype: str, widths: Sequence[int], verdict: str) -> OperationRow:
-    model = OPS[_ALIASES.get(operation.name, operation.name)]
+    model = OPS[row_of(operation.name).model or operation.name]
     power = re.fullmatch(r"x \*\* (-?[\d.]+)", operation.text)
     ulps = power_ulps(float(power[1])) if power else model.ulps
     return OperationRow(

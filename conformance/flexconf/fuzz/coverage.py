@@ -22,6 +22,7 @@ from flexconf.cases.problem import DISTRIBUTIONS, DTYPES, PROBLEM_LAYOUTS
 from flexconf.fuzz import marks, outline
 from flexconf.fuzz.outline import Outline
 from flexconf.language import layouts, modtext
+from flexconf.language.operations import OPERATIONS, ROWS
 
 WIDTHS = (1, 2, 4, 8)
 INDICES = ("constant", "variable", "computed", "loaded", "negative")
@@ -167,8 +168,6 @@ class Coverage:
 @cache
 def operations() -> frozenset[tuple[str, str]]:
     """Every (operation, dtype of its tensor operands) that L7.6 asks for. `flexconf ops` checks them one by one."""
-    from flexconf.language.operations import OPERATIONS
-
     found: set[tuple[str, str]] = set()
     for operation in OPERATIONS:
         for dtype in operation.dtypes:
@@ -180,7 +179,7 @@ def operations() -> frozenset[tuple[str, str]]:
 @cache
 def _named_operations() -> frozenset[str]:
     """The names in `operations`, and of all other functions that a mod can call and a lowering must take."""
-    refused = {"cumsum", "sum", "sort", "rand_like"}
+    refused = {row.name for row in ROWS if row.refused}
     called = {outline.SPELLINGS.get(name, name) for name in (d.rpartition(".")[2] for d in modtext.OPERATIONS)}
     return frozenset({name for name, _ in operations()} | (called - refused))
 
@@ -206,7 +205,6 @@ def _marked(text: str, kind: str, captures: Mapping[str, tuple[str, int]]) -> se
 @cache
 def forms() -> frozenset[tuple[str, ...]]:
     """Every (operation, arguments) of the argument forms that the generator and `flexconf ops` know."""
-    from flexconf.language.operations import OPERATIONS
     from flexconf.strategies import forms as drawn
 
     found: set[tuple[str, ...]] = set()

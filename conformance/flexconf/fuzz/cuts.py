@@ -26,15 +26,13 @@ from flexconf.cases.problem import Problem
 from flexconf.errors import InputError
 from flexconf.language import layouts
 from flexconf.language.modtext.syntax import parse
+from flexconf.language.operations import ROWS
 
 _LEAVES = {"score": ("score", "q"), "mask": ("q",)}
 _PLAIN = Problem(B=1, H=1, Hkv=1, M=16, N=16, D=16, Dv=16)
 _SIZES = ("B", "M", "N", "D", "Dv")
 _MANNERS = ("layout", "dtype")  # not the scale and not `qkv`: the range of an operand may depend on them
-_EVERY = frozenset(
-    "abs ceil eq erf floor fmax fmin full_like ge gt isfinite isinf isnan le logical_and logical_not logical_or "
-    "logical_xor lt maximum minimum ne neg ones_like relu round sigmoid sign tanh trunc where zeros_like".split()
-)
+_EVERY = frozenset(call.removeprefix("torch.") for row in ROWS if row.every for call in row.calls)
 """The functions of torch that take every number of any dtype, and whose result is finite if the operands are."""
 _WIDE = ("torch.float32", "torch.float64", "torch.bfloat16", "torch.bool")
 """The dtypes to which every number can be cast."""

@@ -19,15 +19,12 @@ from flexconf.cases.case import Case
 from flexconf.fuzz import marks
 from flexconf.fuzz.values import DrawnValue, constant, folded, interval, kinds, operand, promoted
 from flexconf.language import layouts
+from flexconf.language.operations import ROWS, rows_by_function
 
 __all__ = ["SPELLINGS", "Outline", "Read", "UsedOperation", "of_case", "of_text", "stride_kind", "tokens"]
 
-_FLOATING = frozenset(
-    "exp exp2 expm1 log log1p log2 log10 sqrt rsqrt reciprocal sin cos tan asin acos atan sinh cosh tanh asinh acosh "
-    "atanh sigmoid erf erfc atan2 div silu gelu softplus elu logsigmoid hypot copysign".split()
-)
-_BOOLEAN = frozenset("eq ne lt le gt ge logical_and logical_or logical_xor logical_not isnan isinf isfinite".split())
-_LIKE = frozenset({"full_like", "zeros_like", "ones_like"})
+_FUNCTIONS = rows_by_function()
+_LIKE = frozenset(row.name for row in ROWS if row.filled)
 SPELLINGS = {"true_divide": "div"}
 """Other names of an operation -> the name used here."""
 _BINARY: Mapping[type[ast.operator], str] = {
@@ -257,9 +254,10 @@ class _Walk:
         self.seen.marks |= marks.promotions(chosen)
         if self.depth:
             self.seen.marks |= marks.lanes(name, arguments)
-        if name in _BOOLEAN:
+        row = _FUNCTIONS.get(name.removesuffix("_tanh"))
+        if row is not None and row.result == "bool":
             result = "bool"
-        elif name.removesuffix("_tanh") in _FLOATING and not result.startswith(("float", "bfloat")):
+        elif row is not None and row.result == "float" and not result.startswith(("float", "bfloat")):
             result = "float32"
         low, high = interval(name, arguments) if "int" in result else _EVERYTHING
         depends = (any(a.loaded for a in arguments), any(a.lane for a in arguments))

@@ -8,11 +8,10 @@ from collections.abc import Callable
 
 from hypothesis import strategies as st
 
-from flexconf.language.operations import Operation
+from flexconf.language.operations import Operation, Range, row_of
 from flexconf.strategies import operations, tables
 from flexconf.strategies.draws import Draw, one
 from flexconf.strategies.features import Features
-from flexconf.strategies.operations import Range
 from flexconf.strategies.scope import Scope
 from flexconf.strategies.terms import FLOATS, INTEGER_RANGES, Term, result_dtype
 
@@ -123,7 +122,7 @@ def focus(draw: Draw, scope: Scope) -> Term | None:
     if not wanted:
         return None
     chosen, dtype = one(draw, wanted)
-    x = operand(draw, scope, dtype, between=chosen.name in _ROUNDING and dtype in FLOATS)
+    x = operand(draw, scope, dtype, between=row_of(chosen.name).rounding and dtype in FLOATS)
     x = kept(draw, x, operations.domain(chosen, dtype))
     if chosen.text in ("x << 3", "x >> 3"):
         return _shifted(draw, chosen, x)
@@ -142,10 +141,6 @@ def _shifted(draw: Draw, chosen: Operation, x: Term) -> Term | None:
     return operations.shifted(chosen.text.split()[1], x, one(draw, (3, 1, 33, 32, 9, 40)))
 
 
-_ROUNDING = frozenset("round floor ceil trunc frac sign".split())
-_OFTEN = frozenset("div floor_divide remainder fmod bitwise_left_shift bitwise_right_shift".split())
-
-
 @functools.cache
 def _pairs(among: tuple[str, ...]) -> tuple[tuple[Operation, str], ...]:
     """Every pair of an operation and a dtype. Pairs with a weight occur several times."""
@@ -158,11 +153,8 @@ def _wanted_pairs(among: tuple[str, ...], features: Features) -> tuple[tuple[Ope
 
 
 def _weight(name: str, dtype: str) -> int:
-    if name in _ROUNDING:
-        return 5 if dtype in FLOATS else 1
-    if name == "gelu":  # its two forms differ by 5e-4 at most, so few arguments tell them apart
-        return 4
-    return 2 if name in _OFTEN else 1
+    row = row_of(name)
+    return 5 if row.rounding and dtype in FLOATS else row.often
 
 
 def dtypes(scope: Scope) -> tuple[str, ...]:
@@ -206,19 +198,8 @@ def operand(draw: Draw, scope: Scope, dtype: str, between: bool = False) -> Term
     return found
 
 
-_BOOLEAN = frozenset("eq ne lt le gt ge logical_not logical_and logical_or logical_xor isnan isinf isfinite".split())
-_INTEGER = frozenset("floor_divide remainder fmod".split())
-
-
 def _wanted(f: Features, name: str) -> bool:
-    name = name.partition("/")[0]
-    if name == "_to_copy":
-        return f.casts
-    if name in _BOOLEAN:
-        return f.booleans
-    if name in _INTEGER or name.startswith("bitwise"):
-        return f.integers
-    return f.functions
+    return bool(getattr(f, row_of(name).feature))
 
 
 def choice(draw: Draw, scope: Scope, depth: int) -> Term:

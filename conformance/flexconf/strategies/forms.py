@@ -14,10 +14,9 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from flexconf.language.operations import ALL, FLOATS, INTEGERS, NUMBERS, SIGNED, Operation
+from flexconf.language.operations import ALL, FLOATS, INTEGERS, NUMBERS, SIGNED, Operation, Range
 from flexconf.strategies import expressions, operations
 from flexconf.strategies.draws import Draw, one
-from flexconf.strategies.operations import Range
 from flexconf.strategies.scope import Scope
 from flexconf.strategies.terms import Term, result_dtype
 

@@ -10,16 +10,9 @@ from dataclasses import dataclass
 import torch
 
 from flexconf.language import modtext
+from flexconf.language.operations import FLOATS as FLOATS
+from flexconf.language.operations import INTEGER_RANGES as INTEGER_RANGES
 
-INTEGER_RANGES = {
-    "int8": (-(2**7), 2**7 - 1),
-    "int16": (-(2**15), 2**15 - 1),
-    "int32": (-(2**31), 2**31 - 1),
-    "int64": (-(2**63), 2**63 - 1),
-    "uint8": (0, 2**8 - 1),
-}
-HALVES = ("float16", "bfloat16")
-FLOATS = (*HALVES, "float32", "float64")
 LARGEST = {"float16": 3e4, "bfloat16": 1e30, "float32": 1e30, "float64": 1e30}
 """The largest magnitude of a float term, by dtype. Larger values could overflow, and an overflow has no bound."""
 

@@ -54,6 +54,13 @@ REASONS: Final[tuple[Reason, ...]] = (
         "PyTorch's own meta kernel of where takes none, where its CPU kernel warns that it is deprecated (torch 2.13)",
     ),
     Reason(
+        "xlogy with a number beyond float32",
+        LOWERING_REFUSES,
+        ("torch.xlogy",),
+        r"1e\+39",
+        "PyTorch's own decomposition fills a float32 tensor with the number and raises, where its CPU kernel takes it",
+    ),
+    Reason(
         "a bool to the power True",
         "dtypes",
         ("torch.pow", "x ** y"),

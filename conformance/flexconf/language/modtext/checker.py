@@ -25,8 +25,8 @@ from flexconf.language.modtext.vocabulary import (
     UNARY,
     Kind,
     ModTextError,
-    Signature,
 )
+from flexconf.language.operations import Signature
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import ast
 import keyword
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 from flexconf.errors import InputError
 from flexconf.language.arithmetic import SYMBOLS
+from flexconf.language.operations import SIGNATURES, Signature
 
 Kind = Literal["score", "mask"]
 
@@ -28,81 +28,8 @@ DTYPES = (
 """The dtypes of clause L7.5, as `torch.<name>`."""
 
 
-@dataclass(frozen=True)
-class Signature:
-    """How an operation may be called: the least and most arguments (positional, `min=`, `max=`), and the keywords."""
-
-    least: int
-    most: int
-    keywords: frozenset[str] = frozenset()
-
-
-def _table() -> dict[str, Signature]:
-    unary = (
-        "abs exp exp2 expm1 log log1p log2 log10 sqrt rsqrt reciprocal square sin cos tan asin acos atan "
-        "sinh cosh tanh asinh acosh atanh sigmoid erf erfc floor ceil trunc frac sign neg relu "
-        "logical_not bitwise_not isnan isinf isfinite signbit sgn positive deg2rad rad2deg sinc"
-    )
-    binary = (
-        "mul pow fmod remainder floor_divide true_divide minimum maximum fmin fmax atan2 copysign hypot "
-        "eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor "
-        "bitwise_left_shift bitwise_right_shift xlogy logaddexp logaddexp2 heaviside"
-    )
-    table = {f"torch.{name}": Signature(1, 1) for name in unary.split()}
-    table |= {f"torch.{name}": Signature(2, 2) for name in binary.split()}
-    dtype = frozenset({"dtype"})
-    table |= {
-        "torch.add": Signature(2, 2, frozenset({"alpha"})),
-        "torch.sub": Signature(2, 2, frozenset({"alpha"})),
-        "torch.div": Signature(2, 2, frozenset({"rounding_mode"})),
-        "torch.round": Signature(1, 1, frozenset({"decimals"})),
-        "torch.where": Signature(3, 3),
-        "torch.lerp": Signature(3, 3),
-        "torch.clamp": Signature(1, 3, frozenset({"min", "max"})),
-        "torch.clamp_min": Signature(2, 2),
-        "torch.clamp_max": Signature(2, 2),
-        "torch.nan_to_num": Signature(1, 4, frozenset({"nan", "posinf", "neginf"})),
-        "torch.addcmul": Signature(3, 3, frozenset({"value"})),
-        "torch.addcdiv": Signature(3, 3, frozenset({"value"})),
-        "torch.logit": Signature(1, 2, frozenset({"eps"})),
-        "torch.full_like": Signature(2, 2, dtype),
-        "torch.zeros_like": Signature(1, 1, dtype),
-        "torch.ones_like": Signature(1, 1, dtype),
-    }
-    functional = {
-        "silu": Signature(1, 1),
-        "gelu": Signature(1, 1, frozenset({"approximate"})),
-        "softplus": Signature(1, 3, frozenset({"beta", "threshold"})),
-        "relu": Signature(1, 1),
-        "relu6": Signature(1, 1),
-        "leaky_relu": Signature(1, 2, frozenset({"negative_slope"})),
-        "elu": Signature(1, 2, frozenset({"alpha"})),
-        "logsigmoid": Signature(1, 1),
-        "hardtanh": Signature(1, 3, frozenset({"min_val", "max_val"})),
-        "celu": Signature(1, 2, frozenset({"alpha"})),
-        "selu": Signature(1, 1),
-        "hardsigmoid": Signature(1, 1),
-        "hardswish": Signature(1, 1),
-        "mish": Signature(1, 1),
-        "softsign": Signature(1, 1),
-        "tanhshrink": Signature(1, 1),
-        "softshrink": Signature(1, 2, frozenset({"lambd"})),
-        "hardshrink": Signature(1, 2, frozenset({"lambd"})),
-        "threshold": Signature(3, 3),
-    }
-    table |= {f"torch.nn.functional.{name}": signature for name, signature in functional.items()}
-    # PyTorch operations that are not in clause L7.6, for cases with `expect = "refused:..."`.
-    table |= {
-        "torch.cumsum": Signature(2, 2),
-        "torch.sum": Signature(1, 1),
-        "torch.sort": Signature(1, 1),
-        "torch.rand_like": Signature(1, 1),
-    }
-    return table
-
-
-OPERATIONS: Mapping[str, Signature] = _table()
-"""The signatures of all callable operations by dotted name."""
+OPERATIONS: Mapping[str, Signature] = SIGNATURES
+"""The signatures of all callable operations by dotted name, from the table of operations."""
 
 STRING_CHOICES: Mapping[str, tuple[str | None, ...]] = {
     "rounding_mode": ("floor", "trunc", None),
