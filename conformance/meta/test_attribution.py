@@ -30,7 +30,7 @@ from flexconf.checks.attribution import (
     investigate,
 )
 from flexconf.errors import InputError
-from flexconf.subjects import reference, saved, torch_private, trial
+from flexconf.subjects import reference, saved, trial
 from flexconf.verdict.outcome import Outcome, Stage, Symptom
 from flexflash import RenderedKernel, kernel
 from flexflash.launch.host import HostLauncher
@@ -247,7 +247,6 @@ def test_no_more_is_run_than_the_answer_takes() -> None:
     assert ran == [FA4]
 
 
-@pytest.mark.skipif(bool(torch_private.why_not()), reason=torch_private.why_not() or "-")
 @pytest.mark.parametrize(("case", "layer"), [("atan2_of_known_zeros", "CuTe"), ("absolute_of_uint8", "torch-codegen")])
 def test_a_function_of_cute_is_not_laid_at_the_door_of_who_calls_it(case: str, layer: str) -> None:
     """CuTe's atan2 of two zeros that its compiler knows, and PyTorch's abs of a uint8, each in text of PyTorch's."""

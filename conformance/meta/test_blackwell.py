@@ -34,7 +34,6 @@ from flexflash.launch.host import Tiles
 
 NAME = "torch-codegen"
 ON_BLACKWELL = Options(capability="10.0")
-known = pytest.mark.skipif(bool(torch_private.why_not()), reason=torch_private.why_not() or "-")
 
 
 def _case(text: str, sizes: str = "H = 2, M = 16, N = 70, D = 16") -> Case:
@@ -161,7 +160,6 @@ def test_a_width_that_flash_attn_4_does_not_take_is_refused(width: int) -> None:
 # ---------------------------------------------------------------------------------------------------- what is generated
 
 
-@known
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
@@ -184,7 +182,6 @@ def test_code_that_only_blackwell_gets_is_generated_and_is_right(text: str, show
     assert outcome.ok and outcome.comparison is not None and outcome.comparison["elements"] > 0, outcome.message
 
 
-@known
 def test_a_vector_load_of_eight_keys_is_right() -> None:
     case = _case('score_mod = "score + bias[h, kv]"\ncaptures = { bias = "H,72:float32:normal" }')
     assert "cute.autovec_copy" in _text(case)
@@ -227,8 +224,6 @@ def test_a_capability_that_a_subject_does_not_have_is_refused_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    if subject == NAME and torch_private.why_not():
-        pytest.skip(torch_private.why_not())
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
         main([*command, "--subject", subject, "--capability", capability])
@@ -291,7 +286,6 @@ def test_a_repro_runs_with_the_capability_and_needs_a_gpu_that_has_it() -> None:
     assert "capability" not in default and "Options(vector_width=1)" in default
 
 
-@known
 def test_a_run_says_which_capability_it_was_for(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["run", "identity", "--subject", NAME, "--workers", "1", "--no-expectations", "--json"]
     seen = []
@@ -338,7 +332,6 @@ def test_a_known_defect_may_be_about_the_code_for_one_capability(monkeypatch: py
     assert states["ampere"] == ("it is about compute capability 8.*, and here is 9.0", None)
 
 
-@known
 def test_the_repro_of_a_known_defect_runs_with_the_capability_that_it_is_about(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

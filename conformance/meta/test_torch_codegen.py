@@ -8,8 +8,6 @@ import linecache
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -17,10 +15,9 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from flexconf import inputs, subjects
+from flexconf import inputs
 from flexconf.cases import catalogue
 from flexconf.cases.case import Case
-from flexconf.errors import InputError
 from flexconf.runs import expectations
 from flexconf.subjects import torch_private, trial
 from flexconf.subjects.torch_private import Generated
@@ -28,7 +25,6 @@ from flexconf.verdict.outcome import Outcome
 
 NAME = "torch-codegen"
 SMALL = "problem = { H = 2, M = 16, N = 24, D = 16 }"
-known = pytest.mark.skipif(bool(torch_private.why_not()), reason=torch_private.why_not() or "-")
 
 
 def _case(text: str) -> Case:
@@ -60,29 +56,11 @@ def _generated(case: Case, whole: bool = False, entry: torch_private.ForwardEntr
     )
 
 
-@pytest.fixture
-def unknown(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    version = metadata.version
-    monkeypatch.setattr(metadata, "version", lambda name: "2.99.1" if name == "torch" else version(name))
-    yield
-
-
-@pytest.mark.usefixtures("unknown")
-def test_an_unknown_torch_is_refused_and_the_message_names_what_works() -> None:
-    why = subjects.get(NAME).why_not()
-    assert torch_private.KNOWN in why and "torch 2.99.1" in why and "torch-flash" in why
-    with pytest.raises(InputError, match=r"torch-codegen cannot run here: .* knows for torch >=2"):
-        subjects.require(NAME)
-    with pytest.raises(InputError, match=r"here is torch 2\.99\.1"):
-        _generated(_case('score_mod = "score"'))
-
-
 def test_asking_whether_it_can_run_imports_no_torch() -> None:
     code = "import sys, flexconf.subjects as s; s.get('torch-codegen').why_not(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-@known
 def test_a_right_mod_passes_and_every_stage_is_announced() -> None:
     stages: list[str] = []
     outcome = _outcome(
@@ -106,7 +84,6 @@ def test_a_right_mod_passes_and_every_stage_is_announced() -> None:
     ]
 
 
-@known
 @pytest.mark.parametrize("repro", ["codegen_where_of_constants", "codegen_remainder", "codegen_constant_score"])
 def test_known_defects_are_found(repro: str) -> None:
     (expectation,) = (e for e in expectations.load(NAME) if e.repro.name == repro)
@@ -114,19 +91,16 @@ def test_known_defects_are_found(repro: str) -> None:
     assert expectation.covers(outcome), (outcome.stage, outcome.symptom, outcome.message)
 
 
-@known
 def test_an_operation_without_a_spelling_is_a_refusal_that_names_it() -> None:
     outcome = _outcome('score_mod = "torch.where(torch.isnan(score), 0.0, score)"')
     assert (outcome.stage, outcome.symptom) == ("render", "refused")
     assert "'isnan'" in outcome.message
 
 
-@known
 def test_erf_which_has_no_cpu_code_of_its_own() -> None:
     assert _outcome('score_mod = "score * torch.erf(score)"').ok
 
 
-@known
 def test_nothing_compiled_for_one_case_is_used_for_another() -> None:
     """Two mods of one shape: the same function name, file name and tensors, another constant; then the first again."""
     texts = ['score_mod = "score + 0.5 * q"', 'score_mod = "score + 0.25 * q"', 'score_mod = "score + 0.5 * q"']
@@ -140,7 +114,6 @@ def test_nothing_compiled_for_one_case_is_used_for_another() -> None:
     assert kernels[0] == kernels[2] != kernels[1]
 
 
-@known
 def test_a_capture_is_read_and_not_remembered() -> None:
     """The second case has other values in a capture of the same name, shape and dtype."""
     for values in ("constant(1)", "constant(-2)", "normal"):
@@ -159,7 +132,6 @@ def _digest(kernels: list[str]) -> str:
     return hashlib.sha256("".join(kernels).encode()).hexdigest()
 
 
-@known
 def test_another_process_that_generates_the_same_takes_no_source_away(tmp_path: Path) -> None:
     """Between the loading of a mask and its compilation, another process generates the same, and goes on to the next.
 
@@ -192,7 +164,6 @@ def test_another_process_that_generates_the_same_takes_no_source_away(tmp_path: 
     assert len(sources) == 1 and sources[0].strip() in found.kernels[0]
 
 
-@known
 def test_every_hook_is_undone() -> None:
     flex = sys.modules["torch.nn.attention.flex_attention"]
     from torch._inductor import compile_fx
@@ -208,7 +179,6 @@ def test_every_hook_is_undone() -> None:
     assert stand_ins() == modules
 
 
-@known
 def test_the_whole_of_flex_attention_gives_the_same_kernel() -> None:
     case = _case('score_mod = "score + 0.1 * (q - kv)"\nmask_mod = "q >= kv"')
     assert _generated(case).kernels == _generated(case, whole=True).kernels != []

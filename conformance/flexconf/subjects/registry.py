@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 _FLASH = ("torch", "nvidia-cutlass-dsl", "flash-attn-4")
 
 
-def _nothing() -> str:
-    return ""
-
-
 # A subject's modules are imported only where it runs: importing flash-attn-4, triton and the compilers takes seconds.
 
 
@@ -50,12 +46,6 @@ def _mods() -> Attend:
     return modify
 
 
-def _why_no_codegen() -> str:
-    from flexconf.subjects.torch_private import why_not
-
-    return why_not()
-
-
 def _host() -> Attend:
     from flexconf.subjects.reference import host
 
@@ -75,8 +65,10 @@ def _fa4() -> Attend:
 
 
 def _codegen() -> Attend:
+    from flexconf.subjects import codegen_probe
     from flexconf.subjects.torch_codegen import codegen
 
+    codegen_probe.require()
     return codegen
 
 
@@ -110,15 +102,14 @@ class Subject:
     """One subject: what it is, and how it is run, judged, isolated and timed.
 
     `packages` are the packages whose versions decide its results. `device` is where it runs; "any" means a GPU if there
-    is one. `attend` imports and returns the subject's `Attend`. `imports` names modules that take long to import. A
-    worker does both before its first case, so they are not part of a case's time. `judge` imports and returns the
-    `Judge` of its results. `extra_check` returns the reason why the subject cannot run, other than a missing package or
-    GPU, or "" if there is none. `approximates`: the subject has the option fast_math; `chooses_tile`: it has the option
-    tile; `stands_in`: functions of CuTe may be replaced in it. `capabilities`: the compute capabilities that it
-    generates code for, the first one by default; () for a subject without the option capability. `tiled`: it takes only
-    problems that fit flash-attn-4's tiles, and fuzzing draws only those. `narrow`: fuzzing draws only the vector widths
-    that flash-attn-4 takes. `backend_refuses`: its backend rejects some kernels at compile or launch, which is no
-    failure of the lowering.
+    is one. `attend` imports and returns the subject's `Attend`, and may raise InputError if it cannot run with these
+    packages. `imports` names modules that take long to import. A worker does both before its first case, so they are
+    not part of a case's time. `judge` imports and returns the `Judge` of its results. `approximates`: the subject has
+    the option fast_math; `chooses_tile`: it has the option tile; `stands_in`: functions of CuTe may be replaced in it.
+    `capabilities`: the compute capabilities that it generates code for, the first one by default; () for a subject
+    without the option capability. `tiled`: it takes only problems that fit flash-attn-4's tiles, and fuzzing draws only
+    those. `narrow`: fuzzing draws only the vector widths that flash-attn-4 takes. `backend_refuses`: its backend
+    rejects some kernels at compile or launch, which is no failure of the lowering.
     """
 
     name: str
@@ -128,7 +119,6 @@ class Subject:
     attend: Callable[[], Attend]
     imports: tuple[str, ...] = ()
     judge: Callable[[], Judge] = _attention
-    extra_check: Callable[[], str] = _nothing
     approximates: bool = False
     chooses_tile: bool = False
     stands_in: bool = False
@@ -189,13 +179,10 @@ class Subject:
         return self.name.startswith("reference.")
 
     def why_not(self) -> str:
-        """The reason why it cannot run here. Returns "" if it can."""
+        """The reason why it cannot run here. Returns "" if none is known without running something; see `load`."""
         absent = [name for name in self.packages if not _installed(name)]
         if absent:
             return f"{absent[0]} is not installed"
-        why = self.extra_check()
-        if why:
-            return why
         return devices.why_none() if self.needs_gpu and not devices.count() else ""
 
     @property
@@ -214,7 +201,10 @@ class Subject:
         return [{**variables, **devices.assign(place)} for place in range(workers)]
 
     def load(self) -> Attend:
-        """Imports everything that a run needs, and returns the subject's `Attend`."""
+        """Imports everything that a run needs, and returns the subject's `Attend`.
+
+        Raises InputError if the subject cannot run with the installed packages, which takes a probe to know.
+        """
         for name in self.imports:
             importlib.import_module(name)
         return self.attend()
@@ -302,8 +292,7 @@ SUBJECTS: dict[str, Subject] = {
             "cpu",
             ("torch", "nvidia-cutlass-dsl"),
             _codegen,
-            ("flexflash.launch.host", "torch._dynamo", "torch._inductor.compile_fx"),
-            extra_check=_why_no_codegen,
+            ("flexflash.launch.host", "torch._dynamo"),
             stands_in=True,
             capabilities=("9.0", "10.0"),
         ),

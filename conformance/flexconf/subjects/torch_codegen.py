@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from unittest.mock import patch
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from flexconf.inputs import Inputs
 from flexconf.subjects import get, torch_flex, torch_private
-from flexconf.subjects.torch_private import HOPPER, Generated, NeedsGpu
+from flexconf.subjects.torch_private import HOPPER, Generated, HookChanged, NotStoodIn
 from flexconf.subjects.trial import Attended, Options, Refused, StageClock
 
 
@@ -48,11 +47,6 @@ def _attend(given: Inputs, clock: StageClock, into: Generated, options: Options)
     def entry(q: Tensor, k: Tensor, v: Tensor, **keywords: Any) -> None:
         nonlocal reached
         reached = True
-        # The caller is the kernel's main function: its arguments are those with which torch's wrapper calls it.
-        caller = sys._getframe(1)
-        names = caller.f_code.co_varnames[: caller.f_code.co_argcount]
-        into.arguments = {name: caller.f_locals[name] for name in names}
-        into.results = {"out": keywords["out"].transpose(1, 2), "lse": keywords["lse"]}
         host(q, k, v, **keywords)
 
     try:
@@ -70,9 +64,12 @@ def _attend(given: Inputs, clock: StageClock, into: Generated, options: Options)
             on_stage=clock.enter,
             generated=into,
         )
+    except HookChanged:
+        raise
     except Exception as error:
-        if any(isinstance(e, NeedsGpu) for e in torch_flex.chain(error)):
-            raise Refused("launch", str(error)) from error
+        for link in torch_flex.chain(error):
+            if isinstance(link, NotStoodIn):
+                raise Refused("launch", str(link)) from error
         if not reached:
             torch_flex.judge(error, clock)
         raise

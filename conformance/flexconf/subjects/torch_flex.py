@@ -75,7 +75,7 @@ def judge(error: Exception, clock: StageClock) -> None:
     """
     links = list(chain(error))
     text = " ".join(str(error).split())
-    said = _shown(links[-1])
+    said = shown(links[-1])
     kinds = {f"{type(e).__module__}.{type(e).__name__}" for e in links}
     if isinstance(error, torch.OutOfMemoryError) or "CUDA error" in text or "CUDA_ERROR" in text:
         clock.enter("launch")
@@ -108,7 +108,7 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _shown(error: BaseException) -> str:
+def shown(error: BaseException) -> str:
     """The type of `error` and the first 400 characters of its message.
 
     Colours, rulers, and the debugging advice that torch appends are left out.

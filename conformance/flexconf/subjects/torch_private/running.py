@@ -1,4 +1,4 @@
-"""Runs torch's FlexAttention BACKEND FLASH lowering without a GPU. No other module uses private parts of torch for it.
+"""Runs torch's FlexAttention BACKEND FLASH lowering without a GPU.
 
 These parts are torch's own: Dynamo's trace of the mods, AOT autograd, every pass over the graph, the lowering, the
 CuTeDSL template and code generator, the scheduler, the wrapper around the kernel, and the order of its arguments.
@@ -7,7 +7,7 @@ Three parts are changed. Just before the lowering, the graph's tensors are marke
 The wrapper loses the statements that need a driver. A stand-in replaces flash-attn-4, which the kernel imports; its
 entry is the caller's function.
 
-Importing this module does not import torch.
+A part of torch that no longer fits ends in HookChanged, and never in an outcome of torch's.
 """
 
 from __future__ import annotations
@@ -16,95 +16,33 @@ import contextlib
 import gc
 import importlib
 import os
-import re
-import sys
 import tempfile
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib import metadata
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from packaging.specifiers import SpecifierSet
-
-from flexconf.errors import InputError
+from flexconf.subjects.torch_private import hooks, wrapper
+from flexconf.subjects.torch_private.entry import (
+    ForwardEntry,
+    Generated,
+    NeedsGpu,
+    forward,
+    hooks_named,
+    stand_ins,
+)
+from flexconf.subjects.torch_private.hooks import HookChanged
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn.attention.flex_attention import BlockMask
 
-KNOWN = ">=2.13,<2.14"
-"""The torch versions whose private parts this module knows. Widen it only after a run with the new version."""
-
 HOPPER = "9.0"
 
 GPUS = {HOPPER: "NVIDIA H200", "10.0": "NVIDIA B200"}
 """The GPUs that the lowering may be shown, by compute capability. It decides vector widths and packed masks."""
-
-# Statements of the wrapper that need a GPU driver or Triton, and their replacements.
-_WRAPPER = (
-    ("from torch._C import _cuda_getCurrentRawStream as get_raw_stream\n", ""),
-    ("import triton\nimport triton.language as tl\n", ""),
-    ("from torch._inductor.runtime.triton_heuristics import start_graph, end_graph\n", ""),
-    ("import torch\n", "import contextlib, torch\n"),
-    ("torch.cuda._DeviceGuard(0)", "contextlib.nullcontext()"),
-    ("torch.cuda.set_device(0)", "pass"),
-    ("get_raw_stream(0)", "0"),
-    ("empty_strided_cuda(", "empty_strided_cpu("),
-)
-
-_KERNEL = re.compile(r"async_compile\.cutedsl\('\w+', r'''\n(?P<text>.*?)'''", re.DOTALL)
-
-ForwardEntry = Callable[..., None]
-"""A function with the arguments of flash-attn-4's `_flash_attn_fwd`. It fills `out` and `lse`."""
-
-
-class BlockLists(NamedTuple):
-    """Stands in for flash-attn-4's `BlockSparseTensorsTorch`.
-
-    The generated kernel passes the four tensors by position and `block_size` by name.
-    """
-
-    mask_block_cnt: Tensor
-    mask_block_idx: Tensor
-    full_block_cnt: Tensor
-    full_block_idx: Tensor
-    block_size: tuple[int, int]
-
-
-@dataclass
-class Generated:
-    """The results of one call: out (B, H, M, Dv), lse (B, H, M), and the text of each kernel that torch rendered.
-
-    `out` is None until the call returns. `lse` is None until then, or if torch returns none. The entry fills
-    `arguments` (those of the kernel's main function, by name) and `results` (the "out" and "lse" that it fills).
-    """
-
-    out: Tensor | None = None
-    lse: Tensor | None = None
-    kernels: list[str] = field(default_factory=list)
-    arguments: dict[str, object] = field(default_factory=dict)
-    results: dict[str, Tensor] = field(default_factory=dict)
-
-
-class NeedsGpu(NotImplementedError):
-    """The wrapper launches a Triton kernel beside the attention kernel, so it cannot run without a GPU."""
-
-
-def why_not() -> str:
-    """The reason why this module cannot use the installed torch. Returns "" if it can, or if torch is not installed."""
-    try:
-        version = metadata.version("torch")
-    except metadata.PackageNotFoundError:
-        return ""
-    if SpecifierSet(KNOWN).contains(version, prereleases=True):
-        return ""
-    return (
-        f"it reaches into torch's private lowering, which it knows for torch {KNOWN}, and here is torch {version}; "
-        "install one that it knows, or use torch-flash on a GPU"
-    )
 
 
 def flex_flash(
@@ -129,12 +67,9 @@ def flex_flash(
     kernel may call. The lowering sees a GPU of `capability`, one of `GPUS`. `on_stage` is called with "trace" and
     "render" as they begin. `generated` receives each kernel's text at once, so the texts are available after an
     exception. Nothing that an earlier call compiled is used again. `whole` also traces flex_attention's own Python;
-    that gives the same kernel and takes several times as long. Raises InputError for an unknown torch version, and any
-    exception of torch or `entry`.
+    that gives the same kernel and takes several times as long. Raises HookChanged if a private part of torch turns out
+    to have changed, and any exception of torch or `entry`. Such an exception may be caused by a NotStoodIn.
     """
-    why = why_not()
-    if why:
-        raise InputError(why)
     import torch
 
     found = generated if generated is not None else Generated()
@@ -146,20 +81,22 @@ def flex_flash(
     # A process runs many cases. What torch compiled for one case must not count against the next.
     torch.compiler.reset()
     importlib.import_module("torch._inductor.codecache").PyCodeCache.cache_clear()
-    backend = _Backend(capability, on_stage, found.kernels.append)
+    backend = _Backend(capability, on_stage, found)
 
     @contextlib.contextmanager
-    def environment() -> Iterator[_Backend]:
+    def environment(*arguments: Any, **keywords: Any) -> Iterator[_Backend]:
         # Outside torch.compile, flex_attention compiles its higher-order operator itself, in this environment.
+        found.reached.add(str(hooks.SET_UP))
         with dynamo.patch(allow_empty_graphs=True, capture_scalar_outputs=True):
             yield backend
 
     with (
+        hooks_named(),
         torch.no_grad(),
-        _own_folder(),
+        _own_folder() as folder,
         _swiftly(),
-        stand_ins(entry, utils),
-        patch.object(lowering, "ensure_flash_available", lambda: True),
+        stand_ins(forward(entry, found, folder), utils),
+        patch.object(lowering, "ensure_flash_available", _yes(found, hooks.AVAILABLE)),
         patch.object(flex, "setup_compilation_env", environment),
         dynamo.patch(automatic_dynamic_shapes=False, assume_static_by_default=True),
         autograd.patch(enable_autograd_cache=False),
@@ -180,22 +117,36 @@ def flex_flash(
             return_lse=True,
             kernel_options={"BACKEND": "FLASH"},
         )
+    if found.kernels and hooks.ENTRY not in found.reached:
+        raise HookChanged(hooks.ENTRY, "the wrapper has a kernel, and ran without calling it")
     return found
 
 
+def _yes(found: Generated, hook: hooks.Hook) -> Callable[..., bool]:
+    """A function that answers True to any arguments, and notes that torch reached `hook`."""
+
+    def function(*arguments: Any, **keywords: Any) -> bool:
+        found.reached.add(str(hook))
+        return True
+
+    return function
+
+
 @contextlib.contextmanager
-def _own_folder() -> Iterator[None]:
-    """Makes torch write its generated modules into a folder for this call only. The folder is removed at the end.
+def _own_folder() -> Iterator[str]:
+    """Makes torch write its generated modules into a folder for this call only. Yields its path without links.
+
+    The folder is removed at the end.
 
     Torch names a module's file after its content. CuTe reads a function's source from that file when it compiles the
     function. In a shared folder, another process that generates the same module could remove the file before that.
     """
-    name = "TORCHINDUCTOR_CACHE_DIR"
+    name = hooks.FOLDER
     before = os.environ.get(name)
     with tempfile.TemporaryDirectory(prefix="flexconf-codegen-", ignore_cleanup_errors=True) as folder:
         os.environ[name] = folder
         try:
-            yield
+            yield os.path.realpath(folder)
         finally:
             if before is None:
                 del os.environ[name]
@@ -207,13 +158,15 @@ def _own_folder() -> Iterator[None]:
 def _swiftly() -> Iterator[None]:
     """Turns off garbage collection and the timing of guards for a log.
 
-    Both together take a fifth of the time, and no result depends on them.
+    Both together take a fifth of the time, and no result depends on them. So a torch without this timing is no worse.
     """
     guards = importlib.import_module("torch._dynamo.guards")
     collecting = gc.isenabled()
     gc.disable()
     try:
-        with patch.object(guards, "profile_guard_manager", lambda *arguments: 0.0):
+        with contextlib.ExitStack() as stack:
+            if hasattr(guards, "profile_guard_manager"):
+                stack.enter_context(patch.object(guards, "profile_guard_manager", lambda *arguments: 0.0))
             yield
     finally:
         if collecting:
@@ -226,7 +179,7 @@ class _Backend:
 
     capability: str
     on_stage: Callable[[str], None]
-    on_kernel: Callable[[str], None]
+    found: Generated
 
     def __call__(self, graph: Any, examples: Sequence[Any]) -> Callable[..., tuple[Any, ...]]:
         compile_fx = importlib.import_module("torch._inductor.compile_fx")
@@ -236,35 +189,41 @@ class _Backend:
         graph.graph.eliminate_dead_code()
         graph.recompile()
         with (
-            patch.object(compile_fx, "GraphLowering", _lowering(self.capability, self.on_stage, self.on_kernel)),
-            patch.object(compile_fx, "_check_triton_bf16_support", lambda graph: None),
+            patch.object(compile_fx, "GraphLowering", _lowering(self.capability, self.on_stage, self.found)),
+            patch.object(compile_fx, "_check_triton_bf16_support", _yes(self.found, hooks.BFLOAT16)),
         ):
             compiled = compile_fx.compile_fx(graph, examples)
         return lambda *arguments: (*compiled(*arguments), *(None for _ in asked[2:]))
 
 
-def _lowering(capability: str, on_stage: Callable[[str], None], on_kernel: Callable[[str], None]) -> type[Any]:
+def _lowering(capability: str, on_stage: Callable[[str], None], found: Generated) -> type[Any]:
     base: Any = importlib.import_module("torch._inductor.graph").GraphLowering
 
     class OnAbsentGpu(base):  # type: ignore[misc]
         """Lowers as if the tensors were on a GPU, and generates a wrapper that runs on a CPU."""
 
+        def __init__(self, *arguments: Any, **keywords: Any) -> None:
+            found.reached.add(str(hooks.LOWERING))
+            super().__init__(*arguments, **keywords)
+
         def run(self, *examples: Any) -> Any:
+            found.reached.add(str(hooks.RUN))
             on_stage("render")
             _move(self.module)
-            with _gpu(capability):
+            with _gpu(capability, found):
                 return super().run(*(_moved(e) for e in examples))
 
         def codegen(self) -> Any:
-            with _gpu(capability):
-                wrapper, kernels = super().codegen()
-            for found in _KERNEL.finditer(wrapper.value):
-                on_kernel(found["text"])
-            if "async_compile.triton(" in wrapper.value:
+            with _gpu(capability, found):
+                generated = super().codegen()
+            found.reached.add(str(hooks.CODEGEN))
+            text = wrapper.of(generated)
+            found.kernels += wrapper.kernels(text.value)
+            if "async_compile.triton(" in text.value:
                 raise NeedsGpu("the wrapper launches a Triton kernel beside the attention kernel, which needs a GPU")
-            for theirs, ours in _WRAPPER:
-                wrapper.value = wrapper.value.replace(theirs, ours)
-            return wrapper, kernels
+            text.value = wrapper.without_gpu(text.value)
+            found.reached.add(hooks.WRAPPER)
+            return generated
 
     return OnAbsentGpu
 
@@ -299,7 +258,7 @@ def _moved(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _gpu(capability: str) -> Iterator[None]:
+def _gpu(capability: str, found: Generated) -> Iterator[None]:
     """Answers the lowering's questions about the GPU as one of this compute capability would."""
     import torch
 
@@ -329,35 +288,6 @@ def _gpu(capability: str) -> Iterator[None]:
     scheduler = importlib.import_module("torch._inductor.scheduler")
     with (
         patch.multiple(torch.cuda, **answers),  # type: ignore[call-overload]
-        patch.object(scheduler, "has_triton", lambda *device: True),
+        patch.object(scheduler, "has_triton", _yes(found, hooks.HAS_TRITON)),
     ):
         yield
-
-
-@contextlib.contextmanager
-def stand_ins(entry: ForwardEntry, utils: Mapping[str, Callable[..., Any]] = MappingProxyType({})) -> Iterator[None]:
-    """Puts stand-ins for the flash-attn-4 modules that the kernel's text imports into sys.modules.
-
-    They take the place of flash-attn-4 if it is installed.
-    """
-    cute = "flash_attn.cute"
-    names = ("flash_attn", cute, f"{cute}.interface", f"{cute}.block_sparsity", f"{cute}.utils")
-    modules = {name: types.ModuleType(name) for name in names}
-    for name, module in modules.items():
-        parent, _, attribute = name.rpartition(".")
-        if parent:
-            setattr(modules[parent], attribute, module)
-    vars(modules[f"{cute}.interface"])["_flash_attn_fwd"] = entry
-    vars(modules[f"{cute}.block_sparsity"])["BlockSparseTensorsTorch"] = BlockLists
-    vars(modules[f"{cute}.utils"]).update(utils)
-    # Not patch.dict: at the end it would also remove other modules imported in the meantime.
-    before = {name: sys.modules.get(name) for name in names}
-    sys.modules.update(modules)
-    try:
-        yield
-    finally:
-        for name, theirs in before.items():
-            if theirs is None:
-                del sys.modules[name]
-            else:
-                sys.modules[name] = theirs
