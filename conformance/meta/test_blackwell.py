@@ -188,7 +188,6 @@ def test_a_vector_load_of_eight_keys_is_right() -> None:
     assert trial.run_case(case, NAME, ON_BLACKWELL).ok
 
 
-@known
 def test_an_index_that_was_taken_for_the_same_in_all_keys_is_found_in_the_code_for_blackwell() -> None:
     """pytorch#188878: torch 2.13 is wrong there, and right on Hopper; torch 2.14 is right on both."""
     (case,) = catalogue.select(catalogue.load(), ["relative_bias_and_head_scale"])
