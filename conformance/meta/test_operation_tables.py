@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from flexconf.checks.operands import operand_values
+from flexconf.fuzz import outline
 from flexconf.language import modtext
 from flexconf.language.operations import FLOATS, NUMBERS, OPERATIONS, ROWS, Operation, Row, row_of
 from flexconf.oracles.error_model import OPS
@@ -93,6 +94,8 @@ def test_every_row_names_the_dtype_of_its_result(row: Row) -> None:
         result = str(_eager(text.text, torch.ones(2, dtype=getattr(torch, dtype))).dtype).removeprefix("torch.")
         same = dtype if row.result == "same" or dtype in FLOATS else "float32"
         assert result == ("bool" if row.result == "bool" else same), dtype
+        seen, _ = outline.of_text(f"torch.neg({text.text})", {"x": (dtype, 0), "y": (dtype, 0)})
+        assert seen[-1] == outline.UsedOperation("neg", result), "the outline of a mod says another dtype"
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.every], ids=lambda row: row.name)

@@ -25,8 +25,12 @@ __all__ = ["SPELLINGS", "Outline", "Read", "UsedOperation", "of_case", "of_text"
 
 _FUNCTIONS = rows_by_function()
 _LIKE = frozenset(row.name for row in ROWS if row.filled)
-SPELLINGS = {"true_divide": "div"}
-"""Other names of an operation -> the name used here."""
+SPELLINGS = {
+    other.rpartition(".")[2]: first.rpartition(".")[2]
+    for first, *others in (tuple(row.calls) for row in ROWS if row.calls)
+    for other in others
+}
+"""Other names of an operation -> the name used here, which is the first name in its row."""
 _BINARY: Mapping[type[ast.operator], str] = {
     ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.FloorDiv: "floor_divide",
     ast.Mod: "remainder", ast.Pow: "pow", ast.LShift: "bitwise_left_shift", ast.RShift: "bitwise_right_shift",
