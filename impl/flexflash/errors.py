@@ -41,6 +41,12 @@ class UnsupportedOperation(FlexFlashError, NotImplementedError):
     stage = "render"
 
 
+class LacksName(FlexFlashError, RuntimeError):
+    """The installed CuTe DSL lacks a name that the rendered text uses; the message names it and its version."""
+
+    stage = "compile"
+
+
 class TemplateError(FlexFlashError, RuntimeError):
     """Rendering failed (L5.3); the message names the cause."""
 

@@ -76,7 +76,10 @@ def _attend(given: Inputs, clock: StageClock, options: Options, launcher: flexfl
 
     def launch(out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
         if 0 not in (*kernel.output_size[:3], given.k.shape[2]):
-            launcher.run(kernel, kernel.arguments(given.q, given.k, given.v, out, lse))
+            try:
+                launcher.run(kernel, kernel.arguments(given.q, given.k, given.v, out, lse))
+            except flexflash.FlexFlashError as error:
+                raise Refused(error.stage, str(error)) from error
         return out, lse
 
     dense_lse = (kernel.lse_size[1] * kernel.lse_size[2], kernel.lse_size[2], 1)

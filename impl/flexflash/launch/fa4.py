@@ -13,6 +13,7 @@ from ..eligibility import FLASH_ATTN_4, Profile
 from ..errors import InputError
 from ..kernel import ENTRY, RenderedKernel
 from .module import load
+from .names import require
 
 
 @dataclass
@@ -29,7 +30,8 @@ class Fa4Launcher:
     def run(self, kernel: RenderedKernel, arguments: Mapping[str, torch.Tensor]) -> None:
         """Fill `arguments["OUT"]` and `arguments["LSE"]` in place, on the current stream of their device (L9.2).
 
-        Raises InputError if the tensors are not on one CUDA device, or require grad while grad mode is on (L5.5).
+        Raises InputError if the tensors are not on one CUDA device, or require grad while grad mode is on (L5.5);
+        LacksName if the installed CuTe DSL lacks a name that the text uses.
         """
         check_gradients(arguments)
         devices = {t.device for t in arguments.values()}
@@ -37,6 +39,7 @@ class Fa4Launcher:
         if device.type != "cuda" or len(devices) != 1:
             raise InputError(f"flash-attn-4 needs all tensors on one CUDA device, not {sorted(map(str, devices))}")
         self.on_stage("compile")
+        require(kernel.text)
         # flash-attn-4 takes the current stream of the current device. The guard makes the tensors' device current.
         with torch.cuda.device(device):
             getattr(load(kernel.text), ENTRY)(self, **arguments)

@@ -20,6 +20,7 @@ from ..eligibility import HOST, Profile
 from ..kernel import ENTRY, RenderedKernel
 from .entry import BlockSparseTensors, TakesBlockLists, check_width, cute_tensor, width_for
 from .module import load
+from .names import require
 
 Mod = Callable[..., Any]
 
@@ -42,10 +43,12 @@ class HostLauncher(TakesBlockLists):
     def run(self, kernel: RenderedKernel, arguments: Mapping[str, torch.Tensor]) -> None:
         """Fill `arguments["OUT"]` (B, H, M, Dv) and `arguments["LSE"]` (B, H, M) in place, and nothing else (L9.1).
 
-        Raises InputError for a kernel with fast_math, and if a tensor requires grad while grad mode is on (L5.5).
+        Raises InputError for a kernel with fast_math, and if a tensor requires grad while grad mode is on (L5.5);
+        LacksName if the installed CuTe DSL lacks a name that the text uses.
         """
         kernel.check_cpu()
         check_gradients(arguments)
+        require(kernel.text)
         getattr(load(kernel.text), ENTRY)(self, **arguments)
 
     def forward(
@@ -118,10 +121,11 @@ class HostLauncher(TakesBlockLists):
         """Apply the rendered mods alone to `scores` (B, H, M, N), float32. Returns the modified scores.
 
         Reads neither Q, K, V nor block lists: every element goes through score_mod, then mask_mod. Raises InputError
-        for a kernel with fast_math, and if `scores` requires grad while grad mode is on.
+        for a kernel with fast_math, and if `scores` requires grad while grad mode is on; LacksName as `run` does.
         """
         kernel.check_cpu()
         check_gradients({"scores": scores})
+        require(kernel.text)
         module = load(kernel.text)
         columns = scores.shape[3]
         modified = scores.contiguous().clone()

@@ -22,6 +22,7 @@ from ..indexing import FixedLayout
 from ..kernel import ENTRY, RenderedKernel
 from .entry import BlockSparseTensors, TakesBlockLists, check_width, cute_tensor, width_for
 from .module import load
+from .names import require
 
 CHUNK = 32
 """Keys per chunk. The running maximum is updated, and the accumulator rescaled, at most once per chunk."""
@@ -56,7 +57,7 @@ class SimtLauncher(TakesBlockLists):
 
         On a GPU, the kernel is launched on the current stream of the tensors' device (L9.2); `run` does not wait for
         it. Raises InputError if the tensors are on several devices, or require grad while grad mode is on (L5.5), and
-        for fast_math on a CPU.
+        for fast_math on a CPU; LacksName if the installed CuTe DSL lacks a name that the text uses.
         """
         check_gradients(arguments)
         devices = {t.device for t in arguments.values()}
@@ -65,6 +66,7 @@ class SimtLauncher(TakesBlockLists):
         (device,) = devices
         if _current_stream(device) is None:
             kernel.check_cpu()
+        require(kernel.text)
         self._digest = kernel.digest
         if device.type == "cuda":
             with torch.cuda.device(device):
