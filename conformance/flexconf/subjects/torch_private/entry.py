@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import inspect
 import os
 import sys
@@ -170,7 +169,7 @@ def stand_ins(entry: ForwardEntry, utils: Mapping[str, Callable[..., Any]] = Map
             else:
                 sys.modules[name] = theirs
         # Torch keeps this answer for the life of the process. It is about the stand-ins, and not about flash-attn-4.
-        scalars = getattr(importlib.import_module(hooks.FLASH), "flash_supports_aux_scalars", None)
+        scalars = getattr(sys.modules.get(hooks.FLASH), "flash_supports_aux_scalars", None)
         forget = getattr(scalars, "cache_clear", None)
         if forget is not None:
             forget()
