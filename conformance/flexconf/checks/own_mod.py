@@ -36,7 +36,7 @@ _USERS_FAULT = (Stage.TRACE, Stage.ELIGIBILITY, Stage.RENDER)
 class CheckTask:
     """A case whose mods may be functions to import: `functions` holds (kind, "module:function") of each.
 
-    `path` goes in front of the worker's sys.path.
+    `path` goes in front of the worker's sys.path. `detach` makes what the functions read stop requiring grad.
     """
 
     case: Case
@@ -44,6 +44,7 @@ class CheckTask:
     path: tuple[str, ...]
     subject: str = "reference.host"
     options: Options | None = None
+    detach: bool = False
 
 
 def task(
@@ -55,9 +56,11 @@ def task(
     block: tuple[int, int] = (128, 128),
     subject: str = "reference.host",
     options: Options | None = None,
+    detach: bool = False,
 ) -> CheckTask:
     """The task for mods given as text or as `module:function`. `buffers` are the specs of captures.
 
+    `detach` makes everything that the mods read stop requiring grad: buffers, and what a function captures.
     Raises InputError if no mod is given, a mod or a spec is not valid, or captures are missing or not read.
     """
     if score_mod is None and mask_mod is None:
@@ -67,6 +70,8 @@ def task(
     for kind, _ in functions:
         texts[kind] = None
     captures = tuple(Capture.parse(spec) for spec in buffers)
+    if detach:
+        captures = tuple(replace(capture, requires_grad=False) for capture in captures)
     given = {c.name for c in captures}
     for kind, text in texts.items():
         needed = modtext.free_names(text) - given if text is not None else frozenset()
@@ -93,7 +98,7 @@ def task(
         problem=problem or Problem(),
         block=BlockSpec(q=block[0], kv=block[1]),
     )
-    return CheckTask(case, cast(Any, functions), ("",), subject, options)
+    return CheckTask(case, cast(Any, functions), ("",), subject, options, detach)
 
 
 def check(what: CheckTask, time_limit: float | None = None) -> Result:
@@ -156,7 +161,10 @@ def run_check(what: CheckTask, report: Report) -> Outcome:
     given = _inputs(what)
     report("a trial in PyTorch")
     _require(given)
-    return subjects.get(what.subject).run(what.case, what.options, report, given=given)
+    subject = subjects.get(what.subject)
+    if subject.is_reference or what.subject == "torch-codegen":  # the others only run forward, and ignore grad
+        _require_no_grad(given)
+    return subject.run(what.case, what.options, report, given=given)
 
 
 def run_render(what: CheckTask, report: Report) -> str:
@@ -166,6 +174,7 @@ def run_render(what: CheckTask, report: Report) -> str:
     given = _inputs(what)
     if what.case.expect == "ok":
         _require(given)
+        _require_no_grad(given)
     try:
         kernel = flexflash.lower(
             given.q, given.k, given.v, given.score_mod, given.block_mask, given.scale, on_stage=report
@@ -177,9 +186,13 @@ def run_render(what: CheckTask, report: Report) -> str:
 
 def _inputs(what: CheckTask) -> Inputs:
     from flexconf import inputs
+    from flexconf.checks import detaching
 
     sys.path[:0] = what.path
     functions = {kind: _load(spec) for kind, spec in what.functions}
+    if what.detach:
+        for kind, mod in functions.items():
+            detaching.detach(mod, detaching.wanting(mod, kind))
     try:
         return inputs.materialize(what.case, functions=functions)
     except InputError as error:
@@ -193,6 +206,20 @@ def _require(given: Inputs) -> None:
         eager.require(given)
     except InputError as error:
         raise _unnamed(error) from None
+
+
+def _require_no_grad(given: Inputs) -> None:
+    """Raises InputError, with what to do, if a mod reads tensors that require grad (L4.2)."""
+    from flexconf.checks import detaching
+
+    mods: tuple[tuple[modtext.Kind, Any], ...] = (("score", given.score_mod), ("mask", given.mask_mod))
+    for kind, mod in mods:
+        wanting = detaching.wanting(mod, kind) if mod is not None else []
+        if wanting:
+            raise InputError(
+                f"the {kind}_mod reads what requires grad: {detaching.described(mod, wanting)}. The lowering has no "
+                "backward for it; give --detach to check the values alone, or detach them in your module"
+            )
 
 
 def of_case(case: Case) -> CheckTask:

@@ -21,6 +21,9 @@ def register(app: typer.Typer) -> None:
     app.command()(render)
 
 
+Detach = Annotated[
+    bool, typer.Option("--detach", help="Check values alone: parameters and captures stop requiring grad.")
+]
 _MOD = "A score_mod as text, such as `score + bias[h, q - kv]`, or `module:function`."
 
 
@@ -39,6 +42,7 @@ def check(
     vector_width: Width = None,
     fast_math: FastMath = False,
     capability: Capability = None,
+    detach: Detach = False,
     time_limit: Limit = None,
     show_kernel: Annotated[bool, typer.Option("--show-kernel", help="Print the rendered kernel as well.")] = False,
     as_json: Json = False,
@@ -52,12 +56,14 @@ def check(
     `flexconf check 'score + bias[h, q - kv]' --buffer 'bias=H,M+N:float32' --mask 'q >= kv' --shape 2,4,2,300,200,64`
 
     `flexconf check mymodule:my_score_mod --shape 1,8,8,512,512,64`
+
+    `flexconf check mymodule:layer.score_mod --detach`, where the layer has parameters
     """
     from flexconf.checks import own_mod as checker
     from flexconf.cli import tables
 
     what = replace(
-        _task(mod, mask, buffer, shape, dtype, layout, scale, block_size),
+        _task(mod, mask, buffer, shape, dtype, layout, scale, block_size, detach),
         subject=subject,
         options=run_options(vector_width, fast_math, capability=capability),
     )
@@ -79,6 +85,7 @@ def render(
     ] = None,
     shape: Annotated[str | None, typer.Option(help="`B,H,Hkv,M,N,D[,Dv]`.")] = None,
     dtype: Annotated[str, typer.Option(help="`bfloat16` or `float16`.")] = "bfloat16",
+    detach: Detach = False,
 ) -> None:
     """Print the kernel text that is rendered for a case or a mod.
 
@@ -90,7 +97,7 @@ def render(
     if what.replace("_", "").replace("@", "").replace("-", "").replace(".", "").isalnum() and what != "score":
         task = checker.of_case(catalogue.select(catalogue.load(), [what])[0])
     else:
-        task = _task(what, mask, buffer, shape, dtype, "contiguous", None, "128,128")
+        task = _task(what, mask, buffer, shape, dtype, "contiguous", None, "128,128", detach)
     console.print_code(checker.kernel_text(task))
 
 
@@ -103,6 +110,7 @@ def _task(
     layout: str,
     scale: float | None,
     block_size: str,
+    detach: bool,
 ) -> CheckTask:
     from flexconf.cases.problem import Problem
     from flexconf.checks import own_mod as checker
@@ -118,4 +126,5 @@ def _task(
         buffers=buffers or (),
         problem=problem,
         block=(int(sizes[0]), int(sizes[1])),
+        detach=detach,
     )
