@@ -70,8 +70,8 @@ class Hook:
         """How the installed torch's part differs from what the subject needs. Returns "" if it does not."""
         try:
             found = importlib.import_module(self.module)
-        except ImportError as error:
-            return f"the module cannot be imported ({error})"
+        except Exception as error:  # a module may stumble over a part of another
+            return f"the module cannot be imported ({' '.join(str(error).split())})"
         for part in self.name.split("."):
             try:
                 found = getattr(found, part)
