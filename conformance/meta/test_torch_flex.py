@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 import torch
+from packaging.version import Version
 from torch._dynamo.exc import InternalTorchDynamoError, Unsupported
 from torch._inductor.exc import InductorError, LoweringException
 
@@ -11,6 +15,8 @@ from flexconf.cases import catalogue
 from flexconf.subjects import torch_flex, trial
 from flexconf.subjects.trial import Refused, StageClock
 from flexconf.verdict.outcome import Stage, Symptom
+from flexflash import releases
+from flexflash.eligibility import NO_MASKS, REQUIRES_GRAD
 
 RULER = "=" * 80
 
@@ -42,9 +48,66 @@ def test_a_refused_operation_is_named_without_ornament() -> None:
 
 
 def test_a_refusal_says_at_which_stage() -> None:
-    ineligible = RuntimeError("BACKEND='FLASH' but flash attention cannot be used: Input buffers require gradients")
-    assert _judged(_wrapped(ineligible)).startswith("refused at eligibility: RuntimeError: BACKEND='FLASH'")
+    ineligible = RuntimeError(f"BACKEND='FLASH' but flash attention cannot be used: {REQUIRES_GRAD}")
+    assert _judged(_wrapped(ineligible)) == f"refused at eligibility: RuntimeError: {ineligible}"
     assert _judged(_wrapped(NotImplementedError("NYI: E=8"))) == "refused at render: NotImplementedError: NYI: E=8"
+
+
+def test_every_reason_of_a_profile_is_an_eligibility_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for release in releases.TORCH.values():
+        monkeypatch.setattr(torch, "__version__", f"{release.read}+cpu")
+        for rule in release.rules:
+            judged = _judged(_wrapped(RuntimeError(f"cannot be used:  {rule.reason}")))
+            assert judged.startswith("refused at eligibility: RuntimeError: cannot be used: "), rule.refuses
+            assert "profile" not in judged, rule.refuses
+
+
+def test_an_eligibility_reason_that_the_release_does_not_have_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = _wrapped(RuntimeError(f"BACKEND='FLASH' but flash attention cannot be used: {NO_MASKS}"))
+    monkeypatch.setattr(torch, "__version__", "2.10.0")
+    assert _judged(masks).endswith(NO_MASKS)
+    monkeypatch.setattr(torch, "__version__", "2.13.1")
+    assert _judged(masks).endswith(
+        f"{NO_MASKS} (the eligibility profile of torch 2.13 has no such reason; it refuses: a captured number that is "
+        "dynamic; flash-attn-4 is not installed; a capture of the score_mod requires grad)"
+    )
+    monkeypatch.setattr(torch, "__version__", "2.99.0a0+gitabc")
+    assert _judged(masks).endswith("(no eligibility profile of torch 2.99.0a0+gitabc is known)")
+
+
+def test_every_reason_stands_in_the_installed_torch_where_its_profile_says() -> None:
+    release = releases.of(torch.__version__)
+    if release is None or Version(torch.__version__).base_version != release.read:
+        pytest.skip(f"no profile was read from torch {torch.__version__}")
+    for rule in release.rules:
+        file, line = rule.source.split(":")
+        text = (Path(torch.__file__).parent / "_inductor" / "kernel" / "flex" / file).read_text(encoding="utf-8")
+        assert any(_is_said(rule.reason, node) for node in ast.walk(ast.parse(text)) if _at(node, int(line))), rule
+
+
+def _at(node: ast.AST, line: int) -> bool:
+    return isinstance(node, ast.Constant | ast.JoinedStr) and node.lineno <= line <= (node.end_lineno or 0)
+
+
+def _is_said(reason: str, node: ast.AST) -> bool:
+    parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+    said = [p.value for p in parts if isinstance(p, ast.Constant) and isinstance(p.value, str)]
+    return any(part.endswith(reason) or (len(said) < len(parts) and part.strip() in reason) for part in said)
+
+
+def test_what_the_installed_torch_refuses_has_the_reason_of_its_profile() -> None:
+    (case,) = catalogue.load_text(
+        """
+        [ineligible]
+        score_mod = "score + bias[h]"
+        captures = { bias = "H:float32:normal:contiguous:requires_grad" }
+        problem = { H = 2, Hkv = 2, M = 16, N = 16, D = 16 }
+        """,
+        "a test",
+    )
+    outcome = trial.run_case(case, "torch-codegen")
+    assert (outcome.stage, outcome.symptom) == (Stage.ELIGIBILITY, Symptom.REFUSED)
+    assert outcome.message.endswith(REQUIRES_GRAD), "nothing of a profile that differs"
 
 
 @pytest.mark.parametrize(

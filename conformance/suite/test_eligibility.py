@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from packaging.version import Version
 from torch.fx import Graph, GraphModule
 
-from flexflash import eligibility, lower, trace
+from flexflash import eligibility, lower, releases, trace
 from flexflash.eligibility import (
     FLASH_ATTN_4,
     HOST,
@@ -240,6 +241,39 @@ def test_switch_capability_per_device(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.clause("L4.4")
 def test_no_cuda_device_takes_no_mask() -> None:
     assert not supports_nontrivial_mask_graphs(torch.device("cpu"), SOURCE)
+
+
+@pytest.mark.clause("L4.1", "L4.4")
+@pytest.mark.parametrize("name", releases.TORCH)
+def test_a_release_of_torch_refuses_by_its_own_profile(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = releases.TORCH[name]
+
+    def refused(score: GraphModule, mask: GraphModule, major: int = 9) -> str:
+        _capabilities(monkeypatch, {0: (major, 0)})
+        usable, reason = can_use_flex_flash_attention(
+            score, mask, device=CUDA, profile=release.profile, sparse_lists=True
+        )
+        assert usable is (reason == "")
+        assert usable or release.rule_of(f"flash attention cannot be used: {reason}") is not None
+        return reason
+
+    assert refused(_biased(requires_grad=True), CAUSAL) == REQUIRES_GRAD
+    assert refused(IDENTITY, _table_mask(requires_grad=True)) == "", "no release looks at the mask's captures here"
+    nothing = trace(lambda b, h, q, kv: q.new_zeros((), dtype=torch.bool), "mask").graph_module
+    assert refused(IDENTITY, nothing, major=8) == "", "every constant mask is trivial"
+    by_architecture = {major: refused(IDENTITY, CAUSAL, major) for major in (8, 9, 10, 12)}
+    assert by_architecture == {8: "", 9: "", 10: "", 12: ""} | ({8: NO_MASKS, 12: NO_MASKS} if name == "2.10" else {})
+    monkeypatch.setattr(eligibility, "ensure_flash_available", lambda package="": False)
+    missing = refused(_biased(requires_grad=True), CAUSAL)
+    assert missing.startswith(UNAVAILABLE) and (missing != UNAVAILABLE) is (Version(name) >= Version("2.13"))
+
+
+@pytest.mark.clause("L4.1")
+def test_the_releases_of_torch_are_those_read() -> None:
+    assert list(releases.TORCH) == ["2.10", "2.11", "2.12", "2.13", "2.14", "2.15"]
+    assert [r.profile.needs_full_lists for r in releases.TORCH.values()] == [True] * 4 + [False] * 2
+    assert releases.of("2.13.0+cu130") is releases.TORCH["2.13"] and releases.of("2.16.0.dev20261201") is None
+    assert SOURCE.mask_architectures == frozenset({9}), "the source's own rules are a profile of their own"
 
 
 @pytest.mark.clause("L4.5")

@@ -29,8 +29,10 @@ class Profile:
     non-trivial masks, or None if every device takes them. `mask_refusal` is the reason that is given on other devices.
     `approximates` says whether the launcher has a GPU's approximate instructions, which the kernel option fast_math
     uses. `widest_values` are pairs (major compute capability, largest Dv / D); on other devices any Dv is supported.
-    `needs_full_lists` says whether a BlockMask with lists, but without full lists, is refused (L5.2); if not, empty
-    full lists are passed.
+    `unavailable` is the reason that is given if `package` cannot be imported. `corrected` says whether the corrections
+    and extensions of L4.2 and L4.3 apply: without them the mask graph's captures may require grad, any constant mask is
+    trivial, and block lists do not count. `needs_full_lists` says whether a BlockMask with lists, but without full
+    lists, is refused (L5.2); if not, empty full lists are passed.
     """
 
     name: str
@@ -40,6 +42,8 @@ class Profile:
     approximates: bool = True
     widest_values: tuple[tuple[int, int], ...] = ()
     needs_full_lists: bool = False
+    unavailable: str = UNAVAILABLE
+    corrected: bool = True
 
 
 # The rules of the source, PyTorch's own file, which allows masks on Hopper only. No launcher uses it.
@@ -93,14 +97,22 @@ def is_trivial_mask_graph(graph_module: GraphModule) -> bool:
 
     Raises InputError if the graph does not have exactly one output.
     """
+    result = _constant_mask(graph_module)
+    if result is None:
+        return False
+    return result.args[1] is True
+
+
+def _constant_mask(graph_module: GraphModule) -> Node | None:
+    """The `aten.full` that is the output of a mask graph with four placeholders, whatever its fill value is."""
     placeholders = [*graph_module.graph.find_nodes(op="placeholder")]
     outputs = [*graph_module.graph.find_nodes(op="output")]
     if len(outputs) != 1 or not isinstance(outputs[0].args[0], Node):
         raise InputError("a mask graph must have exactly one output")
     result = outputs[0].args[0]
     if len(placeholders) != MASK_MOD_PLACEHOLDERS or result.target is not torch.ops.aten.full.default:
-        return False
-    return result.args[1] is True
+        return None
+    return result
 
 
 @functools.cache
@@ -152,15 +164,16 @@ def can_use_flex_flash_attention(
     """Applies the rules of L4.1 in order. Returns (usable, reason); `reason` is "" if usable.
 
     `sparse_lists` says that the lists of the block mask leave blocks out. Such a mask counts as non-trivial even if
-    its mask_mod is trivial (L4.3).
+    its mask_mod is trivial (L4.3), except for a `profile` that is not corrected.
     """
     if not ensure_flash_available(profile.package):
-        return False, UNAVAILABLE
+        return False, profile.unavailable
     if input_buffers_require_grads(score_graph, num_score_mod_placeholders):
         return False, REQUIRES_GRAD
-    if input_buffers_require_grads(mask_graph, MASK_MOD_PLACEHOLDERS):
+    if profile.corrected and input_buffers_require_grads(mask_graph, MASK_MOD_PLACEHOLDERS):
         return False, REQUIRES_GRAD
-    if not needs_block_mask(mask_graph, sparse_lists):
+    non_trivial = needs_block_mask(mask_graph, sparse_lists) if profile.corrected else not _constant_mask(mask_graph)
+    if not non_trivial:
         return True, ""
     if not supports_nontrivial_mask_graphs(device, profile):
         return False, profile.mask_refusal

@@ -17,6 +17,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from flexconf.inputs import Inputs
 from flexconf.subjects import ptx
 from flexconf.subjects.trial import Attended, Options, Refused, StageClock, raised_by
+from flexflash import releases
 
 
 def flash(given: Inputs, clock: StageClock, options: Options) -> Attended:
@@ -71,7 +72,8 @@ def judge(error: Exception, clock: StageClock) -> None:
     """Enters the stage in which the compilation of a flex_attention failed, or raises Refused for a clear refusal.
 
     torch.compile wraps the exceptions of its parts. The chain of causes tells which part raised, and the last exception
-    of the chain has the message. A clear refusal names the operation or the argument, before a kernel is compiled.
+    of the chain has the message. An eligibility refusal whose reason the profile of the installed torch does not have
+    says so. A clear refusal names the operation or the argument, before a kernel is compiled.
     """
     links = list(chain(error))
     text = " ".join(str(error).split())
@@ -80,8 +82,9 @@ def judge(error: Exception, clock: StageClock) -> None:
     if isinstance(error, torch.OutOfMemoryError) or "CUDA error" in text or "CUDA_ERROR" in text:
         clock.enter("launch")
     elif "torch._inductor.exc.LoweringException" in kinds or "LoweringException" in text:
-        if "cannot be used" in text or "is not available" in text:
-            raise Refused("eligibility", said) from error
+        unlike = releases.differs(str(links[-1]), torch.__version__)
+        if not unlike or "cannot be used" in text or "is not available" in text:
+            raise Refused("eligibility", f"{said} ({unlike})" if unlike else said) from error
         if any(isinstance(e, NotImplementedError) for e in links) or "UNSUPPORTED CUTEDSL OPERATION" in text:
             raise Refused("render", said) from error
         clock.enter("render")
