@@ -143,7 +143,11 @@ def test_an_infinite_ratio_is_the_worst() -> None:
         judge(PLAIN, outcome(PLAIN, comparison=compared(10, 0.5))),
         judge(PLAIN, outcome(PLAIN, "nonfinite", comparison=compared(10, "inf"))),
     ]
-    assert summarize(results, "reference.host", 1, 1.0).worst == math.inf
+    s = summarize(results, "reference.host", 1, 1.0)
+    assert s.worst == math.inf
+    assert json.loads(json.dumps(s.to_json(), allow_nan=False))["worst"] == "inf"
+    only = summarize(results[1:], "reference.host", 1, 1.0)
+    assert json.loads(json.dumps(only.to_json(), allow_nan=False))["median"] == "inf"
 
 
 def test_nothing_run_and_nothing_compared_are_no_success() -> None:

@@ -70,11 +70,12 @@ class Summary:
         return self.passed == self.cases > 0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values. A figure is null if no case gave a value for it.
+        """Plain JSON values. A figure is null if no case gave a value for it. An infinite one is the string "inf".
 
         The key `capability` is there only if one was asked for.
         """
         plain = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(self).items()}
+        plain = {k: str(v) if v in (math.inf, -math.inf) else v for k, v in plain.items()}
         if self.capability is None:
             del plain["capability"]
         return {**plain, "ok": self.ok}
