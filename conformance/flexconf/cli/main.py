@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from flexconf.cli import bench, codegen, console, fuzz, gate, golden, listing, own_mod, sanitize
+from flexconf.cli import bench, codegen, console, fuzz, gate, golden, listing, own_mod, releases, sanitize
 from flexconf.cli.options import Capability, FastMath, Json, Limit, SubjectName, Width, Workers, enter, run_options
 from flexconf.errors import InputError
 
@@ -221,4 +221,5 @@ def ops(
 own_mod.register(app)
 fuzz.register(app)
 listing.register(app)
+releases.register(app)
 sanitize.register(app)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -33,6 +34,7 @@ __all__ = [
 ]  # fmt: skip
 
 _KEYS = ("cases", "except", "outcomes", "reason", "link", "repro", "versions", "device", "flaky")
+_CITED = re.compile(r"\bL\d+\.\d+\b")
 _REQUIRED = ("cases", "outcomes", "reason", "repro", "versions")
 CRASHES = ("illegal memory access", "end of the process", "no end")
 NOT_RUN = "not run: crashes outside software"
@@ -69,6 +71,11 @@ class Expectation:
     device: str | None = None
     flaky: bool = False
     but: tuple[str, ...] = ()
+
+    @property
+    def clauses(self) -> tuple[str, ...]:
+        """The numbers of the clauses that its reason cites."""
+        return tuple(dict.fromkeys(_CITED.findall(self.reason)))
 
     def claims(self, case: str) -> bool:
         """Whether the expectation is about the case of that name. Its own repro always counts."""
