@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from packaging.version import Version
-from torch._dynamo.exc import InternalTorchDynamoError, Unsupported
+from torch._dynamo.exc import InternalTorchDynamoError, TorchRuntimeError, Unsupported
 from torch._inductor.exc import InductorError, LoweringException
 
 from flexconf.cases import catalogue
@@ -51,6 +51,50 @@ def test_a_refusal_says_at_which_stage() -> None:
     ineligible = RuntimeError(f"BACKEND='FLASH' but flash attention cannot be used: {REQUIRES_GRAD}")
     assert _judged(_wrapped(ineligible)) == f"refused at eligibility: RuntimeError: {ineligible}"
     assert _judged(_wrapped(NotImplementedError("NYI: E=8"))) == "refused at render: NotImplementedError: NYI: E=8"
+
+
+@pytest.mark.parametrize(
+    ("module", "judged"),
+    [
+        (
+            "torch._higher_order_ops.flex_attention",
+            "refused at trace: AssertionError: captured buffers that require grad",
+        ),
+        ("torch.nn.attention.flex_attention", "refused at trace: AssertionError: captured buffers that require grad"),
+        ("torch._dynamo.utils", "failed at trace"),
+    ],
+)
+def test_a_check_of_flex_attentions_own_is_a_refusal_however_dynamo_wraps_it(module: str, judged: str) -> None:
+    def wrapped() -> Exception:
+        names = {"__name__": module}
+        exec("def check():\n    raise AssertionError('captured buffers that require grad')\n", names)
+        try:
+            try:
+                names["check"]()  # type: ignore[operator]
+            except AssertionError as error:
+                raise RuntimeError("got AssertionError('captured buffers that require grad')") from error
+        except RuntimeError as error:
+            outer = TorchRuntimeError("Dynamo failed to run FX node with fake tensors")
+            outer.__cause__ = error
+            return outer
+        raise AssertionError("nothing was raised")
+
+    assert _judged(wrapped()) == judged
+
+
+def test_a_mask_mods_capture_that_requires_grad_is_refused_while_tracing() -> None:
+    (case,) = catalogue.load_text(
+        """
+        [ineligible]
+        mask_mod = "bias[h, kv] > 0.0"
+        captures = { bias = "H,N:float32:normal:contiguous:requires_grad" }
+        problem = { H = 2, Hkv = 2, M = 16, N = 16, D = 16 }
+        """,
+        "a test",
+    )
+    outcome = trial.run_case(case, "torch-codegen")
+    assert (outcome.stage, outcome.symptom) == (Stage.TRACE, Symptom.REFUSED)
+    assert outcome.message == "AssertionError: Captured buffers from mask mod that require grad are not supported."
 
 
 def test_every_reason_of_a_profile_is_an_eligibility_refusal(monkeypatch: pytest.MonkeyPatch) -> None:

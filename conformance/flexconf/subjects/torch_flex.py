@@ -19,6 +19,9 @@ from flexconf.subjects import ptx
 from flexconf.subjects.trial import Attended, Options, Refused, StageClock, raised_by
 from flexflash import releases
 
+_OWN_CHECKS = ("torch._higher_order_ops.flex_attention", "torch.nn.attention.")
+"""The modules that check the arguments of flex_attention."""
+
 
 def flash(given: Inputs, clock: StageClock, options: Options) -> Attended:
     """The subject `torch-flash`."""
@@ -91,7 +94,9 @@ def judge(error: Exception, clock: StageClock) -> None:
     elif any(kind.startswith("torch._inductor.") for kind in kinds):
         clock.enter("render")
     elif any(kind.startswith("torch._dynamo.exc.") for kind in kinds):
-        if kinds & {"torch._dynamo.exc.Unsupported", "torch._dynamo.exc.UserError"}:
+        # Since torch 2.14, Dynamo wraps a check of flex_attention's own in a TorchRuntimeError.
+        own = any(raised_by(links[-1], module) for module in _OWN_CHECKS)
+        if own or kinds & {"torch._dynamo.exc.Unsupported", "torch._dynamo.exc.UserError"}:
             raise Refused("trace", said) from error
         clock.enter("trace")
     elif raised_by(error, "torch.nn.attention."):
