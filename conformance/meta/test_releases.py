@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -47,9 +48,9 @@ def test_every_clause_has_a_statement_about_every_release() -> None:
 
 
 def test_what_was_read_stands_in_the_installed_torch_at_the_line_that_is_given() -> None:
-    name = releases.require(torch.__version__)
-    if Version(torch.__version__).base_version != TORCH[name].read:
-        pytest.skip(f"{TORCH[name].read} was read, and here is {torch.__version__}")
+    name = releases.release_of(torch.__version__)
+    if name is None or Version(torch.__version__).base_version != TORCH[name].read:
+        pytest.skip(f"torch {torch.__version__} is none of those whose source was read")
     seen = 0
     for number, row in releases.table().items():
         for reading in row[name].read:
@@ -72,6 +73,22 @@ def test_a_release_that_the_table_does_not_have_is_unknown(capsys: pytest.Captur
     assert _run("2.14.1", "2.99.0.dev1") == 2
     said = "torch 2.99.0.dev1 is unknown: it is none of 2.10, 2.11, 2.12, 2.13, 2.14, 2.15, which the table has"
     assert capsys.readouterr().err == f"flexconf: error: {said}\n"
+
+
+def test_an_installed_release_that_the_table_does_not_have_is_said_to_be_unknown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = environment.read()
+
+    def shown(version: str) -> str:
+        there = dataclasses.replace(facts, packages={**facts.packages, "torch": version})
+        monkeypatch.setattr(environment, "read", lambda: there)
+        assert _run() == 0
+        return capsys.readouterr().out
+
+    assert "unknown" not in shown("2.13.0+cpu")
+    newer = "2.16.0.dev20261201+cpu"
+    assert f"torch {newer}, which is installed here, is unknown" in shown(newer)
 
 
 def test_one_release_is_shown_with_its_evidence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,6 +55,7 @@ def releases(
 
     Examples: `flexconf releases`, `flexconf releases 2.14 2.15`, `flexconf releases --json`
     """
+    from flexconf.machine import environment
     from flexconf.runs import recordings
     from flexconf.runs import releases as known
     from flexflash.releases import TORCH
@@ -72,6 +73,9 @@ def releases(
         console.print_json(known.to_json(chosen))
         return
     console.screen().print(_table(chosen))
+    here = str(environment.read().packages["torch"])
+    if known.release_of(here) is None:
+        console.screen().print(f"torch {escape(here)}, which is installed here, is unknown: the table does not have it")
     if names:
         for number in known.table():
             for statement in known.grouped(number, chosen):

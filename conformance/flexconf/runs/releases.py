@@ -62,10 +62,16 @@ class Statement:
 
 def require(release: str) -> str:
     """The release, such as "2.13", that `release`, such as "2.13.0+cu130", belongs to. Raises InputError if none."""
-    found = ".".join(release.split(".")[:2])
-    if found not in TORCH:
+    found = release_of(release)
+    if found is None:
         raise InputError(f"torch {release} is unknown: it is none of {', '.join(TORCH)}, which the table has")
     return found
+
+
+def release_of(version: str) -> str | None:
+    """The release, such as "2.13", that `version` belongs to. Returns None if the table does not have it."""
+    found = ".".join(version.split(".")[:2])
+    return found if found in TORCH else None
 
 
 @cache

@@ -15,8 +15,8 @@ from ..errors import LacksName
 OLDEST: Final = "4.8.0"
 """The oldest nvidia-cutlass-dsl for which rendered text is right.
 
-4.5 lacks cute.math.abs and eleven more. 4.6 and 4.7 have every name, but there the negative of an Int8, Int16 or Uint8
-is an Int32, and the negative of 0.0 is 0.0.
+4.5 lacks cute.math.abs and ten more. 4.6 and 4.7 have every name, but there the negative of an Int8, Int16 or Uint8
+is an Int32, and the negative of 0.0 is 0.0. The compiler of 4.7.1 ends the process on some valid kernels.
 """
 
 _ROOTS: Final = {"cutlass": cutlass, "cute": cute}
