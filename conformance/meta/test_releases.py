@@ -75,6 +75,11 @@ def test_a_release_that_the_table_does_not_have_is_unknown(capsys: pytest.Captur
     assert capsys.readouterr().err == f"flexconf: error: {said}\n"
 
 
+def test_a_version_that_is_none_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("latest") == 2
+    assert "torch latest is unknown" in capsys.readouterr().err
+
+
 def test_an_installed_release_that_the_table_does_not_have_is_said_to_be_unknown(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

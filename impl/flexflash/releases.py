@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from .eligibility import NO_MASKS, REQUIRES_GRAD, UNAVAILABLE, Profile
 
@@ -127,7 +127,10 @@ TORCH: Final[dict[str, Release]] = dict(
 
 def of(version: str) -> Release | None:
     """The release that `version`, such as "2.13.0+cu130", belongs to. Returns None if no profile of it is known."""
-    parsed = Version(version)
+    try:
+        parsed = Version(version)
+    except InvalidVersion:
+        return None
     return TORCH.get(f"{parsed.major}.{parsed.minor}")
 
 

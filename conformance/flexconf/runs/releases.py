@@ -20,7 +20,7 @@ from flexconf.errors import InputError
 from flexconf.runs import expectations, recordings, toml_entries
 from flexconf.runs.expectations import Expectation
 from flexconf.runs.toml_entries import TomlEntry
-from flexflash.releases import TORCH
+from flexflash.releases import TORCH, of
 
 HOLDS: Final = "holds"
 BROKEN: Final = "does not hold"
@@ -70,8 +70,8 @@ def require(release: str) -> str:
 
 def release_of(version: str) -> str | None:
     """The release, such as "2.13", that `version` belongs to. Returns None if the table does not have it."""
-    found = ".".join(version.split(".")[:2])
-    return found if found in TORCH else None
+    found = of(version)
+    return found.name if found is not None else None
 
 
 @cache
@@ -84,10 +84,10 @@ def table() -> dict[str, dict[str, Statement]]:
     }
 
 
-def grouped(clause: str, of: Sequence[str] = tuple(TORCH)) -> list[Statement]:
-    """The statements about a clause in the releases `of`. What is the same in several stands once, with them all."""
+def grouped(clause: str, names: Sequence[str] = tuple(TORCH)) -> list[Statement]:
+    """The statements about a clause in the releases `names`. What is the same in several stands once, with them all."""
     found: list[Statement] = []
-    for release in of:
+    for release in names:
         new = table()[clause][release]
         for i, old in enumerate(found):
             if (old.state, old.why, old.measured, old.defects) == (new.state, new.why, new.measured, new.defects):
@@ -108,8 +108,8 @@ def outcomes(release: str) -> dict[str, tuple[str, dict[str, int]]]:
     return counted
 
 
-def to_json(of: Sequence[str]) -> dict[str, Any]:
-    """The whole table of the releases `of`, as plain JSON values."""
+def to_json(names: Sequence[str]) -> dict[str, Any]:
+    """The whole table of the releases `names`, as plain JSON values."""
     return {
         "releases": {
             name: {
@@ -117,9 +117,9 @@ def to_json(of: Sequence[str]) -> dict[str, Any]:
                 "eligibility": [asdict(rule) for rule in TORCH[name].rules],
                 "outcomes": {s: {"torch": v, "cases": counted} for s, (v, counted) in outcomes(name).items()},
             }
-            for name in of
+            for name in names
         },
-        "clauses": {number: {name: _row_json(row[name]) for name in of} for number, row in table().items()},
+        "clauses": {number: {name: _row_json(row[name]) for name in names} for number, row in table().items()},
     }
 
 
