@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from flexconf.cases.case import Case
 from flexconf.cli.main import app, main
 from flexconf.errors import InputError
 from flexconf.fuzz import engine, findings, stream
+from flexconf.fuzz.driver import Driver
 from flexconf.fuzz.plan import Plan
 from flexconf.runs import expectations, review
 from flexconf.subjects import blackwell, torch_private, trial
@@ -274,6 +276,55 @@ def test_fuzzing_refuses_an_option_that_the_subject_does_not_have(tmp_path: Path
     with pytest.raises(InputError, match="a compute capability is chosen for torch-codegen alone"):
         engine.fuzz(Plan("reference.host", tmp_path / "run", 1.0, capability="10.0"))
     assert not (tmp_path / "run").exists()
+
+
+class _Both:
+    """Runs nothing: a mod with sin is wrong for 10.0 alone, and one with a remainder for both capabilities."""
+
+    def __init__(self) -> None:
+        self.ran: list[tuple[str | None, str]] = []
+
+    def run(self, case: Case, subject: str, options: Any = None, keep: Path | None = None) -> Outcome:
+        text = case.score_mod or ""
+        self.ran.append((options.capability, text))
+        wrong = "%" in text or ("sin" in text and options.capability == "10.0")
+        compared = {"elements": 1, "excluded_elements": 0, "max_ratio": 2.0 if wrong else 0.5, "telling": True}
+        return Outcome(
+            case.name,
+            case.digest(),
+            subject,
+            Stage.OUTPUT,
+            Symptom.WRONG if wrong else Symptom.OK,
+            "1 element exceeds its bound" if wrong else "",
+            compared,
+            capability=options.capability,
+        )
+
+
+@pytest.mark.parametrize(("capability", "found"), [("10.0", "sin"), ("9.0", "remainder"), (None, "remainder")])
+def test_fuzzing_for_another_capability_finds_what_is_wrong_for_it_alone(
+    capability: str | None, found: str, tmp_path: Path
+) -> None:
+    """What the code for the subject's own choice gets wrong too is counted, and neither kept nor made small."""
+    runs = _Both()
+    plan = Plan(
+        NAME,
+        tmp_path,
+        60.0,
+        drawn=("fuzzed:cases", "fuzzed:widths"),
+        check_repro=False,
+        examples=60,
+        capability=capability,
+    )
+    driver = Driver(plan, 0, runs, time.monotonic() + 60)
+    driver.over = lambda: driver.round >= 8  # type: ignore[method-assign]
+    driver.drive()
+    kept = [f for f in findings.load_all(tmp_path) if f.is_open]
+    assert kept and all(found in f.shape and f.capability == capability for f in kept)
+    reasons = {r.why for r in stream.Reader(tmp_path).new() if r.verdict == "discarded"}
+    assert reasons == ({"the same in the code for 9.0: wrong values"} if capability == "10.0" else set())
+    asked = {asked for asked, _ in runs.ran}
+    assert asked == ({"10.0", None} if capability == "10.0" else {capability})
 
 
 def test_a_repro_runs_with_the_capability_and_needs_a_gpu_that_has_it() -> None:

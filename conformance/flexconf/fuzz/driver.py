@@ -227,12 +227,13 @@ class Driver:
         return Failure(case, width, found.outcome, found.family, ident, self.examples, since)
 
     def _run(self, case: Case, width: int, keep: Path | None = None) -> Outcome:
+        return self._run_for(self.plan.capability, case, width, keep)
+
+    def _run_for(self, capability: str | None, case: Case, width: int, keep: Path | None = None) -> Outcome:
         from flexconf.subjects.trial import Options
 
         try:
-            return self.runs.run(
-                case, self.plan.subject, Options(vector_width=width, capability=self.plan.capability), keep
-            )
+            return self.runs.run(case, self.plan.subject, Options(vector_width=width, capability=capability), keep)
         except (InputError, OSError) as error:
             raise Broken(f"{type(error).__name__}: {error}") from error
 
@@ -249,6 +250,9 @@ class Driver:
         known = findings.explaining(self.known, family, having)
         if known is not None:
             return Judged(outcome, "duplicate", known.ident, family, having)
+        default = subjects.get(self.plan.subject).capability(None)
+        if self.plan.capability not in (None, default) and findings.family(self._run_for(None, case, width)) == family:
+            return Judged(outcome, "discarded", f"the same in the code for {default}: {family}")
         return Judged(outcome, "failed", " ".join(outcome.message.split())[:300], family, having)
 
     def explained(self, found: Judged) -> bool:

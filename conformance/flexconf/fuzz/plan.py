@@ -32,7 +32,8 @@ class Plan:
     and of vector widths as "module:function"; tests use it to replace the subject's strategies. `task` is the function
     that a worker runs. With `check_repro`, a finding's repro.py is run before the finding is kept. `refusals` says
     whether a refusal counts as a failure, except one by the eligibility rules. None means: on reference subjects only
-    (`counts_refusal`), because they must take everything in L7. `capability` is that of the subject's options.
+    (`counts_refusal`), because they must take everything in L7. `capability` is that of the subject's options; a run
+    for another one than the subject's own choice looks for what is wrong for this one alone.
     """
 
     subject: str
