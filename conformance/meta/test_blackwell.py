@@ -331,7 +331,7 @@ def test_a_repro_runs_with_the_capability_and_needs_a_gpu_that_has_it() -> None:
     case = _case('score_mod = "score"')
     text = repro.render(case, NAME, _failed("10.0"), width=1)
     assert "Options(vector_width=1, capability='10.0')" in text
-    assert "torch.cuda.get_device_capability() == (10, 0)" in text
+    assert "get_device_capability() == (10, 0)" in text and "in the code for compute capability 10.0: it is" in text
     default = repro.render(case, NAME, _failed(None), width=1)
     assert "capability" not in default and "Options(vector_width=1)" in default
 

@@ -25,7 +25,11 @@ def text(run: Path, finding: Finding) -> str:
     case = findings.case_of(run, finding)
     facts, seen = _json(folder / "environment.json"), _json(folder / "mismatch.json")
     mods = [f"{kind}: `{mod}`" for kind, mod in (("score_mod", case.score_mod), ("mask_mod", case.mask_mod)) if mod]
-    lines = [f"# {finding.subject}: {finding.stage} {finding.symptom}: {' '.join(finding.message.split())[:120]}", ""]
+    code = "" if finding.capability is None else f" for compute capability {finding.capability}"
+    lines = [
+        f"# {finding.subject}{code}: {finding.stage} {finding.symptom}: {' '.join(finding.message.split())[:120]}",
+        "",
+    ]
     if finding.symptom in _PRIVATE:
         lines += [
             "<!-- This may end a process or hang a GPU. Ask the maintainers how they want to receive it before you "

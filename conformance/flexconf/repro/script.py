@@ -276,7 +276,8 @@ def title_of(case: Case, subject: str, outcome: Outcome) -> str:
 
 def about_of(outcome: Outcome) -> str:
     said = " ".join(outcome.message.split())[:600]
-    return _quoted(f"Seen with torch {torch.__version__}: {said}")
+    code = "" if outcome.capability is None else f", in the code for compute capability {outcome.capability}"
+    return _quoted(f"Seen with torch {torch.__version__}{code}: {said}")
 
 
 def _quoted(text: str) -> str:
