@@ -14,7 +14,7 @@ from torch import Tensor
 from flexconf.checks.operands import operand_values
 from flexconf.fuzz import outline
 from flexconf.language import modtext
-from flexconf.language.operations import FLOATS, NUMBERS, OPERATIONS, ROWS, Operation, Row, row_of
+from flexconf.language.operations import FLOATS, NUMBERS, OPERATIONS, ROWS, FunctionRow, Operation, row_of
 from flexconf.oracles.error_model import OPS
 from flexflash import ops, trace
 
@@ -70,7 +70,7 @@ def _eager(text: str, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_every_row_can_be_drawn_and_is_checked_or_says_why_not(row: Row) -> None:
+def test_every_row_can_be_drawn_and_is_checked_or_says_why_not(row: FunctionRow) -> None:
     assert bool(row.texts) != row.refused
     assert (row.name in CHECKED) == (not row.refused and not row.filled)
     assert row.refused or row.dtypes
@@ -78,7 +78,7 @@ def test_every_row_can_be_drawn_and_is_checked_or_says_why_not(row: Row) -> None
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if not row.refused], ids=lambda row: row.name)
-def test_every_call_of_a_row_is_recorded_as_what_is_spelt(row: Row) -> None:
+def test_every_call_of_a_row_is_recorded_as_what_is_spelt(row: FunctionRow) -> None:
     for call, signature in row.calls.items():
         if row.filled or signature.least == 3:
             continue  # their texts are calls already
@@ -88,7 +88,7 @@ def test_every_call_of_a_row_is_recorded_as_what_is_spelt(row: Row) -> None:
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.texts and row.name != "_to_copy"], ids=lambda row: row.name)
-def test_every_row_names_the_dtype_of_its_result(row: Row) -> None:
+def test_every_row_names_the_dtype_of_its_result(row: FunctionRow) -> None:
     text = row.texts[0]
     for dtype in text.dtypes or row.dtypes:
         result = str(_eager(text.text, torch.ones(2, dtype=getattr(torch, dtype))).dtype).removeprefix("torch.")
@@ -99,7 +99,7 @@ def test_every_row_names_the_dtype_of_its_result(row: Row) -> None:
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.every], ids=lambda row: row.name)
-def test_what_takes_every_number_does_and_stays_finite(row: Row) -> None:
+def test_what_takes_every_number_does_and_stays_finite(row: FunctionRow) -> None:
     for dtype in NUMBERS:
         values = operand_values(dtype)
         x = values[values.double().isfinite()]

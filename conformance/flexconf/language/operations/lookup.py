@@ -6,16 +6,16 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from flexconf.language.operations.rows import INTEGERS, Operation, Row, Signature, Text
+from flexconf.language.operations.rows import INTEGERS, FunctionRow, Operation, Signature, Text
 from flexconf.language.operations.table import TABLE
 
-_UNLISTED = Row("")
+_UNLISTED = FunctionRow("")
 
 
-def _rows() -> dict[str, Row]:
-    rows: dict[str, Row] = {}
+def _rows() -> dict[str, FunctionRow]:
+    rows: dict[str, FunctionRow] = {}
     for entry in TABLE:
-        if isinstance(entry, Row):
+        if isinstance(entry, FunctionRow):
             assert entry.name not in rows, f"two rows for {entry.name}"
             rows[entry.name] = entry
         else:
@@ -23,7 +23,7 @@ def _rows() -> dict[str, Row]:
     return rows
 
 
-def _operations(row: Row, text: Text) -> Iterator[Operation]:
+def _operations(row: FunctionRow, text: Text) -> Iterator[Operation]:
     """The text on its dtypes: one operation, or one for integers and one for floats if y takes other values."""
     second, dtypes = text.second or row.second, text.dtypes or row.dtypes
     kinds = ((second.integers if dtype in INTEGERS else second.floats, dtype) for dtype in dtypes)
@@ -31,8 +31,8 @@ def _operations(row: Row, text: Text) -> Iterator[Operation]:
         yield Operation(row.name, text.text, tuple(dtype for _, dtype in some), kind)
 
 
-_BY_NAME: Mapping[str, Row] = _rows()
-ROWS: tuple[Row, ...] = tuple(_BY_NAME.values())
+_BY_NAME: Mapping[str, FunctionRow] = _rows()
+ROWS: tuple[FunctionRow, ...] = tuple(_BY_NAME.values())
 """All rows, each with all its texts."""
 
 CATALOGUE: tuple[Operation, ...] = tuple(
@@ -49,7 +49,7 @@ SIGNATURES: Mapping[str, Signature] = {call: signature for row in ROWS for call,
 _BY_TEXT: Mapping[str, Text] = {text.text: text for row in ROWS for text in row.texts}
 
 
-def row_of(name: str) -> Row:
+def row_of(name: str) -> FunctionRow:
     """The row with this name in ATen, or an empty row with neither domain nor range if there is none."""
     return _BY_NAME.get(name, _UNLISTED)
 
@@ -59,6 +59,6 @@ def text_of(text: str) -> Text:
     return _BY_TEXT.get(text, Text(text))
 
 
-def rows_by_function() -> Mapping[str, Row]:
+def rows_by_function() -> Mapping[str, FunctionRow]:
     """The rows by their names in ATen and by the last part of each dotted name: "div", "true_divide", "logsigmoid"."""
     return {row.name: row for row in ROWS} | {call.rpartition(".")[2]: row for row in ROWS for call in row.calls}

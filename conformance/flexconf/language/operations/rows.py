@@ -103,7 +103,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Row:
+class FunctionRow:
     """One function or operator.
 
     `name` is its name in ATen, `calls` gives the signature of each dotted name in mods, and `texts` are the texts on

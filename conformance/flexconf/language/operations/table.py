@@ -15,9 +15,9 @@ from flexconf.language.operations.rows import (
     UNKNOWN,
     Domain,
     Ends,
+    FunctionRow,
     More,
     Range,
-    Row,
     Second,
     Signature,
     Text,
@@ -51,7 +51,7 @@ def _row(
     reads: int = 1,
     texts: tuple[Text, ...] = (),
     **facts: Any,
-) -> Row:
+) -> FunctionRow:
     """The row of a function `torch.<call>` of `reads` operands, with further positional arguments up to `most`.
 
     `text` is by default the call of x, or of x and y. `ends` is the range of its result. `texts` replace it. `also`
@@ -60,10 +60,10 @@ def _row(
     signature = Signature(reads, most or reads, frozenset(keywords.split()))
     own = Text(text or f"torch.{call}({'x, y' if reads == 2 else 'x'})", ends=ends)
     calls = {f"torch.{call}": signature, **{f"torch.{other}": Signature(reads, reads) for other in also}}
-    return Row(name or call.rpartition(".")[2], dtypes, calls, texts or (own, *more), **facts)
+    return FunctionRow(name or call.rpartition(".")[2], dtypes, calls, texts or (own, *more), **facts)
 
 
-def _function(call: str, domain: Range, result: Range, dtypes: tuple[str, ...] = ALL, **facts: Any) -> Row:
+def _function(call: str, domain: Range, result: Range, dtypes: tuple[str, ...] = ALL, **facts: Any) -> FunctionRow:
     """The row of a float function of one operand.
 
     The ranges of x and of the result stay away from poles and overflow, in float16 too.
@@ -72,13 +72,13 @@ def _function(call: str, domain: Range, result: Range, dtypes: tuple[str, ...] =
     return _row(call, dtypes, domain=_in(*domain), range=result, **{**kind, **facts})
 
 
-def _activation(function: str, domain: Range, result: Range, *more: Text, **facts: Any) -> Row:
+def _activation(function: str, domain: Range, result: Range, *more: Text, **facts: Any) -> FunctionRow:
     return _row(
         f"nn.functional.{function}", FLOATS, f"{_NN}{function}(x)", *more, domain=_in(*domain), range=result, **facts
     )
 
 
-TABLE: tuple[Row | More, ...] = (
+TABLE: tuple[FunctionRow | More, ...] = (
     # ------------------------------------------------------------------------------------------------ arithmetic
     _row(
         "add", ALL, "x + y", Text("torch.add(x, y, alpha=3)", NUMBERS, ranges.corners(lambda a, b: a + 3 * b)),
@@ -89,7 +89,7 @@ TABLE: tuple[Row | More, ...] = (
         "sub", NUMBERS, "x - y", Text("torch.sub(x, y, alpha=3)", None, ranges.corners(lambda a, b: a - 3 * b)),
         reads=2, keywords="alpha", ends=ranges.corners(lambda a, b: a - b),
     ),
-    Row("rsub", NUMBERS, texts=(Text("1 - x", ends=lambda x, y: (1 - x.hi, 1 - x.lo)),)),
+    FunctionRow("rsub", NUMBERS, texts=(Text("1 - x", ends=lambda x, y: (1 - x.hi, 1 - x.lo)),)),
     _row(
         "div", ALL, "x / y", reads=2, keywords="rounding_mode", also=("true_divide",), result="float", domain=_DIVIDED,
         second=Second(domain=_in(0.25, 20)), often=2, ends=ranges.corners(lambda a, b: a / b if b else math.nan),
@@ -296,7 +296,7 @@ TABLE: tuple[Row | More, ...] = (
     _row("isinf", ALL, every=True, **_COMPARED),
     _row("isfinite", ALL, every=True, **_COMPARED),
     # ------------------------------------------------------------------------------- casts, filled, refused functions
-    Row("_to_copy", ALL, feature="casts", texts=(
+    FunctionRow("_to_copy", ALL, feature="casts", texts=(
         *(Text(f"x.to(torch.{target})", ("bool", "uint8", *SIGNED), ranges.same) for target in FLOATS),
         *(Text(f"x.to(torch.{target})", FLOATS, ranges.same) for target in FLOATS),
         *(Text(f"x.to(torch.{target})", _BITS, ranges.same) for target in INTEGERS),
@@ -309,10 +309,10 @@ TABLE: tuple[Row | More, ...] = (
     _row("full_like", ALL, "torch.full_like(x, 3)", reads=2, keywords="dtype", range=(3, 3), filled=True, every=True),
     _row("zeros_like", ALL, keywords="dtype", range=(0, 0), filled=True, every=True),
     _row("ones_like", ALL, keywords="dtype", range=(1, 1), filled=True, every=True),
-    Row("cumsum", calls={"torch.cumsum": Signature(2, 2)}, refused=True),
-    Row("sum", calls={"torch.sum": Signature(1, 1)}, refused=True),
-    Row("sort", calls={"torch.sort": Signature(1, 1)}, refused=True),
-    Row("rand_like", calls={"torch.rand_like": Signature(1, 1)}, refused=True),
+    FunctionRow("cumsum", calls={"torch.cumsum": Signature(2, 2)}, refused=True),
+    FunctionRow("sum", calls={"torch.sum": Signature(1, 1)}, refused=True),
+    FunctionRow("sort", calls={"torch.sort": Signature(1, 1)}, refused=True),
+    FunctionRow("rand_like", calls={"torch.rand_like": Signature(1, 1)}, refused=True),
 )  # fmt: skip
 """All rows, in the order in which the generator counts the operations that a dtype has. A new row stands before the
 casts. Its texts may follow one another: `More` only keeps the order of draws that are older."""
