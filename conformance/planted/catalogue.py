@@ -12,8 +12,9 @@ from planted.launcher import LAUNCHER
 from planted.lists import LISTS
 from planted.operations import OPERATIONS
 from planted.simt import SIMT
+from planted.vectors import VECTORS
 
-_ALL = (*OPERATIONS, *FORMS, *GENERATION, *LANES, *CAPTURES, *LISTS, *LAUNCHER, *SIMT, *HARNESS)
+_ALL = (*OPERATIONS, *FORMS, *GENERATION, *VECTORS, *LANES, *CAPTURES, *LISTS, *LAUNCHER, *SIMT, *HARNESS)
 
 FAULTS: dict[str, Fault] = {fault.name: fault for layer in LAYERS for fault in _ALL if fault.layer == layer}
 """The catalogue by name, in the order of the layers."""

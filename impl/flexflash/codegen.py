@@ -24,12 +24,13 @@ from torch.fx import Node
 from torch.fx.node import map_aggregate
 
 from . import ops, prelude
-from .errors import FlexFlashError, UnsupportedOperation
+from .errors import FlexFlashError
 from .indexing import FixedLayout
 from .numbers import Scalar, Unwritable, compute_dtype, filled, is_minus_zero, operand_number
 from .ops import Argument, Value, cute_name
 from .smoothness import smooth_nodes
-from .trace import SIGNATURES, ModGraph
+from .trace import SIGNATURES, ModGraph, unsupported
+from .unroll import unrolled
 
 # The arguments of the mods, under flash-attn-4's names. b, h, q and kv are never negative: as indices they need no
 # wrapping.
@@ -161,6 +162,7 @@ def generate(
     call decides the order of the dimensions (L3.1).
     Raises UnsupportedOperation, with the operation's name and the user's line, if an operation has no spelling (L7.7).
     """
+    graph = unrolled(graph)
     writer = _Writer(set(RESERVED) | set(prelude.SOURCES) | set(names), fast_math=fast_math)
     smooth = smooth_nodes(graph.graph_module.graph)
     values: dict[Node, Value | _Partial] = {}
@@ -403,11 +405,7 @@ class _Call:
         return target(*map_aggregate(self.node.args, real), **map_aggregate(self.node.kwargs, real))
 
     def _unsupported(self, what: str) -> FlexFlashError:
-        where = self.node.meta.get("where")
-        line = f" (at {where[0]}:{where[1]}: {where[2][:120]})" if where else ""
-        whole = self.node.meta.get("part_of")
-        name = f"{self.node.target}" if whole is None else f"{whole} (its part {self.node.target})"
-        return UnsupportedOperation(f"{name} in the {self.graph.kind}_mod {what}{line}")
+        return unsupported(self.node, self.graph.kind, what)
 
 
 def _placeholders(graph: ModGraph) -> tuple[dict[str, Node], list[Node]]:

@@ -30,7 +30,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import decompose
-from .errors import TraceError
+from .errors import TraceError, UnsupportedOperation
 from .traced import Traced
 
 Mod: TypeAlias = Callable[..., torch.Tensor]
@@ -266,13 +266,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _placeholder(self, name: str, value: torch.Tensor, *, requires_grad: bool) -> Node:
         node = self.graph.create_node("placeholder", name, (), {}, name=name)
-        _annotate(node, value, requires_grad)
+        annotate(node, value, requires_grad)
         return node
 
     def _bind(self, node: Node, meta: torch.Tensor, device: torch.device) -> Traced:
         """The value that the mod sees for `node`. `meta` has the shape, strides and dtype of the result."""
         if node.op != "placeholder":
-            _annotate(node, meta, requires_grad=False)
+            annotate(node, meta, requires_grad=False)
             node.meta["where"] = _user_line()
             if self.part_of is not None:
                 node.meta["part_of"] = self.part_of
@@ -450,7 +450,17 @@ def _whole(index: object) -> int | None:
         return None
 
 
-def _annotate(node: Node, value: torch.Tensor, requires_grad: bool) -> None:
+def unsupported(node: Node, kind: ModKind, what: str) -> UnsupportedOperation:
+    """The refusal of a call (L7.7), with its name and the user's line."""
+    where = node.meta.get("where")
+    line = f" (at {where[0]}:{where[1]}: {where[2][:120]})" if where else ""
+    whole = node.meta.get("part_of")
+    name = f"{node.target}" if whole is None else f"{whole} (its part {node.target})"
+    return UnsupportedOperation(f"{name} in the {kind}_mod {what}{line}")
+
+
+def annotate(node: Node, value: torch.Tensor, requires_grad: bool = False) -> None:
+    """Says that `node` has the shape, dtype and strides of the meta tensor `value`."""
     node.meta["val"] = value
     node.meta["tensor_meta"] = TensorMetadata(value.shape, value.dtype, requires_grad, value.stride(), None, False, {})
 

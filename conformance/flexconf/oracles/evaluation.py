@@ -18,7 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from flexconf.oracles import error_model as em
-from flexconf.oracles import pieces  # noqa: F401  (it adds its rule to the table)
+from flexconf.oracles import (
+    pieces,  # noqa: F401  (it adds its rule to the table)
+    reduction,
+)
 from flexconf.oracles.operation import Call, UnmodelledOperation
 from flexconf.oracles.promotion import PlainPromotion
 from flexconf.oracles.propagate import shadow_of
@@ -74,7 +77,7 @@ _FILLED = {"full": 1, "full_like": 1, "new_full": 2}
 """Operations that create a constant, with the position of the fill value among their arguments."""
 
 _FIRST_OF_SEVERAL = frozenset(["log_sigmoid_forward"])  # (result, scratch for the backward)
-# Reductions, sampling and in-place updates have no shadow: these operations raise UnmodelledOperation.
+# Sampling, in-place updates and most reductions have no shadow: these operations raise UnmodelledOperation.
 
 
 class ModResultError(Exception):
@@ -148,7 +151,7 @@ class _Shadowing(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return result
         shadows = {n: self._argument(a) for n, a in given.items()}
         try:
-            shadow = shadow_of(Call(func, name, shadows, result, self._fast_math))
+            shadow = reduction.RULES.get(name, shadow_of)(Call(func, name, shadows, result, self._fast_math))
         except TypeError as error:  # Python would replace it: for `a + b` it says "unsupported operand types"
             raise RuntimeError(f"the error model of {func} failed: {error}") from error
         if name == "_to_copy" and not isinstance(given["self"], Tensor):  # vmap turns Python numbers into tensors

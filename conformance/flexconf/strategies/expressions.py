@@ -9,7 +9,7 @@ from collections.abc import Callable
 from hypothesis import strategies as st
 
 from flexconf.language.operations import Operation, Range, row_of
-from flexconf.strategies import operations, tables
+from flexconf.strategies import operations, tables, vectors
 from flexconf.strategies.draws import Draw, one
 from flexconf.strategies.features import Features
 from flexconf.strategies.scope import Scope
@@ -43,6 +43,7 @@ def _terms(draw: Draw, scope: Scope, depth: int) -> Term:
     forms += [choice] * f.booleans
     forms += [cast] * f.casts
     forms += [operation] * (9 if f.functions or f.integers or f.booleans else 0)
+    forms += [reduction] * (3 * (f.vectors and f.captures))
     form = forms[draw(st.integers(0, len(forms) - 1))]
     return form(draw, scope, depth) if depth > 0 else leaf(draw, scope, depth)
 
@@ -60,6 +61,11 @@ def leaf(draw: Draw, scope: Scope, depth: int) -> Term:
 def element(draw: Draw, scope: Scope, depth: int) -> Term:
     """An element of a capture."""
     return tables.load(draw, scope, depth, index)
+
+
+def reduction(draw: Draw, scope: Scope, depth: int) -> Term:
+    """A reduction of a short vector."""
+    return vectors.vector(draw, scope) or leaf(draw, scope, depth)
 
 
 def number(draw: Draw, scope: Scope, depth: int) -> Term:

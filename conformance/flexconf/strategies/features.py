@@ -37,6 +37,7 @@ class Features:
     problem_layouts: bool = False
     scales: bool = False
     distributions: bool = False
+    vectors: bool = False
 
     @classmethod
     def every(cls) -> Features:

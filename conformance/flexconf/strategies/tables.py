@@ -18,7 +18,7 @@ Index = Callable[[Draw, Scope, int], Term]
 
 _RANKS = (1, 2, 0, 3, 4)
 _MOST = 1 << 15
-_SQUARE = 128
+SQUARE = 128
 _DTYPES = ("float32", "int32", "float16", "bfloat16", "float64", "int64", "bool", "int16", "int8", "uint8")
 _LAYOUTS = ("contiguous", "stepped", "padded", "expanded", "offset", "transposed", "permuted")
 
@@ -78,7 +78,7 @@ def _less_transposed(draw: Draw, scope: Scope, name: str) -> Term | None:
     strides only.
     """
     p = scope.problem
-    size = min(max(p.M, p.N), _SQUARE)
+    size = min(max(p.M, p.N), SQUARE)
     if size < 2:
         return None
     places = [_brought(t, size) for t in scope.parameters() if t.text in ("kv", "q")]
@@ -97,6 +97,22 @@ def _less_transposed(draw: Draw, scope: Scope, name: str) -> Term | None:
     scope.values[name] = scope.values[other] = (lo, hi, special)
     once, again = (_read(draw, scope, c, subscripts).text for c in scope.captures[-2:])
     return Term(f"({once} - {again})", dtype, lo - hi, hi - lo)
+
+
+def rows(
+    draw: Draw, scope: Scope, name: str, sizes: tuple[int | str, ...], dtype: str, first: list[str], size: int
+) -> tuple[Term, Term]:
+    """Two rows of a new capture, which is added to the scope: for the query and for the key, in either order.
+
+    `sizes` are those of the capture: one for each index in `first`, `size`, and the length of a row.
+    """
+    capture, lo, hi, special = _new(draw, scope, name, sizes, dtype)
+    scope.captures.append(capture)
+    scope.values[name] = (lo, hi, special)
+    own = {t.text: t for t in scope.parameters()}
+    order = draw(st.permutations([_brought(own[n], size) for n in ("kv", "q")]))
+    x, y = (_read(draw, scope, capture, [*(own[n] for n in first), place]) for place in order)
+    return x, y
 
 
 def load_of(draw: Draw, scope: Scope, dtype: str, index: Index) -> Term | None:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+import numpy as np
+
 from flexconf.language.arithmetic import SYMBOLS
 from flexconf.language.modtext.vocabulary import (
     BINARY,
@@ -17,9 +19,11 @@ from flexconf.language.modtext.vocabulary import (
     DTYPES,
     EXPRESSIONS,
     HINTS,
+    LONGEST_VECTOR,
     METHOD_HINTS,
     OPERATIONS,
     PARAMETERS,
+    REDUCTIONS,
     STATEMENTS,
     STRING_CHOICES,
     UNARY,
@@ -31,10 +35,10 @@ from flexconf.language.operations import Signature
 
 @dataclass(frozen=True)
 class _Value:
-    """The known facts about an expression: its value if it is a Python number, otherwise its rank, None if unknown."""
+    """The known facts about an expression: its value if it is a Python number, and its shape otherwise."""
 
     number: int | float | None = None
-    rank: int | None = 0
+    shape: tuple[int, ...] = ()
 
 
 _SCALAR = _Value()
@@ -47,9 +51,9 @@ class Checker:
     column, for a form outside the grammar.
     """
 
-    def __init__(self, kind: Kind, ranks: Mapping[str, int], constants: Mapping[str, int | float]) -> None:
+    def __init__(self, kind: Kind, shapes: Mapping[str, tuple[int, ...]], constants: Mapping[str, int | float]) -> None:
         self.kind = kind
-        self.ranks = ranks
+        self.shapes = shapes
         self.constants = {**CONSTANTS, **constants}
         self.locals: dict[str, _Value] = dict.fromkeys(PARAMETERS[kind], _SCALAR)
         self.used: dict[str, None] = {}  # an ordered set: names in order of first use
@@ -63,7 +67,7 @@ class Checker:
             case ast.Expr(value=value):
                 self.scalar(value)
             case ast.Assign(targets=[ast.Name(id=name) as target], value=value):
-                if name in self.ranks or name in self.constants or name == "torch" or name in SYMBOLS:
+                if name in self.shapes or name in self.constants or name == "torch" or name in SYMBOLS:
                     self.fail(target, f"{name!r} is given and cannot be assigned; choose another name")
                 if name.startswith("__"):
                     self.fail(target, f"{name!r}: names that begin with two underscores are reserved")
@@ -77,13 +81,25 @@ class Checker:
     def scalar(self, node: ast.expr) -> _Value:
         """Checks an expression that has to be a scalar."""
         value = self.expression(node)
-        if value.rank:
-            what = ast.unparse(node)
-            more = ", ".join(("q", "kv", "h", "b")[: value.rank])
-            example = f"{what[:-1]}, {more}]" if what.endswith("]") else f"{what}[{more}]"
-            left = f"{value.rank} dimension{'s' if value.rank > 1 else ''}"
-            self.fail(node, f"{what} still has {left}; index every one, such as {example}")
+        if value.shape:
+            self.fail(node, self.left_over(node, value))
         return value
+
+    def operand(self, node: ast.expr) -> _Value:
+        """Checks an expression that may be a scalar or a short vector (L7.8)."""
+        value = self.expression(node)
+        if math.prod(value.shape) > LONGEST_VECTOR:
+            self.fail(node, self.left_over(node, value))
+        return value
+
+    def left_over(self, node: ast.expr, value: _Value) -> str:
+        what, rank = ast.unparse(node), len(value.shape)
+        left = f"{rank} dimension{'s' if rank > 1 else ''}"
+        if not isinstance(node, ast.Name | ast.Subscript):
+            return f"{what} still has {left}; reduce every one, such as ({what}).sum(-1)"
+        more = ", ".join(("q", "kv", "h", "b")[:rank])
+        example = f"{what[:-1]}, {more}]" if what.endswith("]") else f"{what}[{more}]"
+        return f"{what} still has {left}; index every one, such as {example}"
 
     def expression(self, node: ast.expr) -> _Value:
         match node:
@@ -96,9 +112,9 @@ class Checker:
             case ast.UnaryOp(op=ast.Not()):
                 self.fail(node, "'not' on a tensor is Python control flow; write ~(x)")
             case ast.UnaryOp(op=op, operand=operand) if isinstance(op, UNARY):
-                return self.folded(node, [self.scalar(operand)])
+                return self.folded(node, [self.operand(operand)])
             case ast.BinOp(left=left, op=op, right=right) if isinstance(op, BINARY):
-                return self.binary(node, self.scalar(left), self.scalar(right))
+                return self.binary(node, self.operand(left), self.operand(right))
             case ast.BinOp(op=ast.MatMult()):
                 self.fail(node, "'@' needs matrices; a mod works on scalars")
             case ast.Compare(ops=ops) if len(ops) > 1:
@@ -109,7 +125,7 @@ class Checker:
             case ast.Compare(left=left, ops=[op], comparators=[right]):
                 if not isinstance(op, COMPARISONS):
                     self.fail(node, "'is' and 'in' have no use here; write == or !=")
-                return self.folded(node, [self.scalar(left), self.scalar(right)])
+                return self.folded(node, [self.operand(left), self.operand(right)])
             case ast.Subscript(value=value, slice=index):
                 return self.subscript(node, value, index)
             case ast.Call():
@@ -128,9 +144,9 @@ class Checker:
     def name(self, node: ast.Name, name: str) -> _Value:
         if name in self.locals:
             return self.locals[name]
-        if name in self.ranks:
+        if name in self.shapes:
             self.used.setdefault(name)
-            return _Value(rank=self.ranks[name])
+            return _Value(shape=self.shapes[name])
         if name in self.constants:
             self.used.setdefault(name)
             return _Value(number=self.constants[name])
@@ -140,7 +156,7 @@ class Checker:
             self.fail(node, "a mask_mod has no score; it sees b, h, q and kv")
         if name in HINTS:
             self.fail(node, f"{name!r} is not available; write {HINTS[name]}")
-        known = [*self.locals, *self.ranks, *self.constants]
+        known = [*self.locals, *self.shapes, *self.constants]
         close = difflib.get_close_matches(name, known, 1, 0.6)
         hint = f"did you mean {close[0]!r}?" if close else "a tensor that the mod reads must be given as a capture"
         self.fail(node, f"unknown name {name!r}; {hint}")
@@ -161,10 +177,10 @@ class Checker:
         return self.folded(node, [left, right])
 
     def folded(self, node: ast.expr, operands: Sequence[_Value]) -> _Value:
-        """The result of an operation: a Python number if every operand is one, otherwise a scalar tensor."""
+        """The result of an operation: a Python number if every operand is one, otherwise a tensor."""
         numbers = [operand.number for operand in operands]
         if any(number is None for number in numbers):
-            return _SCALAR
+            return self.together(node, operands)
         names = [f"x{position}" for position in range(len(numbers))]
         match node:
             case ast.UnaryOp(op=op):
@@ -184,33 +200,45 @@ class Checker:
             self.fail(node, f"{ast.unparse(node)} is a complex number")
         return self.number(node, value)
 
+    def together(self, node: ast.AST, operands: Sequence[_Value]) -> _Value:
+        """The result of a pointwise operation, whose operands are broadcast."""
+        try:
+            return _Value(shape=tuple(np.broadcast_shapes(*(operand.shape for operand in operands))))
+        except ValueError:
+            shapes = " and ".join(str(list(operand.shape)) for operand in operands if operand.shape)
+            self.fail(node, f"vectors of the shapes {shapes} do not go together")
+
     def subscript(self, node: ast.Subscript, value: ast.expr, index: ast.expr) -> _Value:
         inner = self.expression(value)
         what = ast.unparse(value)
         if inner.number is not None:
             self.fail(node, f"{what} is a number and cannot be indexed")
         parts = index.elts if isinstance(index, ast.Tuple) else [index]
+        places: list[_Value] = []
         for part in parts:
             if isinstance(part, ast.Slice) or (isinstance(part, ast.Constant) and part.value in (None, ...)):
                 self.fail(part, EXPRESSIONS[ast.Slice])
-            number = self.scalar(part).number
-            if isinstance(number, float):
-                self.fail(part, f"{what} is indexed with the float {number}; an index is an integer")
-        if inner.rank is None:
-            return _Value(rank=None)
-        if len(parts) > inner.rank:
-            has = f"{inner.rank} dimension{'s' if inner.rank != 1 else ''}"
+            at = self.operand(part)
+            places.append(at)
+            if isinstance(at.number, float):
+                self.fail(part, f"{what} is indexed with the float {at.number}; an index is an integer")
+        rank = len(inner.shape)
+        if len(parts) > rank:
+            has = f"{rank} dimension{'s' if rank != 1 else ''}"
             self.fail(node, f"{what} has {has} and is indexed with {len(parts)}")
-        return _Value(rank=inner.rank - len(parts))
+        return _Value(shape=self.together(node, places).shape + inner.shape[len(parts) :])
 
     def call(self, node: ast.Call) -> _Value:
         if isinstance(node.func, ast.Attribute) and node.func.attr == "to" and _dotted(node.func) != "torch.to":
-            self.scalar(node.func.value)
+            value = self.operand(node.func.value)
             if len(node.args) != 1 or node.keywords:
                 self.fail(node, "write .to(torch.<dtype>) with the dtype alone")
             self.dtype(node.args[0])
-            return _SCALAR
+            return _Value(shape=value.shape)
         dotted = _dotted(node.func)
+        vector = self.vector_call(node, dotted)
+        if vector is not None:
+            return vector
         if dotted is None or not dotted.startswith("torch."):
             self.unknown_call(node, dotted)
         signature = OPERATIONS.get(dotted)
@@ -227,11 +255,40 @@ class Checker:
                 str(signature.least) if signature.least == signature.most else f"{signature.least} to {signature.most}"
             )
             self.fail(node, f"{dotted} takes {wanted} arguments, not {len(node.args)}")
-        for argument in node.args:
-            self.scalar(argument)
+        operands = [self.operand(argument) for argument in node.args]
         for given in node.keywords:
             self.keyword_argument(node, dotted, signature, given)
-        return _SCALAR
+        return self.together(node, operands)
+
+    def vector_call(self, node: ast.Call, dotted: str | None) -> _Value | None:
+        """`x.sum(-1)`, `torch.sum(x, -1)`, `x.unsqueeze(-1)` or `x.pow(2)`; None if the call is another one."""
+        if not isinstance(node.func, ast.Attribute):
+            return None
+        name, is_method = node.func.attr, not (dotted or "").startswith("torch.")
+        if name not in REDUCTIONS and name != "unsqueeze" and not (name == "pow" and is_method):
+            return None
+        given = [node.func.value, *node.args] if is_method else [*node.args]
+        if not 1 <= len(given) <= 2 or any(word.arg != "dim" for word in node.keywords) or len(node.keywords) > 1:
+            self.fail(node, f"write x.{name}(...) with one number, such as x.{name}({2 if name == 'pow' else -1})")
+        if name == "pow":
+            if len(given) != 2 or node.keywords:
+                self.fail(node, "write x.pow(2), or x ** 2")
+            return self.together(node, [self.operand(part) for part in given])
+        value = self.expression(given[0])
+        if len(given) == 1 and not node.keywords:
+            if name == "unsqueeze":
+                self.fail(node, "unsqueeze needs a dimension, such as x.unsqueeze(-1)")
+            return _SCALAR  # of a whole tensor, which a lowering refuses by name
+        at = self.expression([*given[1:], *(word.value for word in node.keywords)][0])
+        rank = len(value.shape) + (name == "unsqueeze")
+        if not isinstance(at.number, int) or not -rank <= at.number < rank:
+            self.fail(node, f"{name} takes a dimension from {-rank} to {rank - 1}, not {ast.unparse(node)}")
+        shape, place = list(value.shape), at.number % rank
+        if name == "unsqueeze":
+            shape.insert(place, 1)
+        else:
+            del shape[place]
+        return _Value(shape=tuple(shape))
 
     def keyword_argument(self, node: ast.Call, dotted: str, signature: Signature, given: ast.keyword) -> None:
         word = given.arg
@@ -254,7 +311,8 @@ class Checker:
             if hint is None:
                 candidate = f"torch.{method}"
                 hint = f"{candidate}(x)" if candidate in OPERATIONS else "torch.<operation>(x)"
-            self.fail(node, f"the only method is .to(torch.<dtype>), not .{method}(); write {hint}")
+            methods = ".to(torch.<dtype>), .pow(), .unsqueeze() and reductions such as .sum(-1)"
+            self.fail(node, f"the methods are {methods}, not .{method}(); write {hint}")
         if dotted is None:
             self.fail(node, "only torch.<operation>(...) can be called")
         if dotted in HINTS:

@@ -71,10 +71,10 @@ def compile_mod(
     flexconf.language.modtext.vocabulary.ModTextError: line 1, column 1: a chained comparison is Python control ...
     """
     statements = parse(text)
-    ranks = {key: value.dim() for key, value in captures.items()}
+    shapes = {key: tuple(value.shape) for key, value in captures.items()}
     for key in captures:
         check_capture_name(key)
-    checker = Checker(kind, ranks, constants)
+    checker = Checker(kind, shapes, constants)
     for statement in statements:
         checker.statement(statement)
 

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from flexconf.language.modtext.vocabulary import GRAMMAR_NAMES, HINTS, ModTextError
+from flexconf.language.modtext.vocabulary import GRAMMAR_NAMES, HINTS, METHODS, ModTextError
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def free_names(text: str) -> frozenset[str]:
 
 
 def _values(expression: ast.expr) -> Iterator[str]:
-    """Yields the names that stand for a value: not a called name, nor a name with an attribute other than `.to`."""
+    """Yields the names that stand for a value: not a called name, nor a name with an attribute that is no method."""
     stack: list[ast.AST] = [expression]
     while stack:
         node = stack.pop()
@@ -142,5 +142,5 @@ def _values(expression: ast.expr) -> Iterator[str]:
             yield node.id
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             stack.extend([*node.args, *node.keywords])
-        elif not (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.attr != "to"):
+        elif not (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.attr not in METHODS):
             stack.extend(ast.iter_child_nodes(node))

@@ -70,6 +70,15 @@ HINTS: Mapping[str, str] = {
     "len": "the symbols " + ", ".join(SYMBOLS),
     "range": "explicit terms; a mod has no loops",
 }
+REDUCTIONS = ("sum", "mean", "prod", "any", "all", "amax", "amin")
+"""Reductions of one dimension of a short vector, as methods and as functions of torch (L7.8)."""
+
+METHODS = frozenset({"to", "pow", "unsqueeze", *REDUCTIONS})
+"""The methods of a tensor that a mod's text may call."""
+
+LONGEST_VECTOR = 16
+"""The most elements of a vector in a mod's text. A lowering takes fewer, and refuses longer ones by name."""
+
 METHOD_HINTS: Mapping[str, str] = {
     "float": ".to(torch.float32)",
     "double": ".to(torch.float64)",
