@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from flexconf import repro
+from flexconf.cases import catalogue
 from flexconf.cases.case import BlockSpec, Capture, Case
 from flexconf.cases.problem import Problem
 from flexconf.fuzz import keeping
@@ -164,6 +165,18 @@ def test_a_repro_that_needs_the_cases_own_values_gets_them(monkeypatch: pytest.M
     monkeypatch.setattr(keeping, "run_script", run_script)
     text, said = keeping.repro(RICH, 1, outcome(RICH), True)
     assert tried == [False, True] and said == "said" and "unpacked(" in text
+
+
+@pytest.mark.parametrize(
+    "name", ["or_masks_of_and", "module_mods", "method_mods", "partial_mods", "sliced_decode_of_modules", "vector_mean"]
+)
+def test_scripts_have_mods_and_masks_of_every_form(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script rebuilds modules, methods, partials, joined masks, sliced lists and vectors, and its own sum agrees."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(devices, "count", lambda: 0)
+    (case,) = catalogue.select(catalogue.load(), [name])
+    code, said = run(repro.render(case, "torch-eager", outcome(case), exact=True), tmp_path)
+    assert code == repro.GONE and "times the bound" in said, said
 
 
 def test_the_projects_own_repro_runs(tmp_path: Path) -> None:
