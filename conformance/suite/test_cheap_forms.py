@@ -131,6 +131,14 @@ def test_powers_of_two_need_no_division() -> None:
     assert "//" not in text
 
 
+@pytest.mark.clause("L7.3")
+def test_a_dividend_that_is_never_the_smallest_integer_needs_no_look() -> None:
+    """Only the smallest integer has no quotient by -1. A difference of positions is above it, an element may be it."""
+    text = _text(lambda s, b, h, q, kv: s + (q - kv) // (kv - 60))
+    assert "divisor(" in text and "divisor_of(" not in text
+    assert "divisor_of(" in _text(lambda s, b, h, q, kv: s + LARGE[kv] // (kv - 60))
+
+
 @pytest.mark.clause("L2.4", "L7.4")
 def test_a_capture_of_several_dimensions_is_read_at_coordinates() -> None:
     """No linear index that CuTe would have to divide by sizes; constants, q and lanes mixed, negative ones wrapped."""
@@ -223,7 +231,15 @@ def test_exp_is_exp2_of_a_product() -> None:
 
 @pytest.mark.clause("L7.6")
 @pytest.mark.parametrize(
-    ("exponent", "form"), [(1, "x"), (2, "x * x"), (3, "x * x * x"), (-1, "1.0 / x"), (0.5, "cute.math.sqrt(x)")]
+    ("exponent", "form"),
+    [
+        (1, "x"),
+        (2, "x * x"),
+        (3, "x * x * x"),
+        (-1, "1.0 / x"),
+        (0.5, "cute.math.sqrt(x)"),
+        (-0.5, "cute.math.rsqrt(x)"),
+    ],
 )
 def test_powers_that_need_no_logarithm(exponent: float, form: str) -> None:
     text = _text(lambda s, b, h, q, kv: s**exponent)
@@ -268,6 +284,10 @@ LARGE = torch.arange(53, dtype=torch.int32)
         (lambda kv: kv ^ 2**23, False),
         (lambda kv: LARGE[kv] | 7, False),
         (lambda kv: torch.minimum(kv, LARGE[kv]), False),
+        (lambda kv: torch.clamp(LARGE[kv], min=0) | kv, False),
+        (lambda kv: kv ^ torch.clamp(LARGE[kv], min=0), False),
+        (lambda kv: torch.clamp(LARGE[kv], min=0) | torch.clamp(LARGE[kv], min=0), False),
+        (lambda kv: torch.abs(kv), True),
         (lambda kv: (kv | (2**23 - 1)) + (2**23 + 1 - 36), True),
         (lambda kv: (kv | (2**23 - 1)) + (2**23 + 2 - 36), False),
         (lambda kv: kv << 1, False),

@@ -42,6 +42,20 @@ def _points(low: float, high: float) -> Tensor:
 
 
 @pytest.mark.clause("L7.6")
+@pytest.mark.parametrize("scale", [0.5, 1.0, 1.5, -2.0])
+@pytest.mark.parametrize("input_scale", [0.25, 1.0, 2.0])
+def test_elu_with_factors(scale: float, input_scale: float) -> None:
+    """PyTorch's functions have no factor below 1; its operation takes any."""
+    x = torch.linspace(-8.0, 8.0, POINTS)
+
+    def mod(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        return torch.ops.aten.elu(score, 0.75, scale, input_scale)
+
+    seen = HostLauncher(4).evaluate(lower(Q, K, V, mod), x.view(1, 1, 1, POINTS))
+    torch.testing.assert_close(seen.flatten().double(), torch.ops.aten.elu(x.double(), 0.75, scale, input_scale))
+
+
+@pytest.mark.clause("L7.6")
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [(n, d) for d in (torch.float32, torch.float64) for n in FUNCTIONS if (n, d) != ("erfc", torch.float64)],

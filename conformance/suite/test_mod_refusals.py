@@ -11,6 +11,7 @@ from torch import Tensor
 import flexflash
 from evaluated import K, Mod, Q, V, both_of
 from flexflash import TraceError, UnsupportedOperation, lower, trace
+from flexflash.errors import said
 
 
 def _branches(score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
@@ -112,6 +113,11 @@ def test_what_cannot_be_written_is_refused_while_lowering(name: str) -> None:
     said, _, line = str(caught.value).partition(" (at ")
     assert re.search(rf"^aten\.\w+\.\w+ in the score_mod .*{message}", said)
     assert re.search(r"test_mod_refusals\.py:\d+: ", line)
+
+
+@pytest.mark.clause("L7.7")
+def test_of_a_long_message_200_characters_are_quoted() -> None:
+    assert said(ValueError("x" * 90 + "\n  " + "y" * 200)) == "ValueError: " + "x" * 90 + " " + "y" * 97
 
 
 @pytest.mark.clause("L7.7")

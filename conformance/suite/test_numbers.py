@@ -18,6 +18,7 @@ M, N = 2, 5
 Q, K, V = qkv(1, 1, 1, M, N, 8)
 Mod = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
+ROUNDED_TWICE = 2**53 + 2**29 + 1  # by way of float64, it would become 2**53 in float32, and not 2**53 + 2**30
 BYTES = torch.tensor([0, 1, 127, -128, 7], dtype=torch.int8)
 UNSIGNED = torch.tensor([0, 1, 128, 255, 7], dtype=torch.uint8)
 BRAIN = torch.tensor([0.1, -0.0, 0.3, 1.0, 2.0], dtype=torch.bfloat16)
@@ -116,6 +117,11 @@ BEYOND: dict[str, Mod] = {
     "a bound of uint8": lambda s, b, h, q, kv: torch.clamp(UNSIGNED[kv], max=-3) * 1.0,
     "a factor of uint8": lambda s, b, h, q, kv: torch.add(UNSIGNED[kv], UNSIGNED[kv], alpha=-2) * 1.0,
     "int64": lambda s, b, h, q, kv: (kv.to(torch.int64) < 2**63) * 1.0,
+    "a sum that float64 would round": lambda s, b, h, q, kv: s * 0 + ROUNDED_TWICE,
+    "a factor that float64 would round": lambda s, b, h, q, kv: s * ROUNDED_TWICE,
+    "a branch that float64 would round": lambda s, b, h, q, kv: torch.where(kv > 2, ROUNDED_TWICE, s),
+    "a constant that float64 would round": lambda s, b, h, q, kv: FULL(s, ROUNDED_TWICE) + s * 0,
+    "a bound that float64 would round": lambda s, b, h, q, kv: torch.clamp(s, min=ROUNDED_TWICE),
     "float32": lambda s, b, h, q, kv: s * 1e39 + (s < 1e39) * 1.0,
 }
 

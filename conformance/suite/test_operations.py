@@ -48,6 +48,24 @@ _OF_ALPHA: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 
 
 @pytest.mark.clause("L7.2")
+@pytest.mark.parametrize("name", _OF_ALPHA)
+@pytest.mark.parametrize(
+    ("dtype", "alpha"),
+    [(dtype, alpha) for alpha in (2, -1, -2) for dtype in (torch.float32, torch.int32)] + [(torch.float32, -0.5)],
+    ids=str,
+)
+def test_a_factor_of_either_sign(name: str, alpha: float, dtype: torch.dtype) -> None:
+    x, y = torch.tensor([1, -5, 7, 0], dtype=dtype), torch.tensor([3, 4, -2, 9], dtype=dtype)
+
+    def mod(score: Tensor, b: Tensor, h: Tensor, m: Tensor, n: Tensor) -> Tensor:
+        return score + _OF_ALPHA[name](x[n], y[n], alpha)
+
+    q, k = (torch.zeros(1, 1, rows, 8, dtype=torch.bfloat16) for rows in (1, 4))
+    seen = HostLauncher(2).evaluate(flexflash.lower(q, k, k, mod), torch.zeros(1, 1, 1, 4))
+    assert torch.equal(seen[0, 0, 0], _OF_ALPHA[name](x, y, alpha).float())
+
+
+@pytest.mark.clause("L7.2")
 @pytest.mark.parametrize("alpha", [0, 0.0, -0.0, 1, -1.0], ids=repr)
 @pytest.mark.parametrize("name", _OF_ALPHA)
 def test_a_factor_of_zero_keeps_its_sign(name: str, alpha: float) -> None:

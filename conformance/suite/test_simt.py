@@ -86,6 +86,16 @@ def test_the_order_of_the_lists_changes_nothing_but_rounding() -> None:
         assert_close(observed, attention(q, k, v, keep=keep))
 
 
+@pytest.mark.clause("L6.5", "L8.4")
+@pytest.mark.parametrize("width", [1, 2, 4, 8])
+def test_a_block_may_begin_at_a_key_that_is_no_multiple_of_the_width(width: int) -> None:
+    q, k, v = qkv(1, 2, 2, 20, 50)
+    mask = create_block_mask(lambda b, h, m, n: m >= n - 25, None, None, 20, 50, device="cpu", BLOCK_SIZE=(10, 5))
+    _, _, m, n = grid(1, 2, 20, 50)
+    observed = flex_flash_attention(q, k, v, _mod, mask, launcher=SimtLauncher(width))
+    assert_close(observed, attention(q, k, v, _mod, keep=(m >= n - 25).expand(1, 2, 20, 50)))
+
+
 @pytest.mark.clause("L9.1")
 @pytest.mark.parametrize("pad", [0, 8])
 def test_nothing_else_is_written(pad: int) -> None:

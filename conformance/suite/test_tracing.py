@@ -138,6 +138,20 @@ def test_a_trace_for_another_device_says_that_device() -> None:
     assert seen == [there] * 7 + [here, there, here]
 
 
+@pytest.mark.clause("L7.1")
+@pytest.mark.parametrize(
+    "mod",
+    [
+        lambda s, b, h, q, kv: s + torch.zeros_like(TABLE[0], device=s.device) + s.cpu() + q.to("cpu"),
+        lambda s, b, h, q, kv: s + torch.full((), 2.0, device=s.device) + torch.tensor(1.0).to(s.device),
+    ],
+)
+def test_only_captures_are_copied_to_another_device(mod: Mod) -> None:
+    """A value of the mod has no elements yet, so nothing could be copied, and a constant needs no tensor."""
+    graph = trace(mod, "score", torch.device("meta"))
+    assert graph.captures == ()
+
+
 @pytest.mark.clause("L7.5")
 def test_a_capture_without_a_device_in_common_is_refused() -> None:
     with pytest.raises(TraceError, match="on the meta device has no values"):
@@ -278,6 +292,21 @@ def test_attributes_of_any_name_are_captured() -> None:
     result, expected = _both(_Named())
     torch.testing.assert_close(result, expected)
     assert len(set(lower(Q, K, V, _Named()).buffers)) == 6
+
+
+class _Biased:
+    def __init__(self) -> None:
+        self.slopes = TABLE
+
+    def mod(self, score: Tensor, b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        return score * self.slopes[h]
+
+    __call__ = mod
+
+
+@pytest.mark.clause("L6.3", "L7.1")
+def test_a_capture_that_is_an_attribute_has_the_attributes_name() -> None:
+    assert trace(_Biased(), "score").names == trace(_Biased().mod, "score").names == ("slopes",)
 
 
 _NUMPY: dict[str, Mod] = {

@@ -24,7 +24,7 @@ from torch.fx import Node
 from torch.fx.node import map_aggregate
 
 from . import ops, prelude
-from .errors import FlexFlashError
+from .errors import FlexFlashError, said
 from .indexing import FixedLayout
 from .numbers import Scalar, Unwritable, compute_dtype, filled, is_minus_zero, operand_number
 from .ops import Argument, Value, cute_name
@@ -374,11 +374,10 @@ class _Call:
         try:
             self._eager()
         except Exception as error:
-            said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             values = [self._argument(a) for a in (*self.node.args, *self.node.kwargs.values())]
             if all(ops.constant_of(a) is None for a in values) or self._refuses_ones():
-                raise Unwritable(f"operands of which PyTorch says: {said}") from None
-            raise Unwritable(f"a number of which PyTorch says: {said}") from None
+                raise Unwritable(f"operands of which PyTorch says: {said(error)}") from None
+            raise Unwritable(f"a number of which PyTorch says: {said(error)}") from None
 
     def _refuses_ones(self) -> bool:
         try:

@@ -13,6 +13,7 @@ import torch
 from torch.fx.node import map_aggregate
 
 from . import ops
+from .errors import said
 
 
 @functools.cache
@@ -48,7 +49,7 @@ def refused(target: Any, args: Any, kwargs: Any) -> str | None:
         try:
             target(*map_aggregate(args, ones), **map_aggregate(kwargs, ones))
         except Exception as error:  # PyTorch's errors have no common base class
-            return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            return said(error)
     return None
 
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 
+def said(error: Exception) -> str:
+    """The error's type and message in one line, of 200 characters at most, to be quoted in a refusal."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
 class FlexFlashError(Exception):
     """Base class of every refusal. `stage` is one of trace, eligibility, render, compile, launch."""
 

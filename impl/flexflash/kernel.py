@@ -282,7 +282,7 @@ def _of_width(indices: torch.Tensor, width: int) -> torch.Tensor:
     """The indices with `width` entries in a row. Entries of 0 are added at the end, behind every list."""
     if indices.shape[3] == width:
         return indices
-    return torch.nn.functional.pad(indices, (0, max(width - indices.shape[3], 0)))[..., :width].contiguous()
+    return torch.nn.functional.pad(indices, (0, width - indices.shape[3])).contiguous()  # cut, if that is below zero
 
 
 def _leaves_something_out(block_mask: BlockMask, kv_length: int) -> bool:

@@ -84,7 +84,7 @@ class ModGraph:
     @property
     def is_identity(self) -> bool:
         """Whether this is a score_mod that returns its score untouched."""
-        return self.kind == "score" and self.output.op == "placeholder" and self.output.name == "score"
+        return self.output.op == "placeholder" and self.output.name == "score"  # no capture has that name
 
 
 def trace(mod: Mod | None, kind: ModKind, device: torch.device = _CPU) -> ModGraph:
@@ -154,9 +154,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 f"use torch.where, &, |, ~ or tensor arithmetic{_at(_user_line())}"
             )
         if func is _aten.lift_fresh.default and id(args[0]) not in self.nodes:
-            return self._literal(args[0])
+            return self._literal(*args)
         if func in (_aten.detach.default, _aten.alias.default, _aten.lift_fresh.default):
-            return self._same_value(args[0])
+            return self._same_value(*args)
         changed = _written(func, args, kwargs)
         if changed is not None:
             raise TraceError(
@@ -329,7 +329,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )
         if meta.dtype is torch.bool:
             value = bool(value)
-        elif meta.dtype.is_floating_point:
+        elif meta.dtype.is_floating_point and float(value) == value:  # else PyTorch rounds the integer, once
             value = float(value)
         return self._full(value, meta.dtype, self._device(args, kwargs))
 
@@ -338,9 +338,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         Each tensor is copied once per device. Returns None for any other call.
         """
-        source, device = args[0] if args else None, kwargs.get("device")
-        if func is not _aten._to_copy.default or isinstance(source, Traced) or not isinstance(source, torch.Tensor):
+        if func is not _aten._to_copy.default or isinstance(args[0], Traced):
             return None
+        source, device = args[0], kwargs.get("device")
         if device is None or device == source.device or kwargs.get("dtype") not in (None, source.dtype):
             return None
         key = (id(source), device)

@@ -83,8 +83,10 @@ def scalar(value: Scalar, nominal: torch.dtype) -> Shadow:
         return Shadow(number(value, nominal), None, nominal, real=True)
     if nominal == torch.float64:
         return Shadow(torch.tensor(float(value), dtype=torch.float64), None, nominal)
-    v = torch.tensor(float(value), dtype=torch.float32).double()
-    return as_float(Shadow(v, None, torch.float32), nominal)
+    # PyTorch rounds an integer once, from int64: by way of float64, 2**53 + 2**29 + 1 would become another float32.
+    whole = isinstance(value, int) and -(2**63) <= value < 2**63
+    given = torch.tensor(value, dtype=torch.int64 if whole else torch.float64)
+    return as_float(Shadow(given.to(torch.float32).double(), None, torch.float32), nominal)
 
 
 def represented(value: float, nominal: torch.dtype) -> bool:

@@ -68,10 +68,8 @@ class SimtLauncher(TakesBlockLists):
             kernel.check_cpu()
         require(kernel.text)
         self._digest = kernel.digest
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                getattr(load(kernel.text), ENTRY)(self, **arguments)
-        else:
+        # A device of -1 is none: for tensors on a CPU, no device of CUDA is made the current one.
+        with torch.cuda.device(arguments["OUT"].get_device()):
             getattr(load(kernel.text), ENTRY)(self, **arguments)
 
     def compiled(self) -> tuple[Callable[..., None], ...]:

@@ -166,7 +166,7 @@ def _floor_remainder(w: Writer, x: Argument, y: Argument, dtype: torch.dtype) ->
     y = _divisor(w, x, y, dtype)
     quotient = infix(w, "{x} // {y}", x, y, dtype, "floor_div")
     whole = infix(w, "{x} * {y}", quotient, y, dtype, "whole")
-    return infix(w, "{x} - {y}", x, whole, dtype, "remainder", at_least(y, 1))
+    return infix(w, "{x} - {y}", x, whole, dtype, "remainder")
 
 
 @spell("fmod.Tensor fmod.Scalar")
