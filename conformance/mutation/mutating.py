@@ -6,7 +6,7 @@ first, up to `--budget` seconds in all. A mutant with which all tests pass is a 
 
 There are three steps: the map from lines to tests, made with coverage.py; the sample; the results, one JSON line each.
 Each step is kept in `--out`, so that a run that was killed continues where it stopped. The exit code is 0 if at least
-the share `--least` of the sample is killed, 1 if not, 2 for a bad input.
+the share `--least` of the sample is killed, 1 if not, 2 for a bad input, or if tests fail in an unchanged copy.
 
 Some changes are excluded before the sample is drawn, because no test could notice them on a CPU:
 - changes of annotations, which are never evaluated;
@@ -22,30 +22,30 @@ from __future__ import annotations
 import argparse
 import ast
 import compileall
+import difflib
 import json
 import math
 import multiprocessing
 import os
 import random
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import running
 import selecting
+from running import ROOT, Unusable
 from selecting import Place, Reach
 
-ROOT = Path(__file__).resolve().parents[2]
-HERE = Path(__file__).resolve().parent
 TARGET = "impl/flexflash"
 LEFT_OUT = ("launch/fa4.py",)
 ONLY_GPU = {"impl/flexflash/launch/simt.py": ("_launch", "_kernel", "_current_stream")}
@@ -73,14 +73,9 @@ TESTS = (
     "conformance/suite/test_availability.py",
     "conformance/meta/test_corrections.py",
 )
-COPIED = ("impl", "conformance", "cases", "docs", "pyproject.toml", "README.md")
 MAP, SAMPLE, RESULTS = "map.json", "sample.json", "results.jsonl"
 SLOWER = 8.0  # a mutant counts as hanging after this many times the duration of the chosen tests
 AT_LEAST = 60.0  # seconds; the shortest time limit
-
-
-class Unusable(Exception):
-    """A file of `--out` is damaged, or tests fail before anything is changed."""
 
 
 @dataclass(frozen=True)
@@ -143,14 +138,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = {m.ident: chosen_for(m, sources, reach, asked.budget) for m in left}
     seconds = {ident: sum(reach.seconds[t] for t in tests) for ident, tests in chosen.items()}
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(asked.workers, mp_context=context, initializer=_stage) as pool:
+    first = quickest(reach, {test for tests in chosen.values() for test in tests})
+    with ProcessPoolExecutor(asked.workers, mp_context=context, initializer=_stage, initargs=(first,)) as pool:
         waiting = [pool.submit(_try, m, chosen[m.ident], seconds[m.ident]) for m in left]
-        for number, future in enumerate(as_completed(waiting), 1):
-            result = future.result()
-            done[result.ident] = result
-            with (out / RESULTS).open("a") as file:
-                file.write(json.dumps(asdict(result)) + "\n")
-            print(f"{number}/{len(left)} {result.outcome} {result.ident} ({result.seconds:.0f} s)", flush=True)
+        try:
+            for number, future in enumerate(as_completed(waiting), 1):
+                result = future.result()
+                done[result.ident] = result
+                with (out / RESULTS).open("a") as file:
+                    file.write(json.dumps(asdict(result)) + "\n")
+                print(f"{number}/{len(left)} {result.outcome} {result.ident} ({result.seconds:.0f} s)", flush=True)
+        except Unusable as error:
+            pool.shutdown(cancel_futures=True)
+            parser.error(str(error))
     return report([done[m.ident] for m in sample], asked.least)
 
 
@@ -162,8 +162,8 @@ def reached(out: Path) -> Reach:
     path = out / MAP
     if not path.exists():
         with tempfile.TemporaryDirectory() as folder:
-            copy = _copied(Path(folder))
-            environment = {**_environment(copy), "FLEXCONF_MUTATION_MAP": str(path)}
+            copy = running.copied(Path(folder))
+            environment = {**running.environment(copy), "FLEXCONF_MUTATION_MAP": str(path)}
             command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "lines", *TESTS]
             print("running every test once, to see what it reaches", flush=True)
             ended = subprocess.run(command, cwd=copy, env=environment, check=False)
@@ -264,56 +264,54 @@ def _mutant(data: dict[str, Any]) -> Mutant:
 # --------------------------------------------------------------------------------------------------- one at a time
 
 
-def _copied(folder: Path) -> Path:
-    for name in COPIED:
-        source = ROOT / name
-        ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=ignored)
-        else:
-            shutil.copy(source, folder / name)
-    return folder
+def quickest(reach: Reach, tests: Iterable[str]) -> list[str]:
+    """Of each file the test that takes least time: a few tests that show whether a copy works."""
+    of_file: dict[str, str] = {}
+    for test in sorted(tests, key=lambda t: (reach.seconds[t], t)):
+        of_file.setdefault(test.partition("::")[0], test)
+    return list(of_file.values())
 
 
-def _environment(copy: Path) -> dict[str, str]:
-    path = os.pathsep.join(str(p) for p in (copy / "impl", copy / "conformance", copy / "conformance/suite", HERE))
-    return {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"}
+_refused: str | None = None  # why this worker tries no mutant
 
 
-def _stage() -> None:
-    """Runs in a worker: makes the worker's own copy of the project."""
-    copy = _copied(Path(tempfile.mkdtemp(prefix="flexconf-mutation-")))
+def _stage(first: list[str]) -> None:
+    """Runs in a worker: makes the worker's own copy of the project, and runs the tests `first` in it."""
+    global _refused
+    copy = Path(tempfile.mkdtemp(prefix="flexconf-mutation-"))
+    running.copied(copy)
     # Unchanged modules are compiled once here. A changed module is compiled again, because its time stamp differs.
     compileall.compile_dir(copy, quiet=1)
-    os.environ.update(_environment(copy))
+    os.environ.update(running.environment(copy))
     os.chdir(copy)
+    _refused = running.check(first) if first else None
 
 
 def _try(mutant: Mutant, tests: list[str], seconds: float) -> Tried:
-    """Runs in a worker: applies the mutant, runs the tests, undoes the change."""
-    from cosmic_ray.mutating import mutate_and_test
-    from cosmic_ray.work_item import MutationSpec, WorkerOutcome
+    """Runs in a worker: applies the mutant, runs the tests, undoes the change.
+
+    Raises Unusable if the tests cannot be run, with or without the change.
+    """
+    if _refused is not None:
+        raise Unusable(_refused)
+    from cosmic_ray.mutating import use_mutation
+    from cosmic_ray.plugins import get_operator
 
     started = time.monotonic()
-    spec = MutationSpec(
-        module_path=Path(mutant.module),
-        operator_name=mutant.operator,
-        operator_args=mutant.arguments,
-        occurrence=mutant.occurrence,
-        start_pos=mutant.start,
-        end_pos=mutant.end,
-        definition_name=mutant.definition,
-    )
-    Path("tests.txt").write_text("\n".join(tests))
-    command = f"{sys.executable} -m pytest -x -q -p no:cacheprovider @tests.txt" if tests else "true"
-    tried = mutate_and_test([spec], command, max(AT_LEAST, SLOWER * seconds))
-    if tried.worker_outcome is not WorkerOutcome.NORMAL:
-        raise RuntimeError(f"{mutant.ident}: cosmic-ray: {tried.worker_outcome}: {tried.output}")
-    outcome = str(tried.test_outcome.value) if tests else "not reached"
+    operator = get_operator(mutant.operator)(**mutant.arguments)
+    with use_mutation(Path(mutant.module), operator, mutant.occurrence) as (before, after):
+        if after is None:
+            raise Unusable(f"{mutant.ident}: no such place; the sample is of another version, so name another --out")
+        outcome = running.outcome(tests, max(AT_LEAST, SLOWER * seconds)) if tests else "not reached"
+    if outcome is None:
+        refused = running.check(tests)
+        if refused is not None:
+            raise Unusable(f"{mutant.ident}: {refused}")
+        outcome = "killed"  # the same tests run without the change
     taken = round(time.monotonic() - started, 1)
-    return Tried(
-        mutant.ident, mutant.module, mutant.start[0], mutant.operator, outcome, len(tests), taken, tried.diff or ""
-    )
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), mutant.module, mutant.module, lineterm="")
+    diff = "\n".join(lines)
+    return Tried(mutant.ident, mutant.module, mutant.start[0], mutant.operator, outcome, len(tests), taken, diff)
 
 
 # ------------------------------------------------------------------------------------------------------ the report
