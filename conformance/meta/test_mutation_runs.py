@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -132,7 +133,9 @@ def test_the_first_tests_are_the_quickest_of_each_file() -> None:
     assert mutating.quickest(reach, tests) == ["a.py::quick", "b.py::only"]
 
 
-def test_where_the_unchanged_copy_fails_no_mutant_is_tried(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_where_the_unchanged_copy_fails_no_mutant_is_tried(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A test that is not there ends pytest as a broken machine does: 300 of 300 were once "killed" so."""
     module, test = "impl/flexflash/numbers.py", "conformance/suite/test_numbers.py::test_that_is_not_there"
     (tmp_path / "map.json").write_text(
@@ -140,9 +143,12 @@ def test_where_the_unchanged_copy_fails_no_mutant_is_tried(tmp_path: Path, capfd
     )
     mutants = [asdict(Mutant(module, "core/NumberReplacer", n, (11, 19), (11, 20), "", {})) for n in range(3)]
     (tmp_path / "sample.json").write_text(json.dumps({"size": 3, "seed": 1, "mutants": mutants}))
+    (tmp_path / "copies").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "copies"))
     with pytest.raises(SystemExit) as stopped:
         mutating.main(["--sample", "3", "--workers", "1", "--out", str(tmp_path)])
     assert stopped.value.code == 2
     (error,) = [line for line in capfd.readouterr().err.splitlines() if ": error: " in line]
     assert "the tests have to pass before anything is changed; pytest ended with 4: " in error
     assert mutating.results(tmp_path) == []
+    assert [*(tmp_path / "copies").iterdir()] == [], "no copy of the project stays"

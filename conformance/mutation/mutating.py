@@ -139,7 +139,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seconds = {ident: sum(reach.seconds[t] for t in tests) for ident, tests in chosen.items()}
     context = multiprocessing.get_context("spawn")
     first = quickest(reach, {test for tests in chosen.values() for test in tests})
-    with ProcessPoolExecutor(asked.workers, mp_context=context, initializer=_stage, initargs=(first,)) as pool:
+    with (
+        tempfile.TemporaryDirectory(prefix="flexconf-mutation-") as copies,
+        ProcessPoolExecutor(asked.workers, mp_context=context, initializer=_stage, initargs=(first, copies)) as pool,
+    ):
         waiting = [pool.submit(_try, m, chosen[m.ident], seconds[m.ident]) for m in left]
         try:
             for number, future in enumerate(as_completed(waiting), 1):
@@ -275,10 +278,10 @@ def quickest(reach: Reach, tests: Iterable[str]) -> list[str]:
 _refused: str | None = None  # why this worker tries no mutant
 
 
-def _stage(first: list[str]) -> None:
-    """Runs in a worker: makes the worker's own copy of the project, and runs the tests `first` in it."""
+def _stage(first: list[str], copies: str) -> None:
+    """Runs in a worker: makes the worker's own copy of the project in `copies`, and runs the tests `first` in it."""
     global _refused
-    copy = Path(tempfile.mkdtemp(prefix="flexconf-mutation-"))
+    copy = Path(tempfile.mkdtemp(dir=copies))
     running.copied(copy)
     # Unchanged modules are compiled once here. A changed module is compiled again, because its time stamp differs.
     compileall.compile_dir(copy, quiet=1)
