@@ -104,8 +104,8 @@ def check(case: Case, relation: str, subject: str = "reference.host") -> Related
     if rule.merged:
         merged, bound = _merge(results, bounds)
         results, bounds = [merged], [bound]
-    decided = ~certified.excluded
-    return _close(relation, whole, results, [(allowed[0] + o, allowed[1] + s) for o, s in bounds], decided)
+    compared = ~certified.excluded
+    return _close(relation, whole, results, [(allowed[0] + o, allowed[1] + s) for o, s in bounds], compared)
 
 
 def _run(given: Inputs, options: Options, subject: str) -> Pair:
@@ -125,13 +125,13 @@ def _equal(relation: str, whole: Pair, results: list[Pair]) -> Related:
     return Related(relation, elements)
 
 
-def _close(relation: str, whole: Pair, results: list[Pair], bounds: list[Pair], decided: Tensor) -> Related:
+def _close(relation: str, whole: Pair, results: list[Pair], bounds: list[Pair], compared: Tensor) -> Related:
     elements, worst = 0, 0.0
     for pair, bound in zip(results, bounds, strict=True):
         for name, a, b, e in zip(("out", "lse"), whole, pair, bound, strict=True):
             same = (a == b) | (a.isnan() & b.isnan())
             # An element without a bound may have any value.
-            sure = (decided.unsqueeze(-1) if name == "out" else decided) & (same | e.isfinite())
+            sure = (compared.unsqueeze(-1) if name == "out" else compared) & (same | e.isfinite())
             ratio = torch.where(same, 0.0, (a - b).abs() / e)
             ratio = torch.where(sure, ratio.nan_to_num(nan=float("inf"), posinf=float("inf")), 0.0)
             elements += int(sure.sum())

@@ -206,13 +206,13 @@ def _judge(
     an exact operation 0 where it equals PyTorch's result and 1 elsewhere, or in float64 the distance from PyTorch's
     result in ulp.
     """
-    decided = error.isfinite()
+    determinate = error.isfinite()
     worst, ratio, verdict = 0.0, 0.0, "ok"
     for width, result in zip(widths, results, strict=True):
         same = (result == value) | (result.isnan() & value.isnan())
         distance = torch.where(same, 0.0, (result - value).abs().nan_to_num(nan=math.inf))
-        wrong = decided & (distance > error)
-        finite = decided & distance.isfinite() & value.isfinite()
+        wrong = determinate & (distance > error)
+        finite = determinate & distance.isfinite() & value.isfinite()
         if bool(finite.any()) and floats:
             ulps = distance if nominal is torch.float64 else distance / ulp_of(value, nominal)
             worst = max(worst, float(torch.where(finite, ulps, 0.0).max()))
@@ -222,13 +222,13 @@ def _judge(
             at = tuple(int(n) for n in wrong.nonzero()[0])
             got, want, bound = float(result[at]), float(value[at]), float(error[at])
             verdict = f"wrong at width {width}, y[{at[0]}], x[{at[1]}]: {got:.9g}, expected {want:.9g} +- {bound:.3g}"
-    compared = int(decided.sum()) * len(widths)
+    compared = int(determinate.sum()) * len(widths)
     if compared == 0:
         verdict = "nothing compared"
     return replace(
         _row(operation, dtype, widths, verdict),
         elements=compared,
-        indeterminate=int((~decided).sum()) * len(widths),
+        indeterminate=int((~determinate).sum()) * len(widths),
         max_ulp=worst,
         max_ratio=ratio,
     )

@@ -49,7 +49,7 @@ def summary(s: Summary, timings: bool) -> RenderableType:
         facts.add_row("not asked", f"{s.not_asked} cases that state what the reference must refuse")
     facts.add_row("elements compared", f"{s.elements:,}")
     if s.elements:
-        facts.add_row("elements excluded", f"{s.excluded:,} (in {s.excluded_rows:,} rows that are not decidable)")
+        facts.add_row("elements excluded", f"{s.excluded:,} (in {s.excluded_rows:,} excluded rows)")
         facts.add_row("worst ratio", f"{s.worst:.3f} of the bound, at {escape(s.worst_at)}")
         facts.add_row("median ratio", f"{s.median:.3f} (of the cases' largest ratios)")
     facts.add_row("time", f"{s.seconds:.1f} s with {s.workers} worker{'s' * (s.workers != 1)}")

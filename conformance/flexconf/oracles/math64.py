@@ -92,7 +92,7 @@ def attention(
     e = torch.where(s == -math.inf, torch.where(error.isinf(), error, 0.0), error)
     if attended is not None:
         e = torch.where(attended, e, 0.0)
-    excluded, indeterminate = _undecided(s, e, unsure, score, error, M, N)
+    excluded, indeterminate = _excluded(s, e, unsure, score, error, M, N)
     return _softmax(s, e, v, q.dtype, visited, excluded, indeterminate, Hkv)
 
 
@@ -165,7 +165,7 @@ def _masking(
     return visited, which.full | (which.partial & mask.value & ~unsure), unsure
 
 
-def _undecided(
+def _excluded(
     s: Tensor, e: Tensor, unsure: Tensor | None, score: Tensor, error: Tensor, M: int, N: int
 ) -> tuple[Tensor, int]:
     """The rows that are excluded, bool (B, H, M), and the number of indeterminate elements.

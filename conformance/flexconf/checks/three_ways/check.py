@@ -112,11 +112,11 @@ def compare(form: Form, first: WayResult, certain: WayResult, seen: dict[int, Wa
     assert first.value is not None
     ways: dict[str, Tensor] = {"eager": first.value}
     ways |= {f"lowering at {w}": s.value for w, s in seen.items() if s.value is not None}
-    decided = ~certain.bound.isinf()
+    determinate = ~certain.bound.isinf()
     distinct = _distinct(form)
-    tally.compared += int((decided & distinct).sum())
-    tally.excluded += int((~decided & distinct).sum())
-    wrong = {way: decided & outside(value, certain.value, certain.bound) for way, value in ways.items()}
+    tally.compared += int((determinate & distinct).sum())
+    tally.excluded += int((~determinate & distinct).sum())
+    wrong = {way: determinate & outside(value, certain.value, certain.bound) for way, value in ways.items()}
     everyone = [w for w in wrong.values() if bool(w.any())]
     if not everyone:
         return
