@@ -150,6 +150,13 @@ def test_every_recorded_text_is_a_kernel(kept: KernelBundle) -> None:
     kernel_text.check_helpers(kept.helpers)
 
 
+def test_lists_that_torch_2_14_makes_of_nothing_are_a_form_of_its_template(kept: KernelBundle) -> None:
+    text = kept.recorded["causal@gqa4"].text
+    changed = text.replace("        FULL_KV_IDX,\n", "        KV_IDX.new_zeros(KV_IDX.shape),\n")
+    assert changed != text
+    kernel_text.check_kernel(changed)
+
+
 _INTO_MOD = "        tmp0 = tSrS_ssa\n"
 _INTO_MAIN = "    Q = arg_Q\n"
 

@@ -48,7 +48,7 @@ _NAMED = frozenset({
     *(f"operator.{name}" for name in "eq ne lt le gt ge".split()),
 })  # fmt: skip
 _MATH = re.compile(r"(cute\.math|mlir_math)\.[a-z][a-z0-9_]*")
-_MEMBERS = frozenset("shape dtype load store to transpose".split())
+_MEMBERS = frozenset("shape dtype load store to transpose new_zeros".split())
 _MARKS = frozenset("__cute_hash__ __vec_size__ __leading_dim__ __assumed_align__".split())
 
 _EXPRESSIONS = (
