@@ -77,6 +77,10 @@ class Expectation:
         """The numbers of the clauses that its reason cites."""
         return tuple(dict.fromkeys(_CITED.findall(self.reason)))
 
+    def explains(self, case: str, outcome: Outcome) -> bool:
+        """Whether a failure of the case counts as this known defect: it claims the case, and covers the outcome."""
+        return self.claims(case) and self.covers(outcome)
+
     def claims(self, case: str) -> bool:
         """Whether the expectation is about the case of that name. Its own repro always counts."""
         return case == self.repro.name or (_matches(case, self.cases) and not _matches(case, self.but))

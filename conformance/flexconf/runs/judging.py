@@ -31,7 +31,7 @@ class Result:
 def judge(case: Case, outcome: Outcome, expectations: Sequence[Expectation] = ()) -> Result:
     """Compares an outcome with `case.expect`, and a failure with those known defects that claim the case."""
     failed = _why(case, outcome)
-    known = [e for e in expectations if e.claims(case.name) and e.covers(outcome)] if failed else []
+    known = [e for e in expectations if e.explains(case.name, outcome)] if failed else []
     return Result(case, outcome, True, "", known[0]) if known else Result(case, outcome, not failed, failed)
 
 
