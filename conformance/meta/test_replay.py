@@ -58,6 +58,12 @@ def test_a_case_without_a_kernel_says_why(kept: KernelBundle) -> None:
     assert not kept.recorded["hyperbolic"].outcome.ok
 
 
+def test_a_replay_that_compares_no_element_is_no_pass(folder: Path) -> None:
+    found = replaying.replay(folder, launcher="host", patterns=["alibi"], workers=1)
+    assert found.ok
+    assert not replace(found, elements=0).ok, "outcomes may agree in that nothing runs"
+
+
 def test_another_kernel_text_is_a_difference(kept: KernelBundle, tmp_path: Path) -> None:
     alibi = kept.recorded["alibi"]
     text = alibi.text.replace(" - ", " + ")

@@ -145,6 +145,6 @@ def _replayed(found: Replayed) -> RenderableType:
         "differ", f"{len(found.differences)}, {explained} of them explained by a known defect of flash-attn-4"
     )
     facts.add_row("not run", f"{len(found.not_run)} cases without a kernel")
-    facts.add_row("elements compared", f"{found.elements:,}")
+    facts.add_row("elements compared", f"{found.elements:,}" if found.elements else "0: nothing was compared")
     facts.add_row("time", f"{found.seconds:.1f} s with {found.workers} workers")
     return Group(table, facts) if found.differences else facts
